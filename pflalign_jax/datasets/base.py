@@ -1,0 +1,69 @@
+"""What a federated dataset is: flat arrays of examples and, per split, who owns which of them.
+
+Shape letters used everywhere: ``K`` clients, ``C`` cohort, ``D`` devices, ``N`` examples,
+``B`` batch, ``T`` local steps.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+SPLITS = ("train", "validation", "test")
+
+
+class DatasetError(ValueError):
+    """Data that cannot be used; the message names the source, the bad value and what to do."""
+
+
+class Owned(NamedTuple):
+    """Which examples of a split each client owns, as a flat list with offsets.
+
+    Client ``i`` owns ``indices[offsets[i]:offsets[i + 1]]``.
+
+    Attributes:
+      indices: ``[N_split]`` int64, positions in the dataset's ``x`` and ``y``, grouped by client.
+      offsets: ``[K + 1]`` int64, ``offsets[0] == 0``, never decreasing.
+    """
+
+    indices: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """``[K]`` int64, how many examples each client owns."""
+        return np.diff(self.offsets)
+
+
+class FederatedDataset(NamedTuple):
+    """Examples of K clients on the host. Immutable; treat the arrays as read-only.
+
+    Attributes:
+      name: for messages and files, e.g. ``"digits"``.
+      x: ``[N, ...]`` features as stored (uint8 images stay uint8; normalised on the device).
+      y: ``[N]`` int32 labels in ``0..num_classes-1``.
+      num_classes: number of labels.
+      splits: ``{"train", "validation", "test"}`` to the examples that each client owns; no
+        example belongs to two splits or two clients.
+      client_names: ``[K]`` str, the natural owner or ``"0".."K-1"``.
+      client_ids: ``[K]`` int32, all different: the identity that random draws are keyed by, so
+        that results do not depend on the order of clients. ``0..K-1`` unless clients were
+        reordered.
+      mean, std: normalisation on the device, ``(x - mean) / std`` in float32; scalars or arrays
+        that broadcast against one example.
+    """
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    num_classes: int
+    splits: Mapping[str, Owned]
+    client_names: np.ndarray
+    client_ids: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients, K."""
+        return len(self.client_names)

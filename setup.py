@@ -1,0 +1,47 @@
+"""Packaging of pflalign-jax; tool settings are in pyproject.toml."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"', (HERE / "pflalign_jax" / "__init__.py").read_text(), re.M
+).group(1)
+
+setuptools.setup(
+    name="pflalign-jax",
+    version=VERSION,
+    description="Gradient alignment for personalised federated learning (pFLAlign) in JAX",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["pflalign_jax", "pflalign_jax.*"]),
+    install_requires=[
+        "jax>=0.10",
+        "jaxlib>=0.10",
+        "flax>=0.12",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "tensorflow-datasets>=4.9.10",
+        "ml-collections>=1.1",
+        "absl-py>=2.1",
+        "numpy>=2.0",
+        "scikit-learn>=1.5",
+        "matplotlib>=3.9",
+        "rich>=13.9",
+    ],
+    extras_require={
+        # TFDS needs TensorFlow only to download and prepare a dataset.
+        "tensorflow": ["tensorflow>=2.16"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9"],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,43 @@
+"""Local training only: no communication, the baseline that federated learning must beat."""
+
+from typing import Any, NamedTuple
+
+import optax
+
+from pflalign_jax.federated import Algorithm, ClientOutput, local_training
+
+
+class ClientState(NamedTuple):
+    """The client's own model."""
+
+    params: Any
+
+
+def local(
+    loss, learning_rate: float = 0.1, *, local_epochs: int = 1, batch_size: int = 10
+) -> Algorithm:
+    """Return local training: every client runs SGD on its own data, all from the same start.
+
+    Nothing is sent, there is no global model; ``personal / received`` and ``personal / adapted``
+    are the client's model before and after a round's steps.
+
+    Args:
+      loss: ``(params, Batch, key) -> scalar``.
+      learning_rate: of SGD.
+      local_epochs, batch_size: local work per round.
+    """
+    tx = optax.sgd(learning_rate)
+    training = local_training(loss, tx, local_epochs=local_epochs, batch_size=batch_size)
+
+    def client_update(received, client, data, key):
+        del received
+        params, _, metrics = training.train(client.params, tx.init(client.params), data, key)
+        return ClientOutput((), ClientState(params), params, metrics)
+
+    return Algorithm(
+        init=lambda params: ((), ClientState(params)),
+        client_update=client_update,
+        server_update=lambda server, mean_message: server,
+        personal_params=lambda received, client: client.params,
+        global_params=None,
+    )

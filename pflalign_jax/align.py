@@ -1,0 +1,323 @@
+r"""pFLAlign's two mechanisms as pure functions: local gradient alignment and realignment.
+
+One local step of one client, per coordinate, with a minibatch gradient :math:`g` at the local
+model :math:`w_i`, the client's direction :math:`\Delta_i`, and :math:`T` local steps this round:
+
+.. math::
+    m &\leftarrow \beta m + (1-\beta) g                     &&\text{reset to 0 every round} \\
+    v &\leftarrow \beta v + (1-\beta) g^2                   &&\text{kept across rounds} \\
+    P &\leftarrow \alpha P + (1-\beta) m^2 / (v+\epsilon),
+       \quad \alpha = 1 - (1-\beta) g^2 / (v+\epsilon)      &&\text{kept across rounds} \\
+    z &\leftarrow |m| / \sqrt{2 \max(v - m^2, 0) + \epsilon} \\
+    \gamma &\leftarrow \tfrac12 - \tfrac12 \operatorname{erf}(z)\operatorname{sign}(-m\,\Delta_i) \\
+    w_i &\leftarrow w_i - \eta P g - \gamma \Delta_i / T
+
+Around the steps: personalised initialisation :math:`w_i \leftarrow w + \Delta_i` (`realign`) and
+:math:`\Delta_i \leftarrow w_i - w` (`direction`), with `w` the global model of that round.
+
+The idea and the claims are those of D. Kim and G. Lee, "Personalized Federated Learning for
+Gradient Alignment", arXiv:2605.02143; its full text was not available to this project. The update
+is Algorithm 1 as a public PyTorch reimplementation (github.com/kdwaha/Flex) states it.
+
+How P is computed here: multiplied out, the recursion says that :math:`(v+\epsilon) P` is the EMA of
+:math:`m^2`, up to :math:`\epsilon`. So the state keeps :math:`u \leftarrow \beta u + (1-\beta) m^2`
+and :math:`P = \min(u / (v+\epsilon), 1)`, which needs one division and stays one pass over memory.
+The two agree to 1e-10 wherever :math:`v \gg \epsilon` and the recursion stays in [0, 1]. It can leave
+it: after a gradient vanishes, :math:`m^2` outlives :math:`g^2` and the recursion climbs as far as
+:math:`1 + \beta`. The cap at 1 is ours; P is a shrinkage factor, it should not lengthen a step.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.scipy.special import erf
+
+Params = Any
+"""A pytree of arrays, one client's model (or stacked, ``[K, ...]``, where said)."""
+
+CORRECTIONS = ("probability", "sign", "none")
+
+
+class AlignState(NamedTuple):
+    """State of `align_transform` for one client; leaves shaped like the parameters.
+
+    Moments are float32 where parameters are of lower precision.
+
+    Attributes:
+      count: int32 scalar, local steps so far over all rounds; feeds learning-rate schedules.
+      m: EMA of the gradient ``g``, zero at the start of every round (`new_round`). May be None
+        in a state that is only stored between rounds; `new_round` makes it again.
+      v: EMA of ``g**2``, kept across rounds.
+      u: EMA of ``m**2``, kept across rounds; `preconditioner` turns it into ``P``.
+    """
+
+    count: jax.Array
+    m: Params
+    v: Params
+    u: Params
+
+
+def preconditioner(state: AlignState, eps: float = 1e-12) -> Params:
+    """Return the preconditioner ``P = min(u / (v + eps), 1)`` of a state, a tree in [0, 1].
+
+    Args:
+      state: of `align_transform`; may be stacked over clients.
+      eps: as given to `align_transform`.
+    """
+    return jax.tree.map(lambda u, v: _preconditioner(u, v, eps), state.u, state.v)
+
+
+def _preconditioner(u, v, eps):
+    return jnp.minimum(u / (v + eps), 1)
+
+
+def align_transform(
+    learning_rate: optax.ScalarOrSchedule = 1.0,
+    beta: float = 0.9,
+    eps: float = 1e-12,
+    precondition: bool = True,
+    correction: str | float = "probability",
+) -> optax.GradientTransformationExtraArgs:
+    r"""pFLAlign's local step as an optax transform: ``-eta * P * g - gamma * direction / T``.
+
+    ``P`` shrinks noisy coordinates; in practice its mean is well below 0.1, so the right learning
+    rate is 10 to 100 times SGD's. Without ``direction`` the update is the preconditioned step
+    alone, which makes the transform usable in any optax training loop.
+
+    ``update(grads, state, params=None, *, direction=None, num_steps=None)`` takes two extra
+    arguments, both may be traced:
+
+    * ``direction``: tree like the parameters, the client's direction :math:`\Delta_i`;
+    * ``num_steps``: scalar, local steps T of this client in this round. Under `jax.vmap` over
+      stacked clients each has its own.
+
+    Args:
+      learning_rate: step size ``eta`` >= 0, or an optax schedule of the client's step count.
+      beta: decay of the three averages, in [0, 1).
+      eps: added to denominators, > 0.
+      precondition: False steps along ``g`` instead of ``P * g``.
+      correction: how much of the direction a round removes, the factor gamma:
+        ``"probability"`` (the method), ``"sign"`` (½ + ½ sign(m Δ)), ``"none"`` (0), or a
+        constant in [0, 1].
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`; its updates have the gradients' dtype.
+
+    Raises:
+      ValueError: for a hyperparameter out of range; in ``update``, for ``direction`` without
+        ``num_steps`` and for trees that do not match.
+
+    References:
+      Kim and Lee, arXiv:2605.02143, Algorithm 1 (see the module's docstring).
+
+    >>> tx = align_transform(learning_rate=0.2)
+    >>> params = {"w": jnp.array([1.0])}
+    >>> state = tx.init(params)
+    >>> updates, state = tx.update(
+    ...     {"w": jnp.array([2.0])}, state, direction={"w": jnp.array([0.4])}, num_steps=5)
+    >>> print(f"{preconditioner(state)['w'][0]:.4f} {optax.apply_updates(params, updates)['w'][0]:.4f}")
+    0.0100 0.9456
+    """
+    _check_hyperparameters(learning_rate, beta, eps, correction)
+
+    def init(params):
+        def zeros():
+            return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=_moment_dtype(x)), params)
+
+        return AlignState(jnp.zeros((), jnp.int32), zeros(), zeros(), zeros())
+
+    def update(updates, state, params=None, *, direction=None, num_steps=None, **extra):
+        del params, extra
+        if direction is not None:
+            if num_steps is None:
+                raise ValueError(
+                    "align_transform: direction was given without num_steps; pass the number of "
+                    "local steps of this round, update(..., direction=delta, num_steps=T)"
+                )
+            direction = _unmasked(direction, updates)
+            check_same_structure(direction, updates, "direction", "gradients")
+        check_same_structure(state.v, updates, "state", "gradients")
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+
+        def leaf_step(g, m, v, u, delta=None):
+            dtype, out_dtype = m.dtype, g.dtype
+            b, one_minus_b, e, eta = (jnp.asarray(x, dtype) for x in (beta, 1.0 - beta, eps, rate))
+            g = g.astype(dtype)
+            m = b * m + one_minus_b * g
+            v = b * v + one_minus_b * g * g
+            u = b * u + one_minus_b * m * m
+            step = -eta * (_preconditioner(u, v, e) * g if precondition else g)
+            if delta is not None and correction != "none":
+                delta, steps = delta.astype(dtype), jnp.maximum(num_steps, 1).astype(dtype)
+                step -= _gamma(correction, m, v, e, delta) * delta * (1 / steps)
+            return step.astype(out_dtype), m, v, u
+
+        trees = (updates, state.m, state.v, state.u) + (() if direction is None else (direction,))
+        treedef = jax.tree.structure(updates)
+        columns = zip(*(jax.tree.leaves(tree) for tree in trees), strict=True)
+        steps = [leaf_step(*leaves) for leaves in columns]
+        step, m, v, u = (treedef.unflatten([s[i] for s in steps]) for i in range(4))
+        return step, AlignState(optax.safe_increment(state.count), m, v, u)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _gamma(correction, m, v, eps, delta):
+    """Return γ in [0, 1], the share of the direction that a round's steps remove."""
+    if correction == "sign":
+        return 0.5 + 0.5 * jnp.sign(m * delta)
+    if correction == "probability":
+        z = jnp.abs(m) * jax.lax.rsqrt(2 * jnp.maximum(v - m * m, 0) + eps)
+        return 0.5 + 0.5 * erf(z) * jnp.sign(m * delta)
+    return jnp.full_like(m, correction)
+
+
+def new_round(state: Any) -> Any:
+    """Start a client's round: ``m`` becomes 0 in every `AlignState`; ``v``, ``u``, count stay.
+
+    Args:
+      state: an `AlignState`, or any optax state that holds some (chained, masked, partitioned).
+
+    Returns:
+      A state of the same structure, with ``m`` zeros like ``v`` (also where it was None).
+
+    Raises:
+      ValueError: if there is no `AlignState` in ``state``.
+
+    >>> state = align_transform().init({"w": jnp.ones(2)})._replace(m=None)
+    >>> print(new_round((state, optax.EmptyState()))[0].m)
+    {'w': Array([0., 0.], dtype=float32)}
+    """
+
+    def is_align(node):
+        return isinstance(node, AlignState)
+
+    if not any(map(is_align, jax.tree.leaves(state, is_leaf=is_align))):
+        raise ValueError(
+            f"new_round: no AlignState found in a state of type {type(state).__name__}; "
+            "pass the optimiser state of a chain that contains align_transform()"
+        )
+
+    def reset(node):
+        return node._replace(m=jax.tree.map(jnp.zeros_like, node.v)) if is_align(node) else node
+
+    return jax.tree.map(reset, state, is_leaf=is_align)
+
+
+def realign(global_params: Params, delta: Params) -> Params:
+    """Return the personalised initialisation ``w + Δ``.
+
+    Args:
+      global_params: tree of the global model ``w``.
+      delta: the client's direction, a tree of the same shapes; or of many clients, with leaves
+        ``[K, ...]``.
+
+    Returns:
+      ``w + Δ`` in ``w``'s dtypes; stacked ``[K, ...]`` where ``delta`` is.
+
+    Raises:
+      ValueError: for trees that do not match, with the path of the first leaf that differs.
+    """
+    check_same_structure(delta, global_params, "delta", "global_params", stacked=True)
+    return jax.tree.map(
+        lambda w, d: jnp.broadcast_to(w, d.shape) + d.astype(w.dtype), global_params, delta
+    )
+
+
+def direction(local_params: Params, global_params: Params) -> Params:
+    """Return a client's direction ``Δ = w_i - w``, with ``w`` as received in this round.
+
+    Args:
+      local_params: the client's local model; or of many clients, with leaves ``[K, ...]``.
+      global_params: tree of the global model.
+
+    Returns:
+      ``w_i - w`` in ``w_i``'s dtypes; stacked ``[K, ...]`` where ``local_params`` is.
+
+    Raises:
+      ValueError: for trees that do not match, with the path of the first leaf that differs.
+    """
+    check_same_structure(local_params, global_params, "local_params", "global_params", stacked=True)
+    return jax.tree.map(
+        lambda wi, w: wi - jnp.broadcast_to(w, wi.shape).astype(wi.dtype),
+        local_params,
+        global_params,
+    )
+
+
+def check_same_structure(
+    tree: Any, reference: Any, name: str, reference_name: str, *, stacked: bool = False
+) -> None:
+    """Refuse trees whose leaves or shapes differ, naming the first leaf that does.
+
+    Args:
+      tree, reference: trees of arrays.
+      name, reference_name: what to call them in the message.
+      stacked: allow leaves of ``tree`` one leading axis more, ``[K, ...]``.
+
+    Raises:
+      ValueError: with the path of the first leaf that differs and both shapes.
+    """
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    wanted = jax.tree_util.tree_leaves_with_path(reference)
+    keystr = jax.tree_util.keystr
+    for (path, leaf), (wanted_path, wanted_leaf) in zip(found, wanted, strict=False):
+        if path != wanted_path:
+            raise ValueError(
+                f"{name} does not match {reference_name}: the first leaf that differs is "
+                f"{keystr(path)} in {name}, {keystr(wanted_path)} in {reference_name}"
+            )
+        shape, wanted_shape = jnp.shape(leaf), jnp.shape(wanted_leaf)
+        if shape != wanted_shape and not (stacked and shape[1:] == wanted_shape and shape):
+            raise ValueError(
+                f"{name} does not match {reference_name}: leaf {keystr(path)} has shape {shape} "
+                f"in {name}, {wanted_shape} in {reference_name}"
+            )
+    if len(found) != len(wanted):
+        longer, where = (found, name) if len(found) > len(wanted) else (wanted, reference_name)
+        extra = keystr(longer[min(len(found), len(wanted))][0])
+        raise ValueError(
+            f"{name} does not match {reference_name}: leaf {extra} exists only in {where}"
+        )
+
+
+def _unmasked(tree, updates):
+    """Drop from ``tree`` what `optax.masked` has hidden in ``updates``."""
+
+    def is_masked(node):
+        return isinstance(node, optax.MaskedNode)
+
+    if not any(map(is_masked, jax.tree.leaves(updates, is_leaf=is_masked))):
+        return tree
+    return jax.tree.map(lambda u, t: u if is_masked(u) else t, updates, tree, is_leaf=is_masked)
+
+
+def _moment_dtype(x):
+    """Return float32, or float64 for float64 parameters."""
+    return jnp.promote_types(jnp.result_type(x), jnp.float32)
+
+
+def _check_hyperparameters(learning_rate, beta, eps, correction):
+    """Refuse bad values by name; traced ones (`optax.inject_hyperparams`) cannot be looked at."""
+
+    def refuse(name, value, allowed):
+        raise ValueError(f"align_transform: {name}={value!r} is not allowed; {allowed}")
+
+    def known(value):
+        return not isinstance(value, jax.core.Tracer)
+
+    if not callable(learning_rate) and known(learning_rate):
+        if not (float(learning_rate) >= 0 and math.isfinite(learning_rate)):
+            refuse("learning_rate", learning_rate, "it must be finite and >= 0, or a schedule")
+    if known(beta) and not 0 <= float(beta) < 1:
+        refuse("beta", beta, "it must be in [0, 1)")
+    if known(eps) and not float(eps) > 0:
+        refuse("eps", eps, "it must be > 0")
+    if isinstance(correction, str):
+        if correction not in CORRECTIONS:
+            refuse("correction", correction, f"use one of {CORRECTIONS} or a constant in [0, 1]")
+    elif known(correction) and not 0 <= float(correction) <= 1:
+        refuse("correction", correction, "a constant must be in [0, 1]")

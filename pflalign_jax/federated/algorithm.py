@@ -1,0 +1,85 @@
+"""The contract of an algorithm: pure functions over one client; the round engine does the rest."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Mean(NamedTuple):
+    """A mean that can be merged by adding: ``total / weight``.
+
+    Attributes:
+      total: scalar, sum of weighted values.
+      weight: scalar, sum of weights.
+    """
+
+    total: jax.Array
+    weight: jax.Array
+
+
+class ClientData(NamedTuple):
+    """One client's training examples, as a window on its device's flat arrays.
+
+    Attributes:
+      x: ``[N, ...]`` features as stored, all clients of this device.
+      y: ``[N]`` labels, likewise.
+      start: int32 scalar, where this client's examples begin.
+      size: int32 scalar, how many there are; 0 for padding.
+      positions: ``[n_max]`` int32 ``0..n_max-1``, as long as the largest client of the dataset:
+        the static bound for this client's dynamic size.
+      mean, std: normalisation, ``(x - mean) / std``.
+    """
+
+    x: jax.Array
+    y: jax.Array
+    start: jax.Array
+    size: jax.Array
+    positions: jax.Array
+    mean: jax.Array
+    std: jax.Array
+
+
+class ClientOutput(NamedTuple):
+    """What a client's round yields.
+
+    Attributes:
+      message: sent to the server, reduced as a mean weighted by training examples; ``()`` if
+        nothing is sent.
+      state: the client's next state, same structure, shapes and dtypes as before.
+      params: the client's model after its local steps, scored as ``personal / adapted``.
+      metrics: name to `Mean`, merged over the cohort.
+    """
+
+    message: Any
+    state: Any
+    params: Any
+    metrics: Mapping[str, Mean]
+
+
+def _identity(server):
+    return server
+
+
+class Algorithm(NamedTuple):
+    """A federated algorithm as pure functions over **one** client.
+
+    Attributes:
+      init: ``params -> (server_state, client_state)``; every client starts from the same state.
+      client_update: ``(received, client_state, ClientData, key) -> ClientOutput``; ``received``
+        is ``broadcast(server_state)``. Consumes ``key``.
+      server_update: ``(server_state, mean_message) -> server_state``.
+      personal_params: ``(received, client_state) -> params``, the client's model as it starts a
+        round, scored as ``personal / received``.
+      global_params: ``received -> params``, scored as ``global``; None where there is no global
+        model.
+      broadcast: ``server_state -> received``, what every client downloads; by default all of the
+        server's state. Keeps server-only state (momentum) off the wire and out of the byte count.
+    """
+
+    init: Callable[[Any], tuple[Any, Any]]
+    client_update: Callable[[Any, Any, ClientData, jax.Array], ClientOutput]
+    server_update: Callable[[Any, Any], Any]
+    personal_params: Callable[[Any, Any], Any]
+    global_params: Callable[[Any], Any] | None
+    broadcast: Callable[[Any], Any] = _identity

@@ -1,0 +1,101 @@
+"""Scores with full names: split / model / stage / statistic over clients."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pflalign_jax.federated.local import normalise
+from pflalign_jax.models import example_hits, example_losses
+
+
+class ClientScores(NamedTuple):
+    """One model's scores on one split, client by client, in the dataset's order.
+
+    Attributes:
+      examples: ``[K]`` int64, examples scored; 0 for a client without any in this split.
+      accuracy: ``[K]`` float64 in [0, 1]; NaN without examples.
+      loss: ``[K]`` float64, mean cross-entropy in nats; NaN without examples.
+    """
+
+    examples: np.ndarray
+    accuracy: np.ndarray
+    loss: np.ndarray
+
+
+def score_client(
+    apply: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
+    x: jax.Array,
+    y: jax.Array,
+    start: jax.Array,
+    size: jax.Array,
+    mean: jax.Array,
+    std: jax.Array,
+    *,
+    batch_size: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Score one model on one client's examples ``x[start : start + size]``.
+
+    Returns:
+      Sums over the client's examples, float32 scalars: right predictions, and loss in nats.
+    """
+
+    def step(i, carry):
+        hits, losses = carry
+        position = i * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+        rows = start + jnp.minimum(position, jnp.maximum(size - 1, 0))
+        inputs = normalise(x.at[rows].get(mode="clip"), mean, std)
+        labels = y.at[rows].get(mode="clip")
+        logits = apply(params, inputs)
+        mask = (position < size).astype(jnp.float32)
+        hits += jnp.sum(example_hits(logits, labels) * mask)
+        losses += jnp.sum(example_losses(logits, labels).astype(jnp.float32) * mask)
+        return hits, losses
+
+    steps = (size + batch_size - 1) // batch_size
+    return jax.lax.fori_loop(0, steps, step, (jnp.zeros(()), jnp.zeros(())))
+
+
+def summarise(scores: Mapping[str, ClientScores]) -> dict[str, float]:
+    """Reduce per-client scores to named statistics.
+
+    Clients without examples in a split do not count there. Statistics over clients: ``mean``
+    (clients equal), ``weighted`` (by examples), ``std``, ``worst_decile`` (mean of the worst 10 %
+    of clients, at least one), and for accuracy ``min``.
+
+    Args:
+      scores: name ``split/model[/stage]`` to `ClientScores`.
+
+    Returns:
+      ``accuracy/<name>/<statistic>`` in [0, 1] and ``loss/<name>/<statistic>`` in nats.
+
+    >>> two = ClientScores(np.array([1, 3]), np.array([1.0, 0.0]), np.array([0.5, 1.5]))
+    >>> summary = summarise({"test/global": two})
+    >>> summary["accuracy/test/global/mean"], summary["accuracy/test/global/weighted"]
+    (0.5, 0.25)
+    """
+    summary = {}
+    for name, score in scores.items():
+        scored = score.examples > 0
+        weights = score.examples[scored]
+        if not len(weights):
+            continue
+        worst = -(-len(weights) // 10)
+        for quantity, values, sign in (
+            ("accuracy", score.accuracy[scored], 1),
+            ("loss", score.loss[scored], -1),
+        ):
+            statistics = {
+                "mean": values.mean(),
+                "weighted": np.average(values, weights=weights),
+                "std": values.std(),
+                "worst_decile": (sign * np.sort(sign * values)[:worst]).mean(),
+            }
+            if quantity == "accuracy":
+                statistics["min"] = values.min()
+            for statistic, value in statistics.items():
+                summary[f"{quantity}/{name}/{statistic}"] = float(value)
+    return summary

@@ -1,0 +1,132 @@
+"""The one local training loop that all algorithms share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pflalign_jax.federated.algorithm import ClientData, Mean
+from pflalign_jax.models import Batch
+
+
+class LocalResult(NamedTuple):
+    """Outcome of a client's local steps.
+
+    Attributes:
+      params, opt_state: after the last step.
+      metrics: ``{"loss": Mean}``, the training loss over the examples seen, in nats.
+    """
+
+    params: Any
+    opt_state: Any
+    metrics: dict[str, Mean]
+
+
+class LocalTraining(NamedTuple):
+    """A configured local loop.
+
+    Attributes:
+      num_steps: ``ClientData -> T``, int32 scalar: steps that ``train`` will take.
+      train: ``(params, opt_state, ClientData, key, **extra) -> LocalResult``; ``extra`` goes to
+        the optimiser's ``update`` in every step.
+    """
+
+    num_steps: Callable[[ClientData], jax.Array]
+    train: Callable[..., LocalResult]
+
+
+def local_training(
+    loss: Callable[[Any, Batch, jax.Array], jax.Array],
+    tx: optax.GradientTransformation,
+    *,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> LocalTraining:
+    """Return minibatch training of one client with a dynamic number of steps.
+
+    Every epoch visits the client's ``n`` examples once, in a fresh permutation drawn on the
+    device, in ``ceil(n / batch_size)`` steps. The last batch of an epoch may be smaller: its
+    padding is masked. A client with ``n = 0`` (padding) takes no step.
+
+    Args:
+      loss: ``(params, Batch, key) -> scalar``, the mean over the batch's real examples.
+      tx: optax transform; extra arguments of ``train`` are passed on to its ``update``.
+      local_epochs: passes over the client's data per round, >= 1.
+      batch_size: examples per step, B >= 1.
+
+    Returns:
+      A `LocalTraining`. ``train`` consumes its key: one draw for the permutations, one for each
+      step's loss.
+
+    Raises:
+      ValueError: if ``local_epochs`` or ``batch_size`` is below 1.
+    """
+    for name, value in (("local_epochs", local_epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"local_training: {name}={value!r} is not allowed; it must be >= 1")
+    tx = optax.with_extra_args_support(tx)
+
+    def steps_per_epoch(data):
+        return (data.size + batch_size - 1) // batch_size
+
+    def num_steps(data):
+        return local_epochs * steps_per_epoch(data)
+
+    def train(params, opt_state, data, key, **extra):
+        order_key, loss_key = jax.random.split(key)
+        orders = jax.vmap(lambda k: epoch_order(k, data))(
+            jax.random.split(order_key, local_epochs)
+        )
+        per_epoch = jnp.maximum(steps_per_epoch(data), 1)
+        last = data.positions.shape[0] - 1
+
+        def step(t, carry):
+            params, opt_state, total = carry
+            position = t % per_epoch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+            chosen = orders[t // per_epoch, jnp.minimum(position, last)]
+            batch = take(data, chosen, position < data.size)
+            value, grads = jax.value_and_grad(loss)(
+                params, batch, jax.random.fold_in(loss_key, t)
+            )
+            updates, opt_state = tx.update(grads, opt_state, params, **extra)
+            params = optax.apply_updates(params, updates)
+            seen = jnp.sum(batch.mask)
+            total = Mean(total.total + value.astype(jnp.float32) * seen, total.weight + seen)
+            return params, opt_state, total
+
+        zero = Mean(jnp.zeros(()), jnp.zeros(()))
+        params, opt_state, total = jax.lax.fori_loop(
+            0, num_steps(data), step, (params, opt_state, zero)
+        )
+        return LocalResult(params, opt_state, {"loss": total})
+
+    return LocalTraining(num_steps, train)
+
+
+def epoch_order(key: jax.Array, data: ClientData) -> jax.Array:
+    """Return ``[n_max]`` int32 whose first ``data.size`` entries permute ``0..size-1``.
+
+    Real examples get random sort keys below 2**31, padding the largest one, so padding sorts
+    last. Does not depend on ``n_max``.
+    """
+    keys = jax.random.bits(key, data.positions.shape, jnp.uint32) >> 1
+    keys = jnp.where(data.positions < data.size, keys, jnp.uint32(2**32 - 1))
+    _, order = jax.lax.sort_key_val(keys, data.positions)
+    return order
+
+
+def take(data: ClientData, chosen: jax.Array, mask: jax.Array) -> Batch:
+    """Return the `Batch` of the client's examples at ``chosen`` (``[B]``), normalised."""
+    rows = data.start + chosen
+    x = data.x.at[rows].get(mode="clip")
+    y = data.y.at[rows].get(mode="clip")
+    return Batch(normalise(x, data.mean, data.std), y, mask.astype(jnp.float32))
+
+
+def normalise(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """Return ``(x - mean) / std`` of ``[B, ...]`` examples in float32."""
+    shift = jnp.broadcast_to(mean, x.shape[1:])[None]
+    scale = jnp.broadcast_to(1 / std, x.shape[1:])[None]
+    return (x.astype(jnp.float32) - shift) * scale

@@ -1,0 +1,135 @@
+"""Where clients live: a fixed, balanced assignment of clients and their data to devices."""
+
+import heapq
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pflalign_jax.datasets.base import FederatedDataset
+
+AXIS = "clients"
+"""Name of the mesh axis over which clients are sharded."""
+
+
+class Placement(NamedTuple):
+    """Which device and row holds each client.
+
+    Attributes:
+      device: ``[K]`` int, index into the mesh's devices.
+      row: ``[K]`` int, the client's row among its device's clients.
+      rows: R, rows per device (the largest number of clients on one device).
+      num_devices: D.
+    """
+
+    device: np.ndarray
+    row: np.ndarray
+    rows: int
+    num_devices: int
+
+
+class Block(NamedTuple):
+    """One split's examples, grouped by client, on the devices of a mesh.
+
+    Attributes:
+      x: ``[D, N_d, ...]`` features as stored.
+      y: ``[D, N_d]`` labels.
+      start, size: ``[D, R]`` int32, where each row's client begins and how many examples it has.
+    """
+
+    x: jax.Array
+    y: jax.Array
+    start: jax.Array
+    size: jax.Array
+
+
+class PlacedData(NamedTuple):
+    """A dataset on the devices of a mesh; every client's data on its own device only.
+
+    Attributes:
+      splits: ``{"train", "validation", "test"}`` to `Block`; a split without examples is left out.
+      ids: ``[D, R]`` int32 client identities that random draws are keyed by; -1 for padding.
+      positions: ``[n_max]`` int32 ``0..n_max-1``, on every device.
+      mean, std: normalisation, on every device.
+    """
+
+    splits: dict[str, Block]
+    ids: jax.Array
+    positions: jax.Array
+    mean: jax.Array
+    std: jax.Array
+
+
+def place_clients(work: np.ndarray, num_devices: int) -> Placement:
+    """Assign clients to devices: the largest first, each onto the least loaded device.
+
+    Args:
+      work: ``[K]`` cost of each client, e.g. its training examples.
+      num_devices: D >= 1.
+
+    Returns:
+      A `Placement`. Deterministic; ties go to the lower client and device.
+
+    >>> place_clients(np.array([5, 1, 4, 2]), 2).device.tolist()
+    [0, 0, 1, 1]
+    """
+    device = np.zeros(len(work), np.int64)
+    row = np.zeros(len(work), np.int64)
+    loads = [(0, 0, d) for d in range(num_devices)]  # work, clients, device
+    for client in np.argsort(-work, kind="stable"):
+        load, clients, d = heapq.heappop(loads)
+        device[client], row[client] = d, clients
+        heapq.heappush(loads, (load + int(work[client]), clients + 1, d))
+    return Placement(device, row, int(row.max()) + 1, num_devices)
+
+
+def by_device(placement: Placement, values: np.ndarray, fill: int) -> np.ndarray:
+    """Arrange ``[K]`` values as ``[D, R]`` by device and row, ``fill`` where there is no client."""
+    table = np.full((placement.num_devices, placement.rows), fill, values.dtype)
+    table[placement.device, placement.row] = values
+    return table
+
+
+def place_data(dataset: FederatedDataset, placement: Placement, mesh: Mesh) -> PlacedData:
+    """Copy a dataset to the devices of ``mesh``, each client's examples to its own device only."""
+    sharded = NamedSharding(mesh, PartitionSpec(AXIS))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    blocks = {
+        split: jax.device_put(_block(dataset, split, placement), sharded)
+        for split, owned in dataset.splits.items()
+        if len(owned.indices)
+    }
+    longest = int(dataset.splits["train"].sizes.max())
+    ids = by_device(placement, dataset.client_ids.astype(np.int32), -1)
+    return PlacedData(
+        blocks,
+        jax.device_put(ids, sharded),
+        *jax.device_put(
+            (
+                np.arange(longest, dtype=np.int32),
+                np.asarray(dataset.mean, np.float32),
+                np.asarray(dataset.std, np.float32),
+            ),
+            everywhere,
+        ),
+    )
+
+
+def _block(dataset, split, placement):
+    """Return the `Block` of one split on the host."""
+    owned = dataset.splits[split]
+    indices, starts = [], np.zeros(len(owned.sizes), np.int32)
+    for d in range(placement.num_devices):
+        here = np.flatnonzero(placement.device == d)
+        here = here[np.argsort(placement.row[here])]
+        starts[here] = np.cumsum(owned.sizes[here]) - owned.sizes[here]
+        mine = [owned.indices[owned.offsets[c] : owned.offsets[c + 1]] for c in here]
+        indices.append(np.concatenate([np.zeros(0, np.int64), *mine]))
+    longest = max(map(len, indices))
+    x = np.zeros((placement.num_devices, longest, *dataset.x.shape[1:]), dataset.x.dtype)
+    y = np.zeros((placement.num_devices, longest, *dataset.y.shape[1:]), dataset.y.dtype)
+    for d, chosen in enumerate(indices):
+        x[d, : len(chosen)], y[d, : len(chosen)] = dataset.x[chosen], dataset.y[chosen]
+    sizes = by_device(placement, owned.sizes.astype(np.int32), 0)
+    return Block(x, y, by_device(placement, starts, 0), sizes)

@@ -1,0 +1,37 @@
+"""Logistic regression and multilayer perceptrons."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+
+from pflalign_jax.models.base import Model, from_flax
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them; features are flattened.
+
+    Attributes:
+      num_classes: width of the last layer.
+      hidden: widths of the layers before it; empty is logistic regression.
+    """
+
+    num_classes: int
+    hidden: Sequence[int] = (200,)
+
+    @nn.compact
+    def __call__(self, x):
+        """Map ``[B, ...]`` features to ``[B, num_classes]`` logits."""
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden:
+            x = nn.relu(nn.Dense(width)(x))
+        return nn.Dense(self.num_classes)(x)
+
+
+def mlp(num_classes: int, hidden: Sequence[int] = (200,)) -> Model:
+    """Return a multilayer perceptron with ReLU; see `MLP`."""
+    return from_flax(MLP(num_classes, tuple(hidden)))
+
+
+def logistic(num_classes: int) -> Model:
+    """Return multinomial logistic regression."""
+    return mlp(num_classes, hidden=())

@@ -1,1 +1,34 @@
+"""pFLAlign-JAX: gradient alignment for personalised federated learning."""
+
+from pflalign_jax import algorithms, datasets, federated, models
+from pflalign_jax.align import (
+    AlignState,
+    align_transform,
+    direction,
+    new_round,
+    preconditioner,
+    realign,
+)
+from pflalign_jax.federated import Algorithm, Federation, federate, local_training, summarise
+from pflalign_jax.models import Model
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AlignState",
+    "Algorithm",
+    "Federation",
+    "Model",
+    "align_transform",
+    "algorithms",
+    "datasets",
+    "direction",
+    "federate",
+    "federated",
+    "local_training",
+    "models",
+    "new_round",
+    "preconditioner",
+    "realign",
+    "summarise",
+]

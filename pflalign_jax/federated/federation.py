@@ -65,6 +65,8 @@ class Federation(NamedTuple):
         the result away.
       client_state: ``(state, k) -> client state`` of the client at position ``k``.
       personal_params: ``(state, k) -> params``, the model that client ``k`` starts a round with.
+      lower_round: ``state -> jax.stages.Lowered``, the round's program, to look at before or
+        after compilation.
       bytes_per_round: ``(up, down)``, message and broadcast bytes of a cohort's round.
       cohort_size: C.
       client_chunk: clients vmapped at a time on each device.
@@ -76,6 +78,7 @@ class Federation(NamedTuple):
     evaluate: Callable[..., dict[str, ClientScores]]
     client_state: Callable[[FederationState, int], Any]
     personal_params: Callable[[FederationState, int], Any]
+    lower_round: Callable[[FederationState], jax.stages.Lowered]
     bytes_per_round: tuple[int, int]
     cohort_size: int
     client_chunk: int
@@ -336,25 +339,27 @@ def federate(
         server = jax.device_put(first_server(key), everywhere)
         return FederationState(key, start, server, first_clients(key))
 
-    def run_round(state, score=False):
+    def draw_cohort(state):
         if cohort_size == num_clients:
-            cohort, (rows, counts) = np.arange(num_clients), everyone
-        else:
-            cohort_key = jax.random.fold_in(state.key, _COHORT)
-            cohort = sample_cohort(cohort_key, state.round, dataset.client_ids, cohort_size)
-            rows, counts = rows_of(cohort, min(cohort_size, placement.rows))
-        server, clients, done, metrics, table = round_step(
-            state.key, state.round, state.server, state.clients, data, rows, counts, score=score
-        )
+            return np.arange(num_clients), everyone
+        cohort_key = jax.random.fold_in(state.key, _COHORT)
+        cohort = sample_cohort(cohort_key, state.round, dataset.client_ids, cohort_size)
+        return cohort, rows_of(cohort, min(cohort_size, placement.rows))
+
+    def lower_round(state):
+        _, (rows, counts) = draw_cohort(state)
+        return round_step.lower(*state, data, rows, counts, score=False)
+
+    def run_round(state, score=False):
+        cohort, (rows, counts) = draw_cohort(state)
+        server, clients, done, metrics, table = round_step(*state, data, rows, counts, score=score)
         adapted = named_scores(table, "personal/adapted", cohort) if score else {}
         return FederationState(state.key, done, server, clients), RoundResult(
             cohort, metrics, adapted
         )
 
     def evaluate(state, adapt=True):
-        tables = score_step(
-            state.key, state.round, state.server, state.clients, data, *everyone, adapt=adapt
-        )
+        tables = score_step(*state, data, *everyone, adapt=adapt)
         return {k: v for name, t in tables.items() for k, v in named_scores(t, name).items()}
 
     def client_state(state, k):
@@ -373,6 +378,7 @@ def federate(
         evaluate,
         client_state,
         personal_params,
+        lower_round,
         (cohort_size * _num_bytes(sent.message), cohort_size * _num_bytes(received)),
         cohort_size,
         client_chunk,

@@ -76,9 +76,7 @@ def local_training(
 
     def train(params, opt_state, data, key, **extra):
         order_key, loss_key = jax.random.split(key)
-        orders = jax.vmap(lambda k: epoch_order(k, data))(
-            jax.random.split(order_key, local_epochs)
-        )
+        orders = jax.vmap(lambda k: epoch_order(k, data))(jax.random.split(order_key, local_epochs))
         per_epoch = jnp.maximum(steps_per_epoch(data), 1)
         last = data.positions.shape[0] - 1
 
@@ -87,9 +85,7 @@ def local_training(
             position = t % per_epoch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
             chosen = orders[t // per_epoch, jnp.minimum(position, last)]
             batch = take(data, chosen, position < data.size)
-            value, grads = jax.value_and_grad(loss)(
-                params, batch, jax.random.fold_in(loss_key, t)
-            )
+            value, grads = jax.value_and_grad(loss)(params, batch, jax.random.fold_in(loss_key, t))
             updates, opt_state = tx.update(grads, opt_state, params, **extra)
             params = optax.apply_updates(params, updates)
             seen = jnp.sum(batch.mask)

@@ -19,13 +19,13 @@ class CNN(nn.Module):
       conv: ``"patches"`` (fast inside loops on a CPU) or ``"lax"``; the same parameters and
         outputs.
       features: channels of the two convolutions.
-      hidden: width of the dense layer before the last.
+      dense: width of the dense layer before the last.
     """
 
     num_classes: int
     conv: str = "patches"
     features: tuple[int, int] = (32, 64)
-    hidden: int = 512
+    dense: int = 512
 
     @nn.compact
     def __call__(self, x):
@@ -39,7 +39,7 @@ class CNN(nn.Module):
             )(x)
             x = nn.relu(max_pool(x))
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(nn.Dense(self.hidden)(x))
+        x = nn.relu(nn.Dense(self.dense)(x))
         return nn.Dense(self.num_classes)(x)
 
 
@@ -47,7 +47,7 @@ def cnn(
     num_classes: int,
     conv: str = "patches",
     features: tuple[int, int] = (32, 64),
-    hidden: int = 512,
+    dense: int = 512,
 ) -> Model:
     """Return the FedAvg paper's network; see `CNN`.
 
@@ -60,4 +60,4 @@ def cnn(
     """
     if conv not in CONVOLUTIONS:
         raise ValueError(f"cnn: conv={conv!r} is unknown; use one of {sorted(CONVOLUTIONS)}")
-    return from_flax(CNN(num_classes, conv, tuple(features), hidden))
+    return from_flax(CNN(num_classes, conv, tuple(features), dense))

@@ -1,0 +1,193 @@
+"""The vocabulary of experiment configs: every field, its meaning, its default, its checks.
+
+The sections ``dataset``, ``model`` and ``algorithm`` have a ``name`` and one field for every
+argument of the functions that can be named; None leaves an argument at the function's default.
+"""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict, FieldReference
+
+from pflalign_jax import algorithms, datasets, models
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the field, its value and what to do."""
+
+
+FACTORIES: Mapping[str, Mapping[str, Callable]] = {
+    "dataset": {
+        "digits": datasets.digits,
+        "fashion_mnist": datasets.fashion_mnist,
+        "npz": datasets.npz,
+    },
+    "model": {"logistic": models.logistic, "mlp": models.mlp, "cnn": models.cnn},
+    "algorithm": {name: getattr(algorithms, name) for name in algorithms.__all__},
+}
+"""What each section's ``name`` can be."""
+
+OWN_FIELDS = {
+    "seed": (0, int, "seed of parameters, cohorts and minibatches; not of the partition"),
+    "rounds": (30, int, "communication rounds, >= 1"),
+    "eval_every": (1, int, "evaluate all clients every so many rounds, and always at the end"),
+    "cohort_size": (None, int | None, "clients per round, drawn uniformly; None = all"),
+    "local_epochs": (1, int, "passes over its data that a client makes per round"),
+    "batch_size": (10, int, "examples per local step"),
+    "client_chunk": (None, int | None, "clients vmapped at a time per device; None = automatic"),
+}
+"""Name to (default, type, meaning)."""
+
+HELP = {
+    "dataset.name": "which data: {names}",
+    "dataset.path": "file or directory to read; None = the dataset's own default",
+    "dataset.num_clients": "number of clients to partition into; None where it is natural",
+    "dataset.partition": "iid, dirichlet, pathological or natural",
+    "dataset.alpha": "dirichlet: concentration over labels; small = skewed",
+    "dataset.classes_per_client": "pathological: labels that each client holds",
+    "dataset.min_examples": "dirichlet: examples that every client has at least",
+    "dataset.validation_fraction": "part of a client's examples held out to choose rounds and rates",
+    "dataset.test_fraction": "part of a client's examples held out for test scores",
+    "dataset.fraction": "seeded random part of all examples to use at all",
+    "dataset.num_classes": "number of labels; None = the largest label plus one",
+    "dataset.seed": "seed of the partition and the splits",
+    "model.name": "which model: {names}",
+    "model.hidden": "mlp: widths of the hidden layers, e.g. (200,)",
+    "model.conv": "cnn: 'patches' (fast on CPU) or 'lax'",
+    "model.features": "cnn: channels of the two convolutions",
+    "model.dense": "cnn: width of the dense layer",
+    "algorithm.name": "which algorithm: {names}",
+    "algorithm.learning_rate": "step size; None = the one that this experiment lists for the "
+    "algorithm under learning_rates",
+    "algorithm.beta": "pflalign: decay of its averages, in [0, 1)",
+    "algorithm.eps": "pflalign: added to denominators",
+    "algorithm.precondition": "pflalign: False steps along g instead of P g",
+    "algorithm.correction": "pflalign: 'probability', 'sign', 'none' or a constant in [0, 1]",
+    "algorithm.realignment": "pflalign: False keeps directions at zero",
+    "learning_rates": "step sizes chosen on validation for this experiment, by algorithm",
+}
+
+# Arguments that the runner supplies itself.
+_SUPPLIED = {"loss", "num_classes", "local_epochs", "batch_size"}
+
+
+def parameters(section: str, name: str) -> dict[str, inspect.Parameter]:
+    """Return the configurable arguments of the function that ``section.name`` names."""
+    supplied = _SUPPLIED if section != "dataset" else set()
+    signature = inspect.signature(FACTORIES[section][name])
+    return {k: p for k, p in signature.parameters.items() if k not in supplied}
+
+
+def default_config() -> ConfigDict:
+    """Return the config with every field at its default; experiments change what differs."""
+
+    def field(value):
+        return FieldReference(value, field_type=object)
+
+    config = ConfigDict({name: field(default) for name, (default, _, _) in OWN_FIELDS.items()})
+    for section, factories in FACTORIES.items():
+        names = dict.fromkeys(k for name in factories for k in parameters(section, name))
+        config[section] = ConfigDict({"name": field(None), **{k: field(None) for k in names}})
+    config.dataset.name, config.model.name, config.algorithm.name = "digits", "mlp", "pflalign"
+    config.learning_rates = ConfigDict({name: field(None) for name in FACTORIES["algorithm"]})
+    return config.lock()
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Check a config and return it with every None replaced by the default that will be used.
+
+    Fields of other functions than the named ones are dropped, so that what is written to
+    ``config.json`` is what was run.
+
+    Raises:
+      ConfigError: for an unknown name, a value of the wrong type, or a field that was set but
+        that the named function does not take.
+    """
+    resolved = ConfigDict()
+    for name, (_, kind, _) in OWN_FIELDS.items():
+        resolved[name] = _checked(name, config[name], kind)
+        if kind is int and name != "seed" and resolved[name] < 1:
+            raise ConfigError(f"config.{name}={resolved[name]} is not allowed; it must be >= 1")
+    for section in FACTORIES:
+        resolved[section] = _resolve_section(section, config[section])
+    algorithm = config.algorithm.name
+    if config.algorithm.learning_rate is None and config.learning_rates[algorithm] is not None:
+        resolved.algorithm.learning_rate = _checked(
+            f"learning_rates.{algorithm}", config.learning_rates[algorithm], float
+        )
+    return resolved
+
+
+def _resolve_section(section, fields):
+    name = fields.name
+    choices = FACTORIES[section]
+    if name not in choices:
+        raise ConfigError(f"config.{section}.name={name!r} is unknown{nearest(name, choices)}")
+    accepted = parameters(section, name)
+    set_fields = {k: v for k, v in fields.items() if v is not None and k != "name"}
+    foreign = sorted(set(set_fields) - set(accepted))
+    if foreign:
+        raise ConfigError(
+            f"config.{section}.{foreign[0]}={set_fields[foreign[0]]!r} does not go with "
+            f"{section} {name!r}, which takes: {', '.join(accepted)}"
+        )
+    hints = typing.get_type_hints(choices[name])
+    resolved = ConfigDict({"name": name})
+    for key, parameter in accepted.items():
+        if key in set_fields:
+            value = _checked(f"{section}.{key}", set_fields[key], hints.get(key, object))
+        elif parameter.default is inspect.Parameter.empty:
+            raise ConfigError(
+                f"config.{section}.{key} is not set, and {section} {name!r} needs it; "
+                f"pass --config.{section}.{key}=..."
+            )
+        else:
+            value = parameter.default
+        resolved[key] = FieldReference(value, field_type=object)
+    return resolved
+
+
+def _checked(name, value, kind):
+    """Return ``value`` as ``kind``, or raise a `ConfigError`."""
+    options = typing.get_args(kind) if _is_union(kind) else (kind,)
+    for option in options:
+        option = typing.get_origin(option) or option
+        if option is object or (value is None and option is type(None)):
+            return value
+        if isinstance(value, option if isinstance(option, type) else object) and not (
+            isinstance(value, bool) and option is not bool
+        ):
+            return value
+        if option is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if option is typing.get_origin(typing.Sequence[int]) and isinstance(value, list | tuple):
+            return tuple(value)
+    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    raise ConfigError(f"config.{name}={value!r} is not allowed; it must be {wanted}")
+
+
+def _is_union(kind):
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
+def nearest(name: object, choices: typing.Iterable[str]) -> str:
+    """Return the end of an error message: the nearest right name, and all of them."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(str(name), choices, n=1)
+    return (f"; did you mean {close[0]!r}?" if close else ";") + f" choose from {choices}"
+
+
+def explain() -> str:
+    """Return all config fields with their meanings, for ``--help``."""
+    lines = [
+        "Fields of the config; override any with --config.FIELD=VALUE after --config=FILE:",
+        *(f"  {name} ({default}): {text}" for name, (default, _, text) in OWN_FIELDS.items()),
+    ]
+    lines += [
+        f"  {name}: {text.format(names=', '.join(FACTORIES.get(name.split('.')[0], ())))}"
+        for name, text in HELP.items()
+    ]
+    return "\n".join(lines)

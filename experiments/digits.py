@@ -1,0 +1,19 @@
+"""Scikit-learn's digits over 20 skewed clients, MLP; the quickstart."""
+
+from ml_collections import ConfigDict
+
+from experiments.config import default_config
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = default_config()
+    config.rounds = 60
+    config.eval_every = 5
+    config.dataset.name = "digits"
+    config.dataset.num_clients = 20
+    config.dataset.partition = "dirichlet"
+    config.dataset.alpha = 0.1
+    config.model.name = "mlp"
+    config.model.hidden = (100,)
+    return config

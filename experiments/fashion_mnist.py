@@ -1,0 +1,21 @@
+"""Fashion-MNIST in PFLlib's setting: 20 clients, Dir(0.1), batch 10, one local epoch."""
+
+from ml_collections import ConfigDict
+
+from experiments.config import default_config
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = default_config()
+    config.rounds = 30
+    config.eval_every = 5
+    config.dataset.name = "fashion_mnist"
+    config.dataset.num_clients = 20
+    config.dataset.partition = "dirichlet"
+    config.dataset.alpha = 0.1
+    # PFLlib's split is 75/25; the validation part is taken out of its 75 %.
+    config.dataset.validation_fraction = 0.1
+    config.dataset.test_fraction = 0.25
+    config.model.name = "cnn"
+    return config

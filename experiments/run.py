@@ -1,0 +1,95 @@
+"""Train and evaluate one algorithm on one federated dataset.
+
+python -m experiments.run --config=experiments/digits.py [--workdir=DIR]
+    [--config.algorithm.name=fedavg ...]
+
+"""
+
+import pathlib
+import sys
+import time
+
+from absl import app, flags
+from ml_collections import config_flags
+from rich.console import Console
+
+from experiments import config as vocabulary
+from experiments import plots, show, training, workdir
+from experiments.devices import use_devices
+from pflalign_jax.datasets import DatasetError
+
+__doc__ += vocabulary.explain()
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, a Python file.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run's files go; default: runs/EXPERIMENT-ALGORITHM-DATE-TIME."
+)
+_DEVICES = flags.DEFINE_integer(
+    "devices", None, "Simulated devices on a CPU; default: one per core.", lower_bound=1
+)
+
+USER_ERRORS = (
+    vocabulary.ConfigError,
+    DatasetError,
+    workdir.WorkdirError,
+    training.DivergedError,
+)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse flags; a bad config or field ends with one clear line instead of a traceback."""
+    try:
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is None:
+            fail("no experiment given; pass --config=experiments/digits.py")
+        _CONFIG.value.to_dict()
+    except flags.Error as error:
+        fail(f"{error}\nPass --help for all fields and flags.")
+    except (AttributeError, KeyError) as error:
+        text = str(error.args[0]).replace("\\n", "\n").strip("\"'").replace("\\'", "'")
+        missing, *hint = text.split("\n")
+        fail(f"config has no field {missing.strip(chr(39))!r}. " + " ".join(hint))
+    except OSError as error:
+        fail(f"--config cannot be read: {error}")
+    if len(rest) > 1:
+        fail(f"unexpected argument {rest[1]!r}; fields are set with --config.FIELD=VALUE")
+    return rest
+
+
+def fail(message: str) -> None:
+    """Print an error and exit with status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def default_workdir(config_file: str, algorithm: str) -> str:
+    """Return ``runs/EXPERIMENT-ALGORITHM-DATE-TIME``."""
+    return f"runs/{pathlib.Path(config_file).stem}-{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def main(argv: list[str]) -> None:
+    """Run the experiment of ``--config``."""
+    del argv
+    use_devices(_DEVICES.value)
+    console = Console()
+    try:
+        vocabulary.resolve(_CONFIG.value)
+        path = _WORKDIR.value or default_workdir(
+            flags.FLAGS["config"].config_filename, _CONFIG.value.algorithm.name
+        )
+        experiment = training.build(_CONFIG.value)
+        path = workdir.create(path)
+        with show.progress(experiment.config.rounds, console) as on_round:
+            outcome = training.train(experiment, path, on_round)
+    except USER_ERRORS as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail(f"interrupted; the rounds measured up to here are in {path}")
+    title = f"{experiment.config.algorithm.name} on {experiment.dataset.name}"
+    plots.write_plots(path / "plots", title, outcome.rows, outcome.scores, experiment.dataset)
+    console.print(show.score_table(outcome.summary))
+    console.print(f"Files: {path}/ with {', '.join(workdir.FILES)}, plots/", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

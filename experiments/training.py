@@ -1,0 +1,172 @@
+"""From a config to a finished run: build, train, evaluate, write."""
+
+import importlib.metadata
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from experiments import workdir as files
+from experiments.config import FACTORIES, ConfigError, resolve
+from pflalign_jax import datasets
+from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.federated import ClientScores, Federation, federate, summarise
+from pflalign_jax.models import cross_entropy
+
+HEADLINE = "accuracy/{split}/personal/adapted/mean"
+"""The score that stands on the progress bar and chooses the best round (on validation)."""
+
+
+class DivergedError(Exception):
+    """Training left the finite numbers."""
+
+
+class Experiment(NamedTuple):
+    """What a config describes, ready to run."""
+
+    config: ConfigDict
+    dataset: FederatedDataset
+    federation: Federation
+
+
+class Outcome(NamedTuple):
+    """A finished run.
+
+    Attributes:
+      summary: as in ``summary.json``.
+      rows: as in ``metrics.jsonl``.
+      scores: `ClientScores` by name, of the last round.
+    """
+
+    summary: dict[str, Any]
+    rows: list[dict[str, float]]
+    scores: dict[str, ClientScores]
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Resolve a config and build its dataset, model, algorithm and federation.
+
+    Raises:
+      ConfigError, DatasetError: naming the field or the file, its value and what to do.
+    """
+    config = resolve(config)
+
+    def call(section, *args, **supplied):
+        fields = dict(config[section])
+        factory = FACTORIES[section][fields.pop("name")]
+        try:
+            return factory(*args, **fields, **supplied)
+        except datasets.DatasetError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"config.{section}: {error}") from error
+
+    dataset = call("dataset")
+    model = call("model", num_classes=dataset.num_classes)
+    algorithm = call(
+        "algorithm",
+        cross_entropy(model),
+        local_epochs=config.local_epochs,
+        batch_size=config.batch_size,
+    )
+    try:
+        federation = federate(
+            algorithm,
+            model,
+            dataset,
+            cohort_size=config.cohort_size,
+            client_chunk=config.client_chunk,
+        )
+    except ValueError as error:
+        raise ConfigError(f"config: {error}") from error
+    return Experiment(config, dataset, federation)
+
+
+def train(
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    on_round: Callable[[int, dict[str, float] | None], None] = lambda done, row: None,
+) -> Outcome:
+    """Run all rounds and write the run's files to ``workdir`` as they come.
+
+    Args:
+      experiment: from `build`.
+      workdir: from `experiments.workdir.create`.
+      on_round: called after every round with the number done and, if it was evaluated, its row.
+
+    Raises:
+      DivergedError: when the training loss of an evaluated round is not finite.
+    """
+    config, dataset, federation = experiment
+    files.write_json(workdir / "config.json", config.to_dict())
+    datasets.save_partition(workdir / "partition.npz", dataset)
+    everyone = federation.cohort_size == dataset.num_clients
+    bytes_up, bytes_down = federation.bytes_per_round
+    state = federation.init(jax.random.key(config.seed))
+    rows, scores, since, training_seconds = [], {}, 0, 0.0
+    begin = time.perf_counter()
+    for done in range(1, config.rounds + 1):
+        evaluated = done % config.eval_every == 0 or done == config.rounds
+        start = time.perf_counter()
+        state, result = federation.run_round(state, score=evaluated and everyone)
+        loss = float(result.metrics["loss"])
+        training_seconds, since = training_seconds + time.perf_counter() - start, since + 1
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"round {done}: the training loss is {loss}; what was measured up to here is in "
+                f"{workdir}. A smaller config.algorithm.learning_rate (now "
+                f"{config.algorithm.learning_rate}) usually helps"
+            )
+        row = None
+        if evaluated:
+            start = time.perf_counter()
+            scores = {**federation.evaluate(state, adapt=not everyone), **result.adapted}
+            row = {
+                "round": done,
+                "seconds": training_seconds / since,
+                "seconds_evaluation": time.perf_counter() - start,
+                "seconds_total": time.perf_counter() - begin,
+                "bytes_up": bytes_up,
+                "bytes_down": bytes_down,
+                "loss/train/mean": loss,
+                **summarise(scores),
+            }
+            files.append_metrics(workdir, row)
+            files.append_clients(workdir, done, dataset.client_names, scores)
+            rows, since, training_seconds = [*rows, row], 0, 0.0
+        on_round(done, row)
+    summary = summary_of(experiment, rows)
+    files.write_json(workdir / "summary.json", summary)
+    return Outcome(summary, rows, scores)
+
+
+def summary_of(experiment: Experiment, rows: list[dict[str, float]]) -> dict[str, Any]:
+    """Return what ``summary.json`` holds.
+
+    ``best_validation`` is the evaluated round with the highest validation headline (the earliest
+    of equals), never chosen on test data; None without a validation split.
+    """
+    config, dataset, federation = experiment
+    chosen_by = HEADLINE.format(split="validation")
+    best = max(rows, key=lambda row: row[chosen_by]) if chosen_by in rows[0] else None
+    device = federation.mesh.devices.flat[0]
+    return {
+        "algorithm": config.algorithm.name,
+        "seed": config.seed,
+        "dataset": {**datasets.describe(dataset), "partition_hash": datasets.partition_hash(dataset)},
+        "cohort_size": federation.cohort_size,
+        "client_chunk": federation.client_chunk,
+        "chosen_by": chosen_by if best else None,
+        "best_validation": best,
+        "last": rows[-1],
+        "device": {"kind": device.device_kind, "platform": device.platform,
+                   "count": federation.mesh.size},
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("jax", "jaxlib", "flax", "optax", "numpy")
+        },
+    }  # fmt: skip

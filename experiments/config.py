@@ -49,7 +49,7 @@ HELP = {
     "dataset.alpha": "dirichlet: concentration over labels; small = skewed",
     "dataset.classes_per_client": "pathological: labels that each client holds",
     "dataset.min_examples": "dirichlet: examples that every client has at least",
-    "dataset.validation_fraction": "part of a client's examples held out to choose rounds and rates",
+    "dataset.validation_fraction": "part of a client's examples held out for choices",
     "dataset.test_fraction": "part of a client's examples held out for test scores",
     "dataset.fraction": "seeded random part of all examples to use at all",
     "dataset.num_classes": "number of labels; None = the largest label plus one",

@@ -157,7 +157,10 @@ def summary_of(experiment: Experiment, rows: list[dict[str, float]]) -> dict[str
     return {
         "algorithm": config.algorithm.name,
         "seed": config.seed,
-        "dataset": {**datasets.describe(dataset), "partition_hash": datasets.partition_hash(dataset)},
+        "dataset": {
+            **datasets.describe(dataset),
+            "partition_hash": datasets.partition_hash(dataset),
+        },
         "cohort_size": federation.cohort_size,
         "client_chunk": federation.client_chunk,
         "chosen_by": chosen_by if best else None,

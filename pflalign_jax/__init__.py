@@ -15,12 +15,12 @@ from pflalign_jax.models import Model
 __version__ = "0.1.0"
 
 __all__ = [
-    "AlignState",
     "Algorithm",
+    "AlignState",
     "Federation",
     "Model",
-    "align_transform",
     "algorithms",
+    "align_transform",
     "datasets",
     "direction",
     "federate",

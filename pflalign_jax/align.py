@@ -19,12 +19,13 @@ The idea and the claims are those of D. Kim and G. Lee, "Personalized Federated 
 Gradient Alignment", arXiv:2605.02143; its full text was not available to this project. The update
 is Algorithm 1 as a public PyTorch reimplementation (github.com/kdwaha/Flex) states it.
 
-How P is computed here: multiplied out, the recursion says that :math:`(v+\epsilon) P` is the EMA of
-:math:`m^2`, up to :math:`\epsilon`. So the state keeps :math:`u \leftarrow \beta u + (1-\beta) m^2`
-and :math:`P = \min(u / (v+\epsilon), 1)`, which needs one division and stays one pass over memory.
-The two agree to 1e-10 wherever :math:`v \gg \epsilon` and the recursion stays in [0, 1]. It can leave
-it: after a gradient vanishes, :math:`m^2` outlives :math:`g^2` and the recursion climbs as far as
-:math:`1 + \beta`. The cap at 1 is ours; P is a shrinkage factor, it should not lengthen a step.
+How P is computed here: multiplied out, the recursion says that :math:`(v+\epsilon) P` is the EMA
+of :math:`m^2`, up to :math:`\epsilon`. So the state keeps the average
+:math:`u \leftarrow \beta u + (1-\beta) m^2`, and :math:`P = \min(u / (v+\epsilon), 1)` needs one
+division and one pass over memory. The two agree to 1e-10 wherever :math:`v \gg \epsilon` and the
+recursion stays in [0, 1]. It can leave it: after a gradient vanishes, :math:`m^2` outlives
+:math:`g^2` and the recursion climbs as far as :math:`1 + \beta`. The cap at 1 is ours: P is a
+shrinkage factor, it should not lengthen a step.
 """
 
 import math
@@ -81,7 +82,7 @@ def align_transform(
     precondition: bool = True,
     correction: str | float = "probability",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""pFLAlign's local step as an optax transform: ``-eta * P * g - gamma * direction / T``.
+    r"""Return the local step of pFLAlign: updates ``-eta * P * g - gamma * direction / T``.
 
     ``P`` shrinks noisy coordinates; in practice its mean is well below 0.1, so the right learning
     rate is 10 to 100 times SGD's. Without ``direction`` the update is the preconditioned step
@@ -118,7 +119,8 @@ def align_transform(
     >>> state = tx.init(params)
     >>> updates, state = tx.update(
     ...     {"w": jnp.array([2.0])}, state, direction={"w": jnp.array([0.4])}, num_steps=5)
-    >>> print(f"{preconditioner(state)['w'][0]:.4f} {optax.apply_updates(params, updates)['w'][0]:.4f}")
+    >>> params = optax.apply_updates(params, updates)
+    >>> print(f"{preconditioner(state)['w'][0]:.4f} {params['w'][0]:.4f}")
     0.0100 0.9456
     """
     _check_hyperparameters(learning_rate, beta, eps, correction)

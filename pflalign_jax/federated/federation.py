@@ -229,14 +229,9 @@ def federate(
                 output, sizes = update_chunk(
                     received, read_rows(clients, chosen), data, chosen, local_key
                 )
-                weights = sizes.astype(jnp.float32)
-                total = jax.tree.map(
-                    lambda t, a: t + jnp.tensordot(weights.astype(t.dtype), a.astype(t.dtype), 1),
-                    total,
-                    output.message,
-                )
-                # A padded row has taken no step, so its metrics are zero.
-                metrics = jax.tree.map(lambda t, a: t + a.sum(0), metrics, output.metrics)
+                weights, real = (a.astype(jnp.float32) for a in (sizes, sizes > 0))
+                total = jax.tree.map(_add_weighted(weights), total, output.message)
+                metrics = jax.tree.map(_add_weighted(real), metrics, output.metrics)
                 if score:
                     table = score_chunk(output.params, data, chosen, table)
                 clients = write_rows(clients, chosen, output.state)
@@ -384,6 +379,15 @@ def federate(
         client_chunk,
         mesh,
     )
+
+
+def _add_weighted(weights):
+    """Return ``(sum, values) -> sum + Σ weights * values`` over ``[chunk, ...]`` values."""
+
+    def add(total, values):
+        return total + jnp.tensordot(weights.astype(total.dtype), values.astype(total.dtype), 1)
+
+    return add
 
 
 def _lead(tree):

@@ -44,7 +44,7 @@ def each(function: Callable, rows: jax.Array, *stacked: Any) -> Any:
       stacked: trees with leaves ``[chunk, ...]``.
     """
     if rows.shape[0] > 1:
-        return jax.vmap(function)(*stacked)
+        return jax.vmap(function, axis_size=rows.shape[0])(*stacked)
     return jax.tree.map(
         lambda a: jnp.asarray(a)[None], function(*jax.tree.map(lambda a: a[0], stacked))
     )

@@ -5,11 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from experiments.training import HEADLINE
+
+STATISTICS = ("mean", "weighted", "std", "worst_decile", "min")
 
 
 def headline(row: dict[str, float]) -> tuple[str, float]:
@@ -64,26 +67,32 @@ def progress(rounds: int, console: Console) -> Iterator[Callable[[int, dict | No
 
 
 def score_table(summary: dict[str, Any]) -> Table:
-    """Return the table of scores: full names, last round and best round on validation."""
-    best, last = summary["best_validation"], summary["last"]
-    columns = [("last", last)] + ([("best validation", best)] if best else [])
+    """Return the table of scores: a row for each split / model / stage, a column per statistic."""
+    sections = [("last round", summary["last"]), ("best round", summary["best_validation"])]
     table = Table(
         title=f"{summary['algorithm']} on {summary['dataset']['name']}: accuracy in %",
-        caption="mean, weighted, std, worst decile and minimum are over clients; best validation = "
-        "the round with the highest "
-        + (summary["chosen_by"] or "(no validation split: not chosen)"),
+        caption="Columns are statistics over clients: mean counts clients equally, weighted by "
+        "examples; worst_decile is the mean of the worst 10 % of clients. "
+        + (f"Best round: chosen by {summary['chosen_by']}." if summary["chosen_by"] else ""),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("split / model / stage / statistic")
-    for name, row in columns:
-        table.add_column(f"{name} (round {row['round']})", justify="right")
-    previous = None
-    for key in last:
-        quantity, name = key.split("/", 1) if "/" in key else (key, "")
-        if quantity != "accuracy":
+    table.add_column("split / model / stage", no_wrap=True)
+    for statistic in STATISTICS:
+        table.add_column(statistic, justify="right", no_wrap=True)
+    for title, row in sections:
+        if row is None:
             continue
-        block = name.rsplit("/", 1)[0]
-        if previous not in (None, block):
-            table.add_section()
-        previous = block
-        table.add_row(name, *(f"{100 * row[key]:.2f}" for _, row in columns))
+        table.add_section()
+        table.add_row(f"[bold]{title} ({row['round']})")
+        for name in names(row):
+            values = (row[f"accuracy/{name}/{statistic}"] for statistic in STATISTICS)
+            table.add_row(name, *(f"{100 * value:.2f}" for value in values))
     return table
+
+
+def names(row: dict[str, float]) -> list[str]:
+    """Return the ``split/model[/stage]`` names that a row of metrics has accuracies for."""
+    keys = (key.split("/") for key in row if key.startswith("accuracy/"))
+    return sorted(dict.fromkeys("/".join(parts[1:-1]) for parts in keys))

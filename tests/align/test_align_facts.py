@@ -23,7 +23,14 @@ def run(tx, grads, delta=None, state=None):
         updates, state = tx.update(g, state, num_steps=len(grads), **extra)
         return state, updates
 
-    state, updates = jax.jit(lambda s: jax.lax.scan(step, s, grads))(state)
+    if len(grads) > 10:
+        state, updates = jax.jit(lambda s: jax.lax.scan(step, s, grads))(state)
+    else:  # compiling would take longer
+        seen = []
+        for g in grads:
+            state, updates = step(state, g)
+            seen.append(updates)
+        updates = jnp.stack(seen)
     return np.asarray(updates, np.float64), state
 
 

@@ -74,11 +74,11 @@ def test_p_is_a_shrinkage(drawn, delta):
 
 
 @settled
-@given(st.lists(vectors(-2, 2), min_size=1, max_size=40), st.integers(1, 60))
-def test_p_is_a_shrinkage_after_gradients_vanish(grads, zeros):
+@given(vectors(-2, 2), st.integers(1, 80), st.lists(vectors(-9, -4), max_size=5))
+def test_p_is_a_shrinkage_after_gradients_vanish(constant, repeats, small):
     """m outlives v then, which is where an average of m^2 could overtake one of g^2."""
     state = FREE.init(jnp.zeros(WIDTH))
-    for g in grads + [[0.0] * WIDTH] * zeros:
+    for g in [constant] * repeats + small + [[0.0] * WIDTH] * 20:
         _, state = update(jnp.asarray(g, jnp.float32), state, jnp.zeros(WIDTH), 1)
         assert (np.asarray(p_of(state)) <= 1 + 1e-6).all()
 

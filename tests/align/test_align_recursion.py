@@ -24,7 +24,6 @@ def compare(dtype, tolerance, realignment=True, noisy=1.0, **options):
 
     tx = align_transform(**options)
     extra = (lambda d, t: {"direction": d, "num_steps": t}) if realignment else lambda d, t: {}
-    update = jax.jit(lambda g, s, d, t: tx.update(g, s, **extra(d, t)))
     memory, w = first_memory(SIZE), noise(0)
     delta = tree(np.zeros(SIZE), dtype)
     state = tx.init(delta)
@@ -48,7 +47,7 @@ def compare(dtype, tolerance, realignment=True, noisy=1.0, **options):
         state = new_round(state)
         for t, step in enumerate(steps):
             grads = tree(gradient(flat(params), r, t), dtype)
-            updates, state = update(grads, state, delta, num_steps)
+            updates, state = tx.update(grads, state, **extra(delta, num_steps))
             params = optax.apply_updates(params, updates)
             where = f"round {r}, step {t}"
             agree(state.m, step.m, f"m, {where}")

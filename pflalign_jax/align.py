@@ -133,12 +133,16 @@ def align_transform(
 
     def update(updates, state, params=None, *, direction=None, num_steps=None, **extra):
         del params, extra
+        if state.m is None:
+            raise ValueError("align_transform: the state has m=None; call new_round(state) first")
         if direction is not None:
             if num_steps is None:
                 raise ValueError(
                     "align_transform: direction was given without num_steps; pass the number of "
                     "local steps of this round, update(..., direction=delta, num_steps=T)"
                 )
+            if not isinstance(num_steps, jax.core.Tracer) and not num_steps >= 1:
+                raise ValueError(f"align_transform: num_steps={num_steps!r} must be >= 1")
             direction = _unmasked(direction, updates)
             check_same_structure(direction, updates, "direction", "gradients")
         check_same_structure(state.v, updates, "state", "gradients")
@@ -258,7 +262,8 @@ def check_same_structure(
     Args:
       tree, reference: trees of arrays.
       name, reference_name: what to call them in the message.
-      stacked: allow leaves of ``tree`` one leading axis more, ``[K, ...]``.
+      stacked: allow ``tree`` to be stacked over clients: one leading axis ``K`` more, the same
+        in all leaves.
 
     Raises:
       ValueError: with the path of the first leaf that differs and both shapes.
@@ -266,6 +271,7 @@ def check_same_structure(
     found = jax.tree_util.tree_leaves_with_path(tree)
     wanted = jax.tree_util.tree_leaves_with_path(reference)
     keystr = jax.tree_util.keystr
+    lead = None  # what comes before the reference's axes: () or (K,), the same for all leaves
     for (path, leaf), (wanted_path, wanted_leaf) in zip(found, wanted, strict=False):
         if path != wanted_path:
             raise ValueError(
@@ -273,10 +279,13 @@ def check_same_structure(
                 f"{keystr(path)} in {name}, {keystr(wanted_path)} in {reference_name}"
             )
         shape, wanted_shape = jnp.shape(leaf), jnp.shape(wanted_leaf)
-        if shape != wanted_shape and not (stacked and shape[1:] == wanted_shape and shape):
+        if lead is None:
+            lead = shape[:1] if stacked and len(shape) == len(wanted_shape) + 1 else ()
+        if shape != lead + wanted_shape:
+            among = f" stacked over {lead[0]} clients" if lead else ""
             raise ValueError(
-                f"{name} does not match {reference_name}: leaf {keystr(path)} has shape {shape} "
-                f"in {name}, {wanted_shape} in {reference_name}"
+                f"{name}{among} does not match {reference_name}: leaf {keystr(path)} has shape "
+                f"{shape} in {name}, {wanted_shape} in {reference_name}"
             )
     if len(found) != len(wanted):
         longer, where = (found, name) if len(found) > len(wanted) else (wanted, reference_name)
@@ -316,10 +325,12 @@ def _check_hyperparameters(learning_rate, beta, eps, correction):
             refuse("learning_rate", learning_rate, "it must be finite and >= 0, or a schedule")
     if known(beta) and not 0 <= float(beta) < 1:
         refuse("beta", beta, "it must be in [0, 1)")
-    if known(eps) and not float(eps) > 0:
-        refuse("eps", eps, "it must be > 0")
+    if known(eps) and not jnp.finfo(jnp.float32).tiny <= float(eps) < math.inf:
+        refuse("eps", eps, "it must be > 0, finite, and not vanish in float32")
     if isinstance(correction, str):
         if correction not in CORRECTIONS:
             refuse("correction", correction, f"use one of {CORRECTIONS} or a constant in [0, 1]")
+    elif isinstance(correction, bool):
+        refuse("correction", correction, f"use one of {CORRECTIONS} or a constant in [0, 1]")
     elif known(correction) and not 0 <= float(correction) <= 1:
         refuse("correction", correction, "a constant must be in [0, 1]")

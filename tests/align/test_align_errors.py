@@ -146,3 +146,31 @@ def test_a_stacked_direction_is_not_one_client_s():
     refused(
         lambda: tx.update(grads, tx.init(grads), direction=tree(noise(1, 3)), num_steps=2), BIAS
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "quoted"),
+    [
+        ({"eps": float("inf")}, "eps=inf"),
+        ({"eps": 1e-50}, "eps=1e-50"),
+        ({"correction": True}, "correction=True"),
+    ],
+)
+def test_values_that_only_look_allowed_are_refused(options, quoted):
+    with pytest.raises(ValueError, match=quoted):
+        align_transform(**options)
+
+
+def test_a_round_without_steps_is_refused():
+    tx = align_transform()
+    ones = jnp.ones(2)
+    with pytest.raises(ValueError, match="num_steps=0"):
+        tx.update(ones, tx.init(ones), direction=ones, num_steps=0)
+
+
+def test_a_stored_state_must_start_a_round_first():
+    tx = align_transform()
+    ones = jnp.ones(2)
+    stored = tx.init(ones)._replace(m=None)
+    with pytest.raises(ValueError, match="new_round"):
+        tx.update(ones, stored)

@@ -1,0 +1,102 @@
+"""What a user types, in a process of its own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = ("--config.rounds=2", "--config.dataset.num_clients=4", "--config.model.hidden=(8,)")
+
+
+def run(*arguments, module="experiments.run"):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_digits_run_then_refuses_to_overwrite(tmp_path):
+    arguments = ("--config=experiments/digits.py", f"--workdir={tmp_path / 'run'}", *TINY)
+    first = run(*arguments, "--config.algorithm.name=fedavg")
+    assert first.returncode == 0, first.stderr
+    assert "round 2/2" in first.stdout
+    assert "test/personal/adapted" in first.stdout
+    assert str(tmp_path / "run") in first.stdout
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {
+        *("config.json", "metrics.jsonl", "clients.csv", "partition.npz", "summary.json", "plots"),
+    }
+    summary = (tmp_path / "run" / "summary.json").read_text()
+    assert json.loads(summary)["algorithm"] == "fedavg"
+    second = run(*arguments)
+    assert second.returncode == 2
+    assert "holds a finished run" in second.stderr and "Traceback" not in second.stderr
+    assert (tmp_path / "run" / "summary.json").read_text() == summary
+
+
+def test_npz_of_strangers(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 60), ("test", 20)):
+        np.savez(
+            tmp_path / f"{split}.npz",
+            x=rng.integers(0, 256, (count, 28, 28), dtype=np.uint8),
+            y=np.arange(count) % 4,
+            client=np.array(["anna", "bob", "cleo", "dan"])[np.arange(count) // 5 % 4],
+        )
+    done = run(
+        "--config=experiments/femnist.py",
+        f"--config.dataset.path={tmp_path}",
+        "--config.cohort_size=2",
+        "--config.rounds=1",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bob" in (tmp_path / "run" / "clients.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=experiments/digits.py", "--config.algorithm.learning_rat=1"], "learning_rate"),
+        (["--config=experiments/digits.py", "--config.round=1"], "rounds"),
+        (["--config=experiments/nothing.py"], "experiments/nothing.py"),
+        ([], "--config=experiments/digits.py"),
+        (["--config=experiments/digits.py", "stray"], "'stray'"),
+        (["--config=experiments/femnist.py"], "config.dataset.path is not set"),
+        (["--config=experiments/femnist.py", "--config.dataset.path=/nowhere"], "/nowhere"),
+        (["--config=experiments/digits.py", "--workdir=/proc/run"], "/proc/run cannot be written"),
+    ],
+)
+def test_mistakes_end_with_one_clear_line(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_explains_the_fields():
+    done = run("--help")
+    assert "config" in done.stdout
+    for field in ("cohort_size", "dataset.alpha", "algorithm.learning_rate", "--workdir"):
+        assert field in done.stdout
+
+
+@pytest.mark.slow
+def test_benchmark(tmp_path):
+    done = run("--rounds=1", f"--json={tmp_path / 'figures.json'}", module="experiments.benchmark")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["matmul_peak_gflops"] > 1
+    assert 0.2 < figures["gflop_per_client_step"] < 0.3
+    for row in figures["algorithms"].values():
+        assert row["ms_per_client_step"] > 0 and 0 < row["fraction_of_peak"] < 1.2

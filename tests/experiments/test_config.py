@@ -1,0 +1,95 @@
+import importlib
+import inspect
+
+import pytest
+
+from experiments.config import (
+    FACTORIES,
+    HELP,
+    OWN_FIELDS,
+    ConfigError,
+    default_config,
+    explain,
+    parameters,
+    resolve,
+)
+from experiments.training import build
+
+
+def changed(**fields):
+    config = default_config()
+    for path, value in fields.items():
+        section, _, key = path.rpartition("__")
+        (config[section] if section else config)[key] = value
+    return config
+
+
+def test_defaults_come_from_the_functions_named():
+    config = resolve(changed(algorithm__name="pflalign", dataset__num_clients=7))
+    signature = inspect.signature(FACTORIES["algorithm"]["pflalign"])
+    assert config.algorithm.beta == signature.parameters["beta"].default
+    assert config.dataset.num_clients == 7
+    assert "features" not in config.model and "conv" not in config.model
+
+
+def test_learning_rate_is_the_experiments_own_for_the_algorithm():
+    config = default_config()
+    config.learning_rates.fedavg = 0.7
+    config.algorithm.name = "fedavg"
+    assert resolve(config).algorithm.learning_rate == 0.7
+    config.algorithm.learning_rate = 0.2
+    assert resolve(config).algorithm.learning_rate == 0.2
+
+
+def test_every_field_is_explained():
+    fields = {
+        f"{section}.{key}"
+        for section, factories in FACTORIES.items()
+        for name in factories
+        for key in parameters(section, name)
+    }
+    sections = {f"{section}.name" for section in FACTORIES}
+    assert fields | sections | {"learning_rates"} == set(HELP)
+    text = explain()
+    for field in fields | set(OWN_FIELDS):
+        assert field in text
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "femnist"])
+def test_experiments_resolve(name):
+    config = importlib.import_module(f"experiments.{name}").get_config()
+    if name == "femnist":
+        with pytest.raises(ConfigError, match=r"config\.dataset\.path is not set"):
+            resolve(config)
+        config.dataset.path = "anywhere"
+    for algorithm in FACTORIES["algorithm"]:
+        config.algorithm.name = algorithm
+        assert resolve(config).algorithm.learning_rate == config.learning_rates[algorithm]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"algorithm__name": "fedavgg"}, r"algorithm\.name='fedavgg'.*did you mean 'fedavg'"),
+        ({"dataset__name": "digit"}, r"dataset\.name='digit'.*did you mean 'digits'"),
+        ({"model__name": "resnet"}, r"model\.name='resnet'.*choose from"),
+        ({"model__conv": "lax"}, r"model\.conv='lax' does not go with model 'mlp'.*hidden"),
+        ({"rounds": 0}, r"config\.rounds=0"),
+        ({"rounds": 1.5}, r"config\.rounds=1\.5.*int"),
+        ({"eval_every": 0}, r"config\.eval_every=0"),
+        ({"cohort_size": "ten"}, r"cohort_size='ten'.*int or NoneType"),
+        ({"dataset__alpha": "big"}, r"dataset\.alpha='big'.*float"),
+        ({"algorithm__beta": True}, r"algorithm\.beta=True.*float"),
+        ({"algorithm__correction": 2}, r"config\.algorithm: .*correction=2"),
+        ({"algorithm__correction": "probable"}, r"config\.algorithm: .*'probable'"),
+        ({"cohort_size": 21}, r"cohort_size=21 .* 20 clients"),
+        ({"client_chunk": 0}, r"client_chunk=0"),
+        ({"local_epochs": 0}, r"local_epochs=0"),
+        ({"batch_size": 0}, r"batch_size=0"),
+        ({"dataset__partition": "dirichle"}, r"'dirichle'.*did you mean 'dirichlet'"),
+        ({"dataset__num_clients": 2000}, r"num_clients=2000"),
+    ],
+)
+def test_bad_values_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        build(changed(**fields))

@@ -35,7 +35,7 @@ setuptools.setup(
     ],
     extras_require={
         # TFDS needs TensorFlow only to download and prepare a dataset.
-        "tensorflow": ["tensorflow>=2.16"],
+        "tensorflow": ["tensorflow>=2.16", "importlib_resources"],
         "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9"],
     },
     classifiers=[

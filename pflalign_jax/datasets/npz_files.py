@@ -72,7 +72,7 @@ def _read(path, split):
         raise DatasetError(f"{path} does not exist; {ADVICE}")
     required = ("x", "y", "client") + (("split",) if split is None else ())
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [name for name in required if name not in file.files]
             if missing:
                 raise DatasetError(

@@ -1,0 +1,107 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pflalign_jax.datasets import DatasetError
+from pflalign_jax.datasets.partition import dirichlet, iid, natural, pathological
+
+LABELS = np.random.default_rng(0).integers(0, 10, 2000)
+
+
+def assert_partition(parts, num_examples, num_clients, min_size=1):
+    assert len(parts) == num_clients
+    assert min(map(len, parts)) >= min_size
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(num_examples))
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    alpha=st.sampled_from([1e-4, 0.01, 0.1, 1.0, 100.0]),
+    num_clients=st.integers(1, 60),
+    num_classes=st.integers(1, 12),
+    min_size=st.integers(1, 5),
+    seed=st.integers(0, 2**31),
+)
+def test_dirichlet_is_a_partition_with_a_minimum(alpha, num_clients, num_classes, min_size, seed):
+    labels = np.random.default_rng(seed).integers(0, num_classes, 400)
+    parts = dirichlet(labels, num_clients, alpha, min_size, seed)
+    assert_partition(parts, 400, num_clients, min_size)
+
+
+def test_dirichlet_ends_where_drawing_again_would_not():
+    labels = np.random.default_rng(1).integers(0, 10, 70_000)
+    start = time.process_time()
+    parts = dirichlet(labels, 500, 0.001, 40, seed=0)
+    assert time.process_time() - start < 5
+    assert_partition(parts, 70_000, 500, 40)
+
+
+def test_alpha_sets_the_skew():
+    def labels_per_client(alpha):
+        parts = dirichlet(LABELS, 10, alpha, 1, seed=0)
+        return np.mean([len(np.unique(LABELS[part])) for part in parts])
+
+    assert labels_per_client(0.05) < 5 < labels_per_client(100.0)
+
+
+def test_pathological_clients_hold_exactly_c_labels():
+    for num_clients, c in ((20, 2), (5, 2), (7, 3), (10, 1), (3, 10)):
+        parts = pathological(LABELS, num_clients, c, seed=0)
+        assert_partition(parts, len(LABELS), num_clients)
+        assert {len(np.unique(LABELS[part])) for part in parts} == {c}
+
+
+def test_iid_is_even():
+    parts = iid(103, 10, seed=0)
+    assert_partition(parts, 103, 10)
+    assert {len(part) for part in parts} == {10, 11}
+
+
+def test_natural_keeps_owners_together():
+    names, parts = natural(np.array([10, 9, 10, 2]))
+    assert names.tolist() == ["2", "9", "10"]
+    assert [part.tolist() for part in parts] == [[3], [1], [0, 2]]
+    names, parts = natural(np.array(["b", "a", "b"]))
+    assert names.tolist() == ["a", "b"] and [p.tolist() for p in parts] == [[1], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda seed: dirichlet(LABELS, 10, 0.1, 5, seed),
+        lambda seed: pathological(LABELS, 10, 2, seed),
+        lambda seed: iid(len(LABELS), 10, seed),
+    ],
+)
+def test_seeded_and_free_of_global_state(draw):
+    np.random.seed(1)  # noqa: NPY002
+    first, state = draw(3), np.random.get_state()[1].copy()  # noqa: NPY002
+    np.random.seed(2)  # noqa: NPY002
+    again, other = draw(3), draw(4)
+    np.random.seed(1)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: dirichlet(LABELS, 10, 0.0, 1, 0), "alpha=0.0"),
+        (lambda: dirichlet(LABELS, 10, float("nan"), 1, 0), "alpha=nan"),
+        (lambda: dirichlet(LABELS, 10, 0.1, 0, 0), "min_examples=0"),
+        (lambda: dirichlet(LABELS, 201, 0.1, 10, 0), "num_clients=201 .* 2010 .* 2000"),
+        (lambda: iid(5, 6, 0), "num_clients=6"),
+        (lambda: iid(5, 0, 0), "num_clients=0"),
+        (lambda: pathological(LABELS, 10, 11, 0), "classes_per_client=11"),
+        (lambda: pathological(LABELS, 10, 0, 0), "classes_per_client=0"),
+        (lambda: pathological(LABELS, 4, 2, 0), "4 clients with 2 labels"),
+        (lambda: pathological(np.array([0, 0, 0, 1]), 4, 1, 0), "label 1 has 1 examples for 2"),
+    ],
+)
+def test_impossible_partitions_are_refused(draw, message):
+    with pytest.raises(DatasetError, match=message):
+        draw()

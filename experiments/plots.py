@@ -6,12 +6,15 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import ClientScores
 
 # Okabe and Ito's palette, safe for colour-blind readers.
 COLOURS = {"global": "#000000", "personal/received": "#0072B2", "personal/adapted": "#D55E00"}
+# The adapted line is thin, so that the received one stays visible where they are equal.
+WIDTHS = {"global": 1.5, "personal/received": 3.5, "personal/adapted": 1.5}
 
 
 def write_plots(
@@ -43,10 +46,20 @@ def learning_curves(title: str, rows: list[dict[str, float]]) -> Figure:
             if key in rows[0]:
                 values = [100 * row[key] for row in rows]
                 label = f"{split}/{model}"
-                accuracy.plot(rounds, values, style, color=colour, label=label, marker=marker)
+                accuracy.plot(
+                    rounds,
+                    values,
+                    style,
+                    color=colour,
+                    linewidth=WIDTHS[model],
+                    label=label,
+                    marker=marker,
+                )
     accuracy.set(xlabel="round", ylabel="accuracy, mean over clients (%)", title=title)
     accuracy.legend(fontsize="x-small")
     loss.plot(rounds, [row["loss/train/mean"] for row in rows], color="#009E73", marker=marker)
+    for axes in (accuracy, loss):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss.set(xlabel="round", ylabel="loss (nats)", title="training loss of the round's cohort")
     return figure
 
@@ -61,8 +74,14 @@ def client_distribution(title: str, scores: Mapping[str, ClientScores]) -> Figur
             continue
         values = np.sort(100 * score.accuracy[score.examples > 0])
         share = 100 * (np.arange(len(values)) + 0.5) / len(values)
-        axes.step(share, values, where="mid", color=colour, label=f"test/{model}")
-    axes.set(xlabel="clients, worst to best (%)", ylabel="accuracy (%)", title=title)
+        axes.step(
+            share, values, where="mid", color=colour, linewidth=WIDTHS[model], label=f"test/{model}"
+        )
+    axes.set(
+        xlabel="clients, worst to best (%)",
+        ylabel="accuracy of a client (%)",
+        title=f"{title}: clients in the last round",
+    )
     axes.legend(fontsize="x-small")
     return figure
 

@@ -72,19 +72,20 @@ def main(argv: list[str]) -> None:
     del argv
     use_devices(_DEVICES.value)
     console = Console()
+    config = _CONFIG.value
     try:
-        vocabulary.resolve(_CONFIG.value)
+        vocabulary.resolve(config)
         path = _WORKDIR.value or default_workdir(
-            flags.FLAGS["config"].config_filename, _CONFIG.value.algorithm.name
+            flags.FLAGS["config"].config_filename, config.algorithm.name
         )
-        experiment = training.build(_CONFIG.value)
+        experiment = training.build(config)
         path = workdir.create(path)
         with show.progress(experiment.config.rounds, console) as on_round:
             outcome = training.train(experiment, path, on_round)
     except USER_ERRORS as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail(f"interrupted; the rounds measured up to here are in {path}")
+        fail("interrupted; the rounds evaluated before are in the workdir, if there were any")
     title = f"{experiment.config.algorithm.name} on {experiment.dataset.name}"
     plots.write_plots(path / "plots", title, outcome.rows, outcome.scores, experiment.dataset)
     console.print(show.score_table(outcome.summary))

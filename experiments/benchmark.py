@@ -13,7 +13,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
@@ -128,6 +128,7 @@ def measure(rounds: int, client_chunk: int | None) -> dict[str, object]:
 def main(argv: list[str]) -> None:
     """Measure, print, and write if asked."""
     del argv
+    logging.set_verbosity(logging.WARNING)
     use_devices(_DEVICES.value)
     figures = measure(_ROUNDS.value, _CHUNK.value)
     table = Table(

@@ -8,7 +8,7 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -154,17 +154,17 @@ def _checked(name, value, kind):
     """Return ``value`` as ``kind``, or raise a `ConfigError`."""
     options = typing.get_args(kind) if _is_union(kind) else (kind,)
     for option in options:
-        option = typing.get_origin(option) or option
-        if option is object or (value is None and option is type(None)):
+        origin = typing.get_origin(option) or option
+        if origin is object or (value is None and origin is types.NoneType):
             return value
-        if isinstance(value, option if isinstance(option, type) else object) and not (
-            isinstance(value, bool) and option is not bool
-        ):
-            return value
-        if option is float and isinstance(value, int) and not isinstance(value, bool):
+        if origin is float and type(value) in (int, float):
             return float(value)
-        if option is typing.get_origin(typing.Sequence[int]) and isinstance(value, list | tuple):
-            return tuple(value)
+        if origin in (tuple, Sequence) and isinstance(value, list | tuple):
+            items = set(typing.get_args(option)) - {...}
+            if all(type(item) in items for item in value):
+                return tuple(value)
+        if type(value) is origin:
+            return value
     wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options)
     raise ConfigError(f"config.{name}={value!r} is not allowed; it must be {wanted}")
 

@@ -13,4 +13,5 @@ def use_devices(count: int | None) -> None:
     ``--xla_force_host_platform_device_count`` in ``XLA_FLAGS`` wins.
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", count or len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        jax.config.update("jax_num_cpu_devices", count or cores)

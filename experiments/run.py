@@ -9,7 +9,7 @@ import pathlib
 import sys
 import time
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
@@ -70,6 +70,7 @@ def default_workdir(config_file: str, algorithm: str) -> str:
 def main(argv: list[str]) -> None:
     """Run the experiment of ``--config``."""
     del argv
+    logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
     use_devices(_DEVICES.value)
     console = Console()
     config = _CONFIG.value

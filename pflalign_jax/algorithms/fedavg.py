@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from pflalign_jax.federated import Algorithm, ClientOutput, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
 
 
 class ServerState(NamedTuple):
@@ -31,7 +31,7 @@ def fedavg(
       McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
       Data", AISTATS 2017, Algorithm 1.
     """
-    tx = optax.sgd(learning_rate)
+    tx = local_sgd(learning_rate)
     local = local_training(loss, tx, local_epochs=local_epochs, batch_size=batch_size)
 
     def client_update(server, client, data, key):

@@ -2,9 +2,7 @@
 
 from typing import Any, NamedTuple
 
-import optax
-
-from pflalign_jax.federated import Algorithm, ClientOutput, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
 
 
 class ClientState(NamedTuple):
@@ -26,7 +24,7 @@ def local(
       learning_rate: of SGD.
       local_epochs, batch_size: local work per round.
     """
-    tx = optax.sgd(learning_rate)
+    tx = local_sgd(learning_rate)
     training = local_training(loss, tx, local_epochs=local_epochs, batch_size=batch_size)
 
     def client_update(received, client, data, key):

@@ -8,7 +8,7 @@ from pflalign_jax.federated.federation import (
     RoundResult,
     federate,
 )
-from pflalign_jax.federated.local import LocalResult, LocalTraining, local_training
+from pflalign_jax.federated.local import LocalResult, LocalTraining, local_sgd, local_training
 
 __all__ = [
     "Algorithm",
@@ -22,6 +22,7 @@ __all__ = [
     "Mean",
     "RoundResult",
     "federate",
+    "local_sgd",
     "local_training",
     "summarise",
 ]

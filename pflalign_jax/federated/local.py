@@ -1,5 +1,6 @@
 """The one local training loop that all algorithms share."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -99,6 +100,17 @@ def local_training(
         return LocalResult(params, opt_state, {"loss": total})
 
     return LocalTraining(num_steps, train)
+
+
+def local_sgd(learning_rate: float) -> optax.GradientTransformation:
+    """Return plain SGD, the local optimiser of most algorithms.
+
+    Raises:
+      ValueError: unless ``learning_rate`` is finite and >= 0.
+    """
+    if not 0 <= learning_rate < math.inf:
+        raise ValueError(f"learning_rate={learning_rate!r} is not allowed; it must be finite, >= 0")
+    return optax.sgd(learning_rate)
 
 
 def epoch_order(key: jax.Array, data: ClientData) -> jax.Array:

@@ -41,6 +41,12 @@ def test_learning_rate_is_the_experiments_own_for_the_algorithm():
     assert resolve(config).algorithm.learning_rate == 0.2
 
 
+@pytest.mark.parametrize("name", FACTORIES["algorithm"])
+def test_negative_learning_rates_are_refused(name):
+    with pytest.raises(ConfigError, match=r"learning_rate=-0\.5"):
+        build(changed(algorithm__name=name, algorithm__learning_rate=-0.5))
+
+
 def test_every_field_is_explained():
     fields = {
         f"{section}.{key}"
@@ -80,6 +86,9 @@ def test_experiments_resolve(name):
         ({"cohort_size": "ten"}, r"cohort_size='ten'.*int or NoneType"),
         ({"dataset__alpha": "big"}, r"dataset\.alpha='big'.*float"),
         ({"algorithm__beta": True}, r"algorithm\.beta=True.*float"),
+        ({"model__hidden": "wide"}, r"model\.hidden='wide'.*Sequence"),
+        ({"model__hidden": (8, "9")}, r"model\.hidden=\(8, '9'\)"),
+        ({"algorithm__learning_rate": -1.0}, r"config\.algorithm: .*learning_rate=-1\.0"),
         ({"algorithm__correction": 2}, r"config\.algorithm: .*correction=2"),
         ({"algorithm__correction": "probable"}, r"config\.algorithm: .*'probable'"),
         ({"cohort_size": 21}, r"cohort_size=21 .* 20 clients"),

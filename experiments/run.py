@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
     use_devices(_DEVICES.value)
     console = Console()
-    config = _CONFIG.value
+    config, path = _CONFIG.value, None
     try:
         vocabulary.resolve(config)
         path = _WORKDIR.value or default_workdir(
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
     except USER_ERRORS as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted; the rounds evaluated before are in the workdir, if there were any")
+        fail(f"interrupted; rounds evaluated before, if any, are in {path}")
     title = f"{experiment.config.algorithm.name} on {experiment.dataset.name}"
     plots.write_plots(path / "plots", title, outcome.rows, outcome.scores, experiment.dataset)
     console.print(show.score_table(outcome.summary))

@@ -1,4 +1,4 @@
-"""The round engine: one jitted function per round over a mesh of devices."""
+"""A federation as functions: clients placed on devices, rounds, scores by client."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -7,18 +7,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets.base import FederatedDataset
-from pflalign_jax.federated.algorithm import Algorithm, ClientData
-from pflalign_jax.federated.evaluation import ClientScores, score_client
+from pflalign_jax.federated.algorithm import Algorithm
+from pflalign_jax.federated.evaluation import ClientScores
 from pflalign_jax.federated.participation import sample_cohort
 from pflalign_jax.federated.placement import AXIS, place_clients, place_data
-from pflalign_jax.federated.rows import each, read_rows, visit_rows, write_rows
+from pflalign_jax.federated.step import (
+    COHORT,
+    INIT,
+    OWN,
+    SAME,
+    Setting,
+    output_shapes,
+    own_block,
+    round_step,
+    score_step,
+)
 from pflalign_jax.models import Model
-
-_INIT, _COHORT, _LOCAL, _ADAPT = range(4)
-"""What a random draw is for: ``fold_in(key, purpose)``, then round, then client id."""
 
 
 class FederationState(NamedTuple):
@@ -135,8 +142,9 @@ def federate(
     eval_splits = tuple(split for split in data.splits if split != "train")
     if eval_batch_size is None:
         eval_batch_size = _eval_batch_size(dataset)
-    sharded = NamedSharding(mesh, PartitionSpec(AXIS))
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    setting = Setting(algorithm, model.apply, mesh, client_chunk, eval_batch_size)
+    train_round, score_clients = round_step(setting), score_step(setting)
+    sharded, everywhere = NamedSharding(mesh, OWN), NamedSharding(mesh, SAME)
 
     def rows_of(cohort, room):
         """Return ``[D, S]`` rows, the largest clients first, and ``[D]`` counts."""
@@ -149,145 +157,6 @@ def federate(
         return jax.device_put((rows.astype(np.int32), counts), sharded)
 
     everyone = rows_of(np.arange(num_clients), placement.rows)
-
-    def client_data(data, start, size):
-        train = data.splits["train"]
-        return ClientData(train.x, train.y, start, size, data.positions, data.mean, data.std)
-
-    def update_chunk(received, states, data, rows, key):
-        """Run ``client_update`` on a chunk; also returns ``[chunk]`` training sizes."""
-        train = data.splits["train"]
-        starts, sizes, ids = read_rows((train.start, train.size, data.ids), rows)
-
-        def one(state, start, size, client_id):
-            client_key = jax.random.fold_in(key, client_id)
-            return algorithm.client_update(
-                received, state, client_data(data, start, size), client_key
-            )
-
-        return each(one, rows, states, starts, sizes, ids), sizes
-
-    def score_chunk(params, data, rows, table, *, shared=False):
-        """Write a chunk's scores of ``[chunk, ...]`` (or shared) params into ``table``."""
-        for split in eval_splits:
-            block = data.splits[split]
-            starts, sizes = read_rows((block.start, block.size), rows)
-            score = functools.partial(
-                score_client, model.apply, mean=data.mean, std=data.std, batch_size=eval_batch_size
-            )
-
-            def one(start, size, *own, block=block, score=score):
-                return score(params if shared else own[0], block.x, block.y, start, size)
-
-            own = () if shared else (params,)
-            table = {
-                **table,
-                split: write_rows(table[split], rows, each(one, rows, starts, sizes, *own)),
-            }
-        return table
-
-    def empty_table():
-        zeros = jnp.zeros(placement.rows)
-        return {split: (zeros, zeros) for split in eval_splits}
-
-    def per_device(function, **specs):
-        """Jit ``function`` of one device's blocks over the mesh."""
-        return jax.shard_map(function, mesh=mesh, check_vma=False, **specs)
-
-    own, same = PartitionSpec(AXIS), PartitionSpec()
-    data_specs = data._replace(
-        splits=jax.tree.map(lambda _: own, data.splits),
-        ids=own,
-        positions=same,
-        mean=same,
-        std=same,
-    )
-
-    def local_block(data):
-        """Drop the leading device axis, which is 1 on each device."""
-        splits, ids = jax.tree.map(lambda a: a[0], (data.splits, data.ids))
-        return data._replace(splits=splits, ids=ids)
-
-    @functools.partial(jax.jit, static_argnames="score", donate_argnames="clients")
-    def round_step(key, round_index, server, clients, data, rows, counts, *, score):
-        @functools.partial(
-            per_device,
-            in_specs=(same, same, same, own, data_specs, own, own),
-            out_specs=(same, own, same, own),
-        )
-        def step(key, round_index, server, clients, data, rows, counts):
-            data, rows, count = local_block(data), rows[0], counts[0]
-            clients = jax.tree.map(lambda a: a[0], clients)
-            received = algorithm.broadcast(server)
-            local_key = jax.random.fold_in(jax.random.fold_in(key, _LOCAL), round_index)
-            wide = functools.partial(jnp.promote_types, jnp.float32)
-            total = jax.tree.map(lambda a: jnp.zeros(a.shape, wide(a.dtype)), sent.message)
-            metrics = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sent.metrics)
-
-            def visit(carry, chosen):
-                clients, total, weight, metrics, table = carry
-                output, sizes = update_chunk(
-                    received, read_rows(clients, chosen), data, chosen, local_key
-                )
-                weights, real = (a.astype(jnp.float32) for a in (sizes, sizes > 0))
-                total = jax.tree.map(_add_weighted(weights), total, output.message)
-                metrics = jax.tree.map(_add_weighted(real), metrics, output.metrics)
-                if score:
-                    table = score_chunk(output.params, data, chosen, table)
-                clients = write_rows(clients, chosen, output.state)
-                return clients, total, weight + weights.sum(), metrics, table
-
-            table = empty_table() if score else {}
-            carry = (clients, total, jnp.zeros(()), metrics, table)
-            clients, *sums, table = visit_rows(visit, carry, rows, count, client_chunk)
-            total, weight, metrics = jax.lax.psum(sums, AXIS)
-            mean = jax.tree.map(
-                lambda t, a: (t / weight.astype(t.dtype)).astype(a.dtype), total, sent.message
-            )
-            server = algorithm.server_update(server, mean)
-            return server, *jax.tree.map(lambda a: a[None], (clients,)), metrics, _lead(table)
-
-        server, clients, metrics, table = step(
-            key, round_index, server, clients, data, rows, counts
-        )
-        means = {name: mean.total / mean.weight for name, mean in metrics.items()}
-        return server, clients, round_index + 1, means, table
-
-    @functools.partial(jax.jit, static_argnames="adapt")
-    def score_step(key, round_index, server, clients, data, rows, counts, *, adapt):
-        @functools.partial(
-            per_device,
-            in_specs=(same, same, same, own, data_specs, own, own),
-            out_specs=own,
-        )
-        def step(key, round_index, server, clients, data, rows, counts):
-            data, rows, count = local_block(data), rows[0], counts[0]
-            clients = jax.tree.map(lambda a: a[0], clients)
-            received = algorithm.broadcast(server)
-            adapt_key = jax.random.fold_in(jax.random.fold_in(key, _ADAPT), round_index)
-
-            def visit(tables, chosen):
-                tables = dict(tables)
-                states = read_rows(clients, chosen)
-
-                def score(name, params, shared=False):
-                    tables[name] = score_chunk(params, data, chosen, tables[name], shared=shared)
-
-                if algorithm.global_params is not None:
-                    score("global", algorithm.global_params(received), shared=True)
-                start = functools.partial(algorithm.personal_params, received)
-                score("personal/received", each(start, chosen, states))
-                if adapt:
-                    output, _ = update_chunk(received, states, data, chosen, adapt_key)
-                    score("personal/adapted", output.params)
-                return tables
-
-            names = [] if algorithm.global_params is None else ["global"]
-            names += ["personal/received"] + (["personal/adapted"] if adapt else [])
-            tables = {name: empty_table() for name in names}
-            return _lead(visit_rows(visit, tables, rows, count, client_chunk))
-
-        return step(key, round_index, server, clients, data, rows, counts)
 
     def named_scores(table, name, cohort=slice(None)):
         """Return one model's `ClientScores` by split, in the dataset's order."""
@@ -304,18 +173,7 @@ def federate(
 
     def first_params(key):
         example = jnp.zeros((1, *dataset.x.shape[1:]), jnp.float32)
-        return model.init(jax.random.fold_in(key, _INIT), example)
-
-    def one_client(key, data):
-        """Return what a client receives and sends, for shapes only."""
-        server, client = algorithm.init(first_params(key))
-        received = algorithm.broadcast(server)
-        train = jax.tree.map(lambda a: a[0], data.splits["train"])
-        data = data._replace(splits={**data.splits, "train": train})
-        window = client_data(data, train.start[0], train.size[0])
-        return received, algorithm.client_update(received, client, window, key)
-
-    received, sent = jax.eval_shape(one_client, jax.random.key(0), data)
+        return model.init(jax.random.fold_in(key, INIT), example)
 
     def stack(tree):
         shape = (mesh.size, placement.rows)
@@ -337,24 +195,24 @@ def federate(
     def draw_cohort(state):
         if cohort_size == num_clients:
             return np.arange(num_clients), everyone
-        cohort_key = jax.random.fold_in(state.key, _COHORT)
+        cohort_key = jax.random.fold_in(state.key, COHORT)
         cohort = sample_cohort(cohort_key, state.round, dataset.client_ids, cohort_size)
         return cohort, rows_of(cohort, min(cohort_size, placement.rows))
 
     def lower_round(state):
         _, (rows, counts) = draw_cohort(state)
-        return round_step.lower(*state, data, rows, counts, score=False)
+        return train_round.lower(*state, data, rows, counts, score=False)
 
     def run_round(state, score=False):
         cohort, (rows, counts) = draw_cohort(state)
-        server, clients, done, metrics, table = round_step(*state, data, rows, counts, score=score)
+        server, clients, done, metrics, table = train_round(*state, data, rows, counts, score=score)
         adapted = named_scores(table, "personal/adapted", cohort) if score else {}
         return FederationState(state.key, done, server, clients), RoundResult(
             cohort, metrics, adapted
         )
 
     def evaluate(state, adapt=True):
-        tables = score_step(*state, data, *everyone, adapt=adapt)
+        tables = score_clients(*state, data, *everyone, adapt=adapt)
         return {k: v for name, t in tables.items() for k, v in named_scores(t, name).items()}
 
     def client_state(state, k):
@@ -367,6 +225,15 @@ def federate(
         received = algorithm.broadcast(state.server)
         return algorithm.personal_params(received, client_state(state, k))
 
+    def exchanged(state, data):
+        """Return what one client receives and sends, for their shapes."""
+        clients, block = own_block(state.clients, data)
+        received = algorithm.broadcast(state.server)
+        return received, output_shapes(setting, received, clients, block).message
+
+    shapes = jax.eval_shape(exchanged, jax.eval_shape(init, jax.random.key(0)), data)
+    bytes_down, bytes_up = (cohort_size * _num_bytes(tree) for tree in shapes)
+
     return Federation(
         init,
         run_round,
@@ -374,25 +241,11 @@ def federate(
         client_state,
         personal_params,
         lower_round,
-        (cohort_size * _num_bytes(sent.message), cohort_size * _num_bytes(received)),
+        (bytes_up, bytes_down),
         cohort_size,
         client_chunk,
         mesh,
     )
-
-
-def _add_weighted(weights):
-    """Return ``(sum, values) -> sum + Σ weights * values`` over ``[chunk, ...]`` values."""
-
-    def add(total, values):
-        return total + jnp.tensordot(weights.astype(total.dtype), values.astype(total.dtype), 1)
-
-    return add
-
-
-def _lead(tree):
-    """Put back the leading device axis."""
-    return jax.tree.map(lambda a: a[None], tree)
 
 
 def _eval_batch_size(dataset):

@@ -1,0 +1,243 @@
+"""The device programs: one round, and one pass of scoring, over a mesh of devices.
+
+Inside, every function works on one device's block: leaves ``[R, ...]`` of its R client rows.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput
+from pflalign_jax.federated.evaluation import score_client
+from pflalign_jax.federated.placement import AXIS, PlacedData
+from pflalign_jax.federated.rows import each, read_rows, visit_rows, write_rows
+
+INIT, COHORT, LOCAL, ADAPT = range(4)
+"""What a random draw is for: ``fold_in(key, purpose)``, then round, then client id."""
+
+OWN, SAME = PartitionSpec(AXIS), PartitionSpec()
+
+
+class Setting(NamedTuple):
+    """What is fixed when the programs are built.
+
+    Attributes:
+      algorithm: see `Algorithm`.
+      apply: ``(params, x) -> logits``, for scores.
+      mesh: devices along the one axis ``clients``.
+      client_chunk: clients vmapped at a time on one device.
+      eval_batch_size: examples per step when scoring.
+    """
+
+    algorithm: Algorithm
+    apply: Callable[[Any, jax.Array], jax.Array]
+    mesh: Mesh
+    client_chunk: int
+    eval_batch_size: int
+
+
+def round_step(setting: Setting) -> Callable:
+    """Return the jitted round.
+
+    Its arguments: ``key, round_index, server, clients, data, rows, counts`` and the static
+    ``score``; ``rows`` is ``[D, S]`` int32, each device's members of the cohort, ``counts``
+    ``[D]`` how many are real. ``clients`` is donated.
+
+    It returns the next ``server``, ``clients`` and ``round_index``, the training metrics as means
+    over the cohort, and a score table of the local models (empty without ``score``).
+    """
+    algorithm = setting.algorithm
+
+    def device_round(key, round_index, server, clients, data, rows, counts, *, score):
+        clients, data, rows, count = *own_block(clients, data), rows[0], counts[0]
+        received = algorithm.broadcast(server)
+        local_key = jax.random.fold_in(jax.random.fold_in(key, LOCAL), round_index)
+        sent = output_shapes(setting, received, clients, data)
+        total = jax.tree.map(lambda a: jnp.zeros(a.shape, _wide(a.dtype)), sent.message)
+        metrics = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sent.metrics)
+
+        def visit(carry, chosen):
+            clients, total, weight, metrics, table = carry
+            states = read_rows(clients, chosen)
+            output, sizes = _update_chunk(setting, received, states, data, chosen, local_key)
+            weights, real = (a.astype(jnp.float32) for a in (sizes, sizes > 0))
+            total = jax.tree.map(_add_weighted(weights), total, output.message)
+            metrics = jax.tree.map(_add_weighted(real), metrics, output.metrics)
+            if score:
+                table = _score_chunk(setting, output.params, data, chosen, table)
+            clients = write_rows(clients, chosen, output.state)
+            return clients, total, weight + weights.sum(), metrics, table
+
+        table = _empty_table(data) if score else {}
+        carry = (clients, total, jnp.zeros(()), metrics, table)
+        clients, *sums, table = visit_rows(visit, carry, rows, count, setting.client_chunk)
+        total, weight, metrics = jax.lax.psum(sums, AXIS)
+        mean = jax.tree.map(
+            lambda t, a: (t / weight.astype(t.dtype)).astype(a.dtype), total, sent.message
+        )
+        return algorithm.server_update(server, mean), _lead(clients), metrics, _lead(table)
+
+    @functools.partial(jax.jit, static_argnames="score", donate_argnames="clients")
+    def train_round(key, round_index, server, clients, data, rows, counts, *, score):
+        program = _over_devices(
+            setting, functools.partial(device_round, score=score), data, (SAME, OWN, SAME, OWN)
+        )
+        server, clients, metrics, table = program(
+            key, round_index, server, clients, data, rows, counts
+        )
+        means = {name: mean.total / mean.weight for name, mean in metrics.items()}
+        return server, clients, round_index + 1, means, table
+
+    return train_round
+
+
+def score_step(setting: Setting) -> Callable:
+    """Return the jitted scoring of clients; nothing is changed.
+
+    Its arguments are those of `round_step`, with the static ``adapt`` instead of ``score``. It
+    returns ``{model name: score table}``; with ``adapt`` the clients are trained from the current
+    global model as well, with draws of their own, and scored after it.
+    """
+    algorithm = setting.algorithm
+    names = [] if algorithm.global_params is None else ["global"]
+
+    def device_scores(key, round_index, server, clients, data, rows, counts, *, adapt):
+        clients, data, rows, count = *own_block(clients, data), rows[0], counts[0]
+        received = algorithm.broadcast(server)
+        adapt_key = jax.random.fold_in(jax.random.fold_in(key, ADAPT), round_index)
+
+        def visit(tables, chosen):
+            tables, states = dict(tables), read_rows(clients, chosen)
+
+            def score(name, params, shared=False):
+                tables[name] = _score_chunk(setting, params, data, chosen, tables[name], shared)
+
+            if algorithm.global_params is not None:
+                score("global", algorithm.global_params(received), shared=True)
+            start = functools.partial(algorithm.personal_params, received)
+            score("personal/received", each(start, chosen, states))
+            if adapt:
+                output, _ = _update_chunk(setting, received, states, data, chosen, adapt_key)
+                score("personal/adapted", output.params)
+            return tables
+
+        scored = [*names, "personal/received"] + (["personal/adapted"] if adapt else [])
+        tables = {name: _empty_table(data) for name in scored}
+        return _lead(visit_rows(visit, tables, rows, count, setting.client_chunk))
+
+    @functools.partial(jax.jit, static_argnames="adapt")
+    def score_clients(key, round_index, server, clients, data, rows, counts, *, adapt):
+        program = _over_devices(setting, functools.partial(device_scores, adapt=adapt), data, OWN)
+        return program(key, round_index, server, clients, data, rows, counts)
+
+    return score_clients
+
+
+def output_shapes(setting: Setting, received: Any, clients: Any, data: PlacedData) -> ClientOutput:
+    """Return the shapes of one client's output, from one device's block."""
+
+    def one(received, clients, data):
+        client = jax.tree.map(lambda a: a[0], clients)
+        train = data.splits["train"]
+        window = _client_data(data, train.start[0], train.size[0])
+        return setting.algorithm.client_update(received, client, window, jax.random.key(0))
+
+    return jax.eval_shape(one, received, clients, data)
+
+
+def _over_devices(setting, function, data, out_specs):
+    """Return ``function`` of each device's blocks over the mesh."""
+    specs = data._replace(
+        splits=jax.tree.map(lambda _: OWN, data.splits),
+        ids=OWN,
+        positions=SAME,
+        mean=SAME,
+        std=SAME,
+    )
+    return jax.shard_map(
+        function,
+        mesh=setting.mesh,
+        in_specs=(SAME, SAME, SAME, OWN, specs, OWN, OWN),
+        out_specs=out_specs,
+        check_vma=False,
+    )
+
+
+def _update_chunk(setting, received, states, data, rows, key):
+    """Run ``client_update`` on a chunk; also return its ``[chunk]`` training sizes."""
+    train = data.splits["train"]
+    starts, sizes, ids = read_rows((train.start, train.size, data.ids), rows)
+
+    def one(state, start, size, client_id):
+        window = _client_data(data, start, size)
+        client_key = jax.random.fold_in(key, client_id)
+        return setting.algorithm.client_update(received, state, window, client_key)
+
+    return each(one, rows, states, starts, sizes, ids), sizes
+
+
+def _score_chunk(setting, params, data, rows, table, shared=False):
+    """Write a chunk's scores of ``[chunk, ...]`` params, or of shared ones, into ``table``."""
+    written = {}
+    for split in table:
+        block = data.splits[split]
+        score = functools.partial(
+            score_client,
+            setting.apply,
+            x=block.x,
+            y=block.y,
+            mean=data.mean,
+            std=data.std,
+            batch_size=setting.eval_batch_size,
+        )
+        starts, sizes = read_rows((block.start, block.size), rows)
+        if shared:
+            scores = each(functools.partial(_swap(score), params), rows, starts, sizes)
+        else:
+            scores = each(_swap(score), rows, params, starts, sizes)
+        written[split] = write_rows(table[split], rows, scores)
+    return written
+
+
+def _swap(score):
+    """Return ``score`` with its array arguments in positions, as `each` passes them."""
+    return lambda params, start, size: score(params, start=start, size=size)
+
+
+def _empty_table(data):
+    """Return ``{split: (hits [R], loss sums [R])}`` of zeros for the splits to be scored."""
+    zeros = jnp.zeros(data.ids.shape)
+    return {split: (zeros, zeros) for split in data.splits if split != "train"}
+
+
+def _client_data(data, start, size):
+    train = data.splits["train"]
+    return ClientData(train.x, train.y, start, size, data.positions, data.mean, data.std)
+
+
+def own_block(clients, data):
+    """Drop the leading device axis, which is 1 on each device."""
+    clients, splits, ids = jax.tree.map(lambda a: a[0], (clients, data.splits, data.ids))
+    return clients, data._replace(splits=splits, ids=ids)
+
+
+def _lead(tree):
+    """Put the leading device axis back."""
+    return jax.tree.map(lambda a: a[None], tree)
+
+
+def _wide(dtype):
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _add_weighted(weights):
+    """Return ``(sum, values) -> sum + Σ weights * values`` over ``[chunk, ...]`` values."""
+
+    def add(total, values):
+        return total + jnp.tensordot(weights.astype(total.dtype), values.astype(total.dtype), 1)
+
+    return add

@@ -107,7 +107,7 @@ def train(
     everyone = federation.cohort_size == dataset.num_clients
     bytes_up, bytes_down = federation.bytes_per_round
     state = federation.init(jax.random.key(config.seed))
-    rows, scores, since, training_seconds = [], {}, 0, 0.0
+    rows, scores, since, steps, training_seconds = [], {}, 0, 0, 0.0
     begin = time.perf_counter()
     for done in range(1, config.rounds + 1):
         evaluated = done % config.eval_every == 0 or done == config.rounds
@@ -115,6 +115,7 @@ def train(
         state, result = federation.run_round(state, score=evaluated and everyone)
         loss = float(result.metrics["loss"])
         training_seconds, since = training_seconds + time.perf_counter() - start, since + 1
+        steps += int(result.work.useful)
         if not math.isfinite(loss):
             raise DivergedError(
                 f"round {done}: the training loss is {loss}; what was measured up to here is in "
@@ -130,6 +131,11 @@ def train(
                 "seconds": training_seconds / since,
                 "seconds_evaluation": time.perf_counter() - start,
                 "seconds_total": time.perf_counter() - begin,
+                "client_steps_per_second": steps / training_seconds,
+                "executed_over_useful_steps": int(result.work.executed) / int(result.work.useful),
+                "slowest_over_mean_device": federation.mesh.size
+                * int(result.work.slowest)
+                / int(result.work.all_devices),
                 "bytes_up": bytes_up,
                 "bytes_down": bytes_down,
                 "loss/train/mean": loss,
@@ -137,7 +143,7 @@ def train(
             }
             files.append_metrics(workdir, row)
             files.append_clients(workdir, done, dataset.client_names, scores)
-            rows, since, training_seconds = [*rows, row], 0, 0.0
+            rows, since, steps, training_seconds = [*rows, row], 0, 0, 0.0
         on_round(done, row)
     summary = summary_of(experiment, rows)
     files.write_json(workdir / "summary.json", summary)

@@ -35,9 +35,9 @@ def fedavg(
     local = local_training(loss, tx, local_epochs=local_epochs, batch_size=batch_size)
 
     def client_update(server, client, data, key):
-        params, _, metrics = local.train(server.params, tx.init(server.params), data, key)
-        delta = optax.tree.sub(params, server.params)
-        return ClientOutput(delta, client, params, metrics)
+        result = local.train(server.params, tx.init(server.params), data, key)
+        delta = optax.tree.sub(result.params, server.params)
+        return ClientOutput(delta, client, result.params, result.steps, result.metrics)
 
     def server_update(server, mean_delta):
         return ServerState(optax.apply_updates(server.params, mean_delta))

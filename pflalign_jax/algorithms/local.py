@@ -29,8 +29,9 @@ def local(
 
     def client_update(received, client, data, key):
         del received
-        params, _, metrics = training.train(client.params, tx.init(client.params), data, key)
-        return ClientOutput((), ClientState(params), params, metrics)
+        result = training.train(client.params, tx.init(client.params), data, key)
+        state = ClientState(result.params)
+        return ClientOutput((), state, result.params, result.steps, result.metrics)
 
     return Algorithm(
         init=lambda params: ((), ClientState(params)),

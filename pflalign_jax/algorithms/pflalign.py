@@ -75,10 +75,11 @@ def pflalign(
         if realignment:
             extra = {"direction": client.direction, "num_steps": local.num_steps(data)}
         start = personal_params(server, client)
-        params, align, metrics = local.train(start, new_round(client.align), data, key, **extra)
-        delta = direction(params, server.params)
-        state = ClientState(delta if realignment else None, align._replace(m=None))
-        return ClientOutput(delta, state, params, metrics)
+        result = local.train(start, new_round(client.align), data, key, **extra)
+        delta = direction(result.params, server.params)
+        align = result.opt_state._replace(m=None)
+        state = ClientState(delta if realignment else None, align)
+        return ClientOutput(delta, state, result.params, result.steps, result.metrics)
 
     def server_update(server, mean_delta):
         return ServerState(optax.apply_updates(server.params, mean_delta))

@@ -48,12 +48,14 @@ class ClientOutput(NamedTuple):
         nothing is sent.
       state: the client's next state, same structure, shapes and dtypes as before.
       params: the client's model after its local steps, scored as ``personal / adapted``.
+      steps: int32 scalar, local steps taken, to account for work.
       metrics: name to `Mean`, merged over the cohort.
     """
 
     message: Any
     state: Any
     params: Any
+    steps: jax.Array
     metrics: Mapping[str, Mean]
 
 

@@ -20,6 +20,7 @@ from pflalign_jax.federated.step import (
     OWN,
     SAME,
     Setting,
+    Work,
     output_shapes,
     own_block,
     round_step,
@@ -51,12 +52,14 @@ class RoundResult(NamedTuple):
     Attributes:
       cohort: ``[C]`` int, positions of the clients that took part.
       metrics: name to scalar array, means over the cohort, e.g. ``loss`` in training (nats).
+      work: what the round cost in local steps.
       adapted: name ``split/personal/adapted`` to `ClientScores` of the cohort's models after
         their local steps; empty unless asked for. Clients outside the cohort have no examples.
     """
 
     cohort: np.ndarray
     metrics: Mapping[str, jax.Array]
+    work: Work
     adapted: Mapping[str, ClientScores]
 
 
@@ -205,10 +208,12 @@ def federate(
 
     def run_round(state, score=False):
         cohort, (rows, counts) = draw_cohort(state)
-        server, clients, done, metrics, table = train_round(*state, data, rows, counts, score=score)
+        server, clients, done, metrics, work, table = train_round(
+            *state, data, rows, counts, score=score
+        )
         adapted = named_scores(table, "personal/adapted", cohort) if score else {}
         return FederationState(state.key, done, server, clients), RoundResult(
-            cohort, metrics, adapted
+            cohort, metrics, work, adapted
         )
 
     def evaluate(state, adapt=True):

@@ -17,11 +17,13 @@ class LocalResult(NamedTuple):
 
     Attributes:
       params, opt_state: after the last step.
+      steps: int32 scalar, T, how many there were.
       metrics: ``{"loss": Mean}``, the training loss over the examples seen, in nats.
     """
 
     params: Any
     opt_state: Any
+    steps: jax.Array
     metrics: dict[str, Mean]
 
 
@@ -94,10 +96,9 @@ def local_training(
             return params, opt_state, total
 
         zero = Mean(jnp.zeros(()), jnp.zeros(()))
-        params, opt_state, total = jax.lax.fori_loop(
-            0, num_steps(data), step, (params, opt_state, zero)
-        )
-        return LocalResult(params, opt_state, {"loss": total})
+        steps = num_steps(data)
+        params, opt_state, total = jax.lax.fori_loop(0, steps, step, (params, opt_state, zero))
+        return LocalResult(params, opt_state, steps, {"loss": total})
 
     return LocalTraining(num_steps, train)
 

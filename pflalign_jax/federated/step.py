@@ -22,6 +22,24 @@ INIT, COHORT, LOCAL, ADAPT = range(4)
 OWN, SAME = PartitionSpec(AXIS), PartitionSpec()
 
 
+class Work(NamedTuple):
+    """What a round cost, int32 scalars.
+
+    A vmapped chunk of clients runs as long as its longest; the others' steps are masked.
+
+    Attributes:
+      useful: local steps that clients took.
+      executed: local steps that were computed, masked ones included.
+      slowest: loop turns (steps of a whole chunk) of the device that had most.
+      all_devices: loop turns of all devices together.
+    """
+
+    useful: jax.Array
+    executed: jax.Array
+    slowest: jax.Array
+    all_devices: jax.Array
+
+
 class Setting(NamedTuple):
     """What is fixed when the programs are built.
 
@@ -48,7 +66,7 @@ def round_step(setting: Setting) -> Callable:
     ``[D]`` how many are real. ``clients`` is donated.
 
     It returns the next ``server``, ``clients`` and ``round_index``, the training metrics as means
-    over the cohort, and a score table of the local models (empty without ``score``).
+    over the cohort, the `Work`, and a score table of the local models (empty without ``score``).
     """
     algorithm = setting.algorithm
 
@@ -61,7 +79,7 @@ def round_step(setting: Setting) -> Callable:
         metrics = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sent.metrics)
 
         def visit(carry, chosen):
-            clients, total, weight, metrics, table = carry
+            clients, total, weight, metrics, useful, turns, table = carry
             states = read_rows(clients, chosen)
             output, sizes = _update_chunk(setting, received, states, data, chosen, local_key)
             weights, real = (a.astype(jnp.float32) for a in (sizes, sizes > 0))
@@ -70,27 +88,34 @@ def round_step(setting: Setting) -> Callable:
             if score:
                 table = _score_chunk(setting, output.params, data, chosen, table)
             clients = write_rows(clients, chosen, output.state)
-            return clients, total, weight + weights.sum(), metrics, table
+            weight, useful = weight + weights.sum(), useful + output.steps.sum()
+            return clients, total, weight, metrics, useful, turns + output.steps.max(), table
 
         table = _empty_table(data) if score else {}
-        carry = (clients, total, jnp.zeros(()), metrics, table)
-        clients, *sums, table = visit_rows(visit, carry, rows, count, setting.client_chunk)
-        total, weight, metrics = jax.lax.psum(sums, AXIS)
+        none = jnp.zeros((), jnp.int32)
+        carry = (clients, total, jnp.zeros(()), metrics, none, none, table)
+        clients, *sums, turns, table = visit_rows(visit, carry, rows, count, setting.client_chunk)
+        total, weight, metrics, useful, turns_of_all = jax.lax.psum([*sums, turns], AXIS)
+        executed = turns_of_all * setting.client_chunk
+        work = Work(useful, executed, jax.lax.pmax(turns, AXIS), turns_of_all)
         mean = jax.tree.map(
             lambda t, a: (t / weight.astype(t.dtype)).astype(a.dtype), total, sent.message
         )
-        return algorithm.server_update(server, mean), _lead(clients), metrics, _lead(table)
+        return algorithm.server_update(server, mean), _lead(clients), metrics, work, _lead(table)
 
     @functools.partial(jax.jit, static_argnames="score", donate_argnames="clients")
     def train_round(key, round_index, server, clients, data, rows, counts, *, score):
         program = _over_devices(
-            setting, functools.partial(device_round, score=score), data, (SAME, OWN, SAME, OWN)
+            setting,
+            functools.partial(device_round, score=score),
+            data,
+            (SAME, OWN, SAME, SAME, OWN),
         )
-        server, clients, metrics, table = program(
+        server, clients, metrics, work, table = program(
             key, round_index, server, clients, data, rows, counts
         )
         means = {name: mean.total / mean.weight for name, mean in metrics.items()}
-        return server, clients, round_index + 1, means, table
+        return server, clients, round_index + 1, means, work, table
 
     return train_round
 

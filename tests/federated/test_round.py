@@ -133,7 +133,8 @@ def test_message_is_the_mean_weighted_by_training_examples(cohort_size, chunk):
     def client_update(received, client, window, key):
         first = window.x[window.start]
         message = {"one": jax.numpy.ones(()), "first": first}
-        return ClientOutput(message, client + 1, (), {"loss": Mean(first[0], jax.numpy.ones(()))})
+        metrics = {"loss": Mean(first[0], jax.numpy.ones(()))}
+        return ClientOutput(message, client + 1, (), window.size, metrics)
 
     algorithm = Algorithm(
         init=lambda params: ({"one": jax.numpy.zeros(()), "first": jax.numpy.zeros(4)},
@@ -157,6 +158,23 @@ def test_message_is_the_mean_weighted_by_training_examples(cohort_size, chunk):
         assert float(result.metrics["loss"]) == pytest.approx(first[:, 0].mean(), rel=1e-5)
     turns = sum(int(federation.client_state(state, k)) for k in range(data.num_clients))
     assert turns == 3 * federation.cohort_size
+
+
+@pytest.mark.parametrize(("devices", "chunk"), [(1, 1), (1, 3), (2, 1), (2, 2)])
+def test_work_is_counted(devices, chunk):
+    sizes = dataset().splits["train"].sizes
+    algorithm = ALGORITHMS["fedavg"](LOSS, batch_size=5)
+    federation = federate(algorithm, MODEL, dataset(), client_chunk=chunk, mesh=mesh(devices))
+    _, result = federation.run_round(federation.init(jax.random.key(0)))
+    steps = np.sort(-(-sizes // 5))[::-1]
+    work = jax.tree.map(int, result.work)
+    assert work.useful == steps.sum()
+    if devices == 1:
+        turns = sum(steps[i] for i in range(0, len(steps), chunk))  # the largest come first
+        assert (work.slowest, work.all_devices, work.executed) == (turns, turns, turns * chunk)
+    else:
+        assert work.all_devices / 2 <= work.slowest < work.all_devices
+        assert work.executed == chunk * work.all_devices >= work.useful
 
 
 def test_evaluate_changes_nothing():

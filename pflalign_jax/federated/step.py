@@ -207,30 +207,27 @@ def _update_chunk(setting, received, states, data, rows, key):
 
 def _score_chunk(setting, params, data, rows, table, shared=False):
     """Write a chunk's scores of ``[chunk, ...]`` params, or of shared ones, into ``table``."""
-    written = {}
-    for split in table:
-        block = data.splits[split]
-        score = functools.partial(
-            score_client,
+    return {
+        split: write_rows(
+            scores, rows, _score_split(setting, params, data, data.splits[split], rows, shared)
+        )
+        for split, scores in table.items()
+    }
+
+
+def _score_split(setting, params, data, block, rows, shared):
+    """Return sums of hits and losses, ``[chunk]`` each, on one split's `Block`."""
+    starts, sizes = read_rows((block.start, block.size), rows)
+
+    def one(start, size, params=params):
+        return score_client(
             setting.apply,
-            x=block.x,
-            y=block.y,
-            mean=data.mean,
-            std=data.std,
+            params,
+            *(block.x, block.y, start, size, data.mean, data.std),
             batch_size=setting.eval_batch_size,
         )
-        starts, sizes = read_rows((block.start, block.size), rows)
-        if shared:
-            scores = each(functools.partial(_swap(score), params), rows, starts, sizes)
-        else:
-            scores = each(_swap(score), rows, params, starts, sizes)
-        written[split] = write_rows(table[split], rows, scores)
-    return written
 
-
-def _swap(score):
-    """Return ``score`` with its array arguments in positions, as `each` passes them."""
-    return lambda params, start, size: score(params, start=start, size=size)
+    return each(one, rows, starts, sizes, *(() if shared else (params,)))
 
 
 def _empty_table(data):

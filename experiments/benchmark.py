@@ -1,9 +1,9 @@
-"""Time a round of FedAvg and of pFLAlign on the FedAvg CNN, and compare with the machine's peak.
+"""Time a round of FedAvg and of pFLAlign, and compare with the machine's peak.
 
-python -m experiments.benchmark [--json=FILE] [--devices=D] [--client_chunk=C]
+python -m experiments.benchmark [--workload=cnn] [--json=FILE] [--devices=D] [--client_chunk=C]
 
-20 clients with 200 examples of 28x28 noise each, batch 10: 400 client steps per round. The two
-algorithms take turns in one process; reported is the median over rounds.
+Every client has 200 examples of 28x28 noise, batch 10: 20 steps per round. The two algorithms take
+turns in one process; reported is the median over rounds.
 """
 
 import json
@@ -22,8 +22,16 @@ from pflalign_jax import algorithms, models
 from pflalign_jax.datasets import FederatedDataset, Owned
 from pflalign_jax.federated import federate
 
-CLIENTS, EXAMPLES, BATCH = 20, 200, 10
+EXAMPLES, BATCH = 200, 10
+WORKLOADS = {
+    "cnn": (20, lambda: models.cnn(10)),
+    "logistic": (100, lambda: models.logistic(10)),
+    "mlp": (100, lambda: models.mlp(10, hidden=(200,))),
+    "mlp2": (100, lambda: models.mlp(10, hidden=(100, 100))),
+}
+"""Name to the number of clients and the model."""
 
+_WORKLOAD = flags.DEFINE_enum("workload", "cnn", list(WORKLOADS), "What to train.")
 _JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 _DEVICES = flags.DEFINE_integer(
     "devices", None, "Simulated devices on a CPU; default: one per core.", lower_bound=1
@@ -63,32 +71,33 @@ def step_flops(model: models.Model, x: np.ndarray) -> float:
     return gradient.lower(params, batch, jax.random.key(0)).compile().cost_analysis()["flops"]
 
 
-def noise_dataset(seed: int = 0) -> FederatedDataset:
+def noise_dataset(clients: int, seed: int = 0) -> FederatedDataset:
     """Return 28x28 noise with 10 labels, equally many examples for every client."""
     rng = np.random.default_rng(seed)
-    total = CLIENTS * EXAMPLES
-    empty = Owned(np.zeros(0, np.int64), np.zeros(CLIENTS + 1, np.int64))
-    train = Owned(np.arange(total), np.arange(CLIENTS + 1) * EXAMPLES)
+    total = clients * EXAMPLES
+    empty = Owned(np.zeros(0, np.int64), np.zeros(clients + 1, np.int64))
+    train = Owned(np.arange(total), np.arange(clients + 1) * EXAMPLES)
     return FederatedDataset(
         "noise",
         rng.integers(0, 256, (total, 28, 28, 1), dtype=np.uint8),
         rng.integers(0, 10, total, dtype=np.int32),
         10,
         {"train": train, "validation": empty, "test": empty},
-        np.arange(CLIENTS).astype(str),
-        np.arange(CLIENTS, dtype=np.int32),
+        np.arange(clients).astype(str),
+        np.arange(clients, dtype=np.int32),
         np.float32(127.5),
         np.float32(127.5),
     )
 
 
-def measure(rounds: int, client_chunk: int | None) -> dict[str, object]:
+def measure(workload: str, rounds: int, client_chunk: int | None) -> dict[str, object]:
     """Return the benchmark's figures.
 
     ``ms_per_client_step`` is wall time of a round over the client steps in it, on all devices
     together; ``ratio`` is to FedAvg.
     """
-    dataset, model = noise_dataset(), models.cnn(10)
+    clients, make_model = WORKLOADS[workload]
+    dataset, model = noise_dataset(clients), make_model()
     loss = models.cross_entropy(model)
     contenders = {
         "fedavg": algorithms.fedavg(loss, 0.01, batch_size=BATCH),
@@ -108,9 +117,10 @@ def measure(rounds: int, client_chunk: int | None) -> dict[str, object]:
             seconds[name].append(time.perf_counter() - start)
             runs[name] = federation, state
     peak, flops = matmul_peak(), step_flops(model, dataset.x)
-    steps = CLIENTS * EXAMPLES // BATCH
+    steps = clients * EXAMPLES // BATCH
     device = jax.devices()[0]
-    figures = {"device": device.device_kind, "devices": len(jax.devices())}
+    figures = {"workload": workload, "clients": clients, "batch_size": BATCH}
+    figures |= {"device": device.device_kind, "devices": len(jax.devices())}
     figures |= {"client_chunk": runs["fedavg"][0].client_chunk, "matmul_peak_gflops": peak}
     figures |= {"gflop_per_client_step": flops / 1e9, "algorithms": {}}
     reference = np.median(seconds["fedavg"])
@@ -130,12 +140,13 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     use_devices(_DEVICES.value)
-    figures = measure(_ROUNDS.value, _CHUNK.value)
+    figures = measure(_WORKLOAD.value, _ROUNDS.value, _CHUNK.value)
     table = Table(
-        title=f"FedAvg CNN, batch {BATCH}, {CLIENTS} clients on {figures['devices']} "
+        title=f"{figures['workload']}, batch {BATCH}, {figures['clients']} clients on "
+        f"{figures['devices']} "
         f"{figures['device']} devices, {figures['client_chunk']} clients at a time",
         caption=f"matrix product peak {figures['matmul_peak_gflops']:.0f} GFLOP/s; a client step "
-        f"is {1e3 * figures['gflop_per_client_step']:.0f} MFLOP",
+        f"is {1e3 * figures['gflop_per_client_step']:.3g} MFLOP",
     )
     for column in ("algorithm", "ms per client step", "least .. most", "to FedAvg", "of peak"):
         table.add_column(column, justify="right")
@@ -143,8 +154,8 @@ def main(argv: list[str]) -> None:
         least, most = row["spread_ms"]
         table.add_row(
             name,
-            f"{row['ms_per_client_step']:.2f}",
-            f"{least:.2f} .. {most:.2f}",
+            f"{row['ms_per_client_step']:.3g}",
+            f"{least:.3g} .. {most:.3g}",
             f"{row['ratio']:.2f}x",
             f"{100 * row['fraction_of_peak']:.0f} %",
         )

@@ -67,6 +67,7 @@ HELP = {
     "algorithm.precondition": "pflalign: False steps along g instead of P g",
     "algorithm.correction": "pflalign: 'probability', 'sign', 'none' or a constant in [0, 1]",
     "algorithm.realignment": "pflalign: False keeps directions at zero",
+    "algorithm.memory_dtype": "pflalign: 'bfloat16' halves the averages kept between rounds",
     "learning_rates": "step sizes chosen on validation for this experiment, by algorithm",
 }
 

@@ -38,6 +38,7 @@ def pflalign(
     precondition: bool = True,
     correction: str | float = "probability",
     realignment: bool = True,
+    memory_dtype: str | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -53,14 +54,14 @@ def pflalign(
     Args:
       loss: ``(params, Batch, key) -> scalar``, e.g. `pflalign_jax.models.cross_entropy(model)`.
       learning_rate: ``η``; 10 to 100 times what suits FedAvg, since P shrinks the steps.
-      beta, eps, precondition, correction: of `pflalign_jax.align_transform`.
+      beta, eps, precondition, correction, memory_dtype: of `pflalign_jax.align_transform`.
       realignment: False keeps ``Δ`` at zero.
       local_epochs, batch_size: local work per round.
 
     References:
       Kim and Lee, arXiv:2605.02143; see `pflalign_jax.align` for what could be verified.
     """
-    tx = align_transform(learning_rate, beta, eps, precondition, correction)
+    tx = align_transform(learning_rate, beta, eps, precondition, correction, memory_dtype)
     local = local_training(loss, tx, local_epochs=local_epochs, batch_size=batch_size)
 
     def init(params):

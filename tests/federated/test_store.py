@@ -1,0 +1,146 @@
+"""Stores of client states: what is written is read, and a crash leaves a whole round."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pflalign_jax.federated import store as stores
+from pflalign_jax.federated.store import StoreError, disk_store, host_store
+
+FIRST = {"a": jnp.arange(3.0), "b": jnp.ones((), jnp.bfloat16), "n": jnp.zeros((), jnp.int32)}
+
+
+def rows(values):
+    values = np.asarray(values)
+    return {
+        "a": np.outer(values, [1, 2, 3]).astype(np.float32),
+        "b": np.asarray(jnp.asarray(values, jnp.bfloat16)),
+        "n": values.astype(np.int32),
+    }
+
+
+def open_store(kind, path):
+    return host_store(FIRST, 10) if kind == "host" else disk_store(FIRST, 10, path)
+
+
+def assert_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert [a.dtype for a in jax.tree.leaves(found)] == ["float32", "bfloat16", "int32"]
+
+
+@pytest.mark.parametrize("kind", ["host", "disk"])
+def test_reads_what_was_written_and_the_first_state_elsewhere(kind, tmp_path):
+    store = open_store(kind, tmp_path)
+    assert store.last_round() == 0
+    store.write(np.array([7, 2]), rows([70, 20]), 1)
+    store.write(np.array([2, 5]), rows([21, 50]), 2)
+    assert store.last_round() == 2
+    assert_equal(store.read(np.array([5, 7, 2])), rows([50, 70, 21]))
+    first = store.read(np.array([0, 9]))
+    assert_equal(first, jax.tree.map(lambda a: np.stack([np.asarray(a)] * 2), FIRST))
+    store.read(np.array([7]))["a"][:] = -1  # a copy
+    assert_equal(store.read(np.array([7])), rows([70]))
+
+
+def test_a_disk_store_is_continued(tmp_path):
+    disk_store(FIRST, 10, tmp_path).write(np.array([3]), rows([30]), 4)
+    again = disk_store(FIRST, 10, tmp_path)
+    assert again.last_round() == 4
+    assert_equal(again.read(np.array([3])), rows([30]))
+
+
+def test_a_million_clients_cost_nothing_until_written(tmp_path):
+    first = {"w": np.zeros(100_000, np.float32)}
+    store = disk_store(first, 1_000_000, tmp_path)
+    store.write(np.array([999_999]), {"w": np.ones((1, 100_000), np.float32)}, 1)
+    assert store.read(np.array([999_999]))["w"].sum() == 100_000
+    used = sum(path.stat().st_blocks * 512 for path in tmp_path.iterdir())
+    assert used < 20e6
+
+
+def test_a_store_of_other_shapes_is_refused(tmp_path):
+    disk_store(FIRST, 10, tmp_path)
+    with pytest.raises(StoreError, match=r"another run.*'clients': 10"):
+        disk_store(FIRST, 11, tmp_path)
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="file/states cannot hold client states"):
+        disk_store(FIRST, 10, tmp_path / "file" / "states")
+
+
+@pytest.mark.parametrize("applied", [0, 1, 2])
+def test_a_crash_while_rows_are_copied_is_repaired(tmp_path, monkeypatch, applied):
+    store = disk_store(FIRST, 10, tmp_path)
+    store.write(np.array([1, 2]), rows([1, 2]), 1)
+
+    def crash(arrays, written, positions, leaves):
+        for array, row in list(zip(arrays, leaves, strict=True))[:applied]:
+            array[positions] = row
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores, "_apply", crash)
+        with pytest.raises(KeyboardInterrupt):
+            store.write(np.array([2, 3]), rows([20, 30]), 2)
+    again = disk_store(FIRST, 10, tmp_path)
+    assert again.last_round() == 2
+    assert_equal(again.read(np.array([1, 2, 3])), rows([1, 20, 30]))
+
+
+def test_a_crash_while_the_journal_is_written_leaves_the_round_before(tmp_path, monkeypatch):
+    store = disk_store(FIRST, 10, tmp_path)
+    store.write(np.array([1, 2]), rows([1, 2]), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            store.write(np.array([2, 3]), rows([20, 30]), 2)
+    again = disk_store(FIRST, 10, tmp_path)
+    assert again.last_round() == 1
+    assert_equal(again.read(np.array([1, 2])), rows([1, 2]))
+
+
+WRITER = textwrap.dedent("""
+    import sys
+    import numpy as np
+    from pflalign_jax.federated.store import disk_store
+    store = disk_store({"w": np.zeros(20_000, np.float32)}, 8, sys.argv[1])
+    print("ready", flush=True)
+    for r in range(store.last_round() + 1, 100_000):
+        positions = np.arange(r % 2, 8, 2)
+        store.write(positions, {"w": np.full((4, 20_000), r, np.float32)}, r)
+""")
+
+
+def test_killed_at_any_moment_it_holds_a_whole_round(tmp_path):
+    root = pathlib.Path(__file__).parents[2]
+    rounds = [0]
+    for delay in (0.03, 0.11, 0.07):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )
+        with process:
+            process.stdout.readline()
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+        store = disk_store({"w": np.zeros(20_000, np.float32)}, 8, tmp_path)
+        last = store.last_round()
+        rounds.append(last)
+        w = store.read(np.arange(8))["w"]
+        assert (w == w[:, :1]).all()
+        now, before = w[last % 2 :: 2, 0], w[(last + 1) % 2 :: 2, 0]
+        assert (now == last).all() and (before == max(last - 1, 0)).all()
+    assert rounds == sorted(rounds) and rounds[-1] > 0

@@ -8,8 +8,8 @@ from pflalign_jax.datasets.federated import (
     fashion_mnist,
     npz,
     partition_hash,
-    permute_clients,
     save_partition,
+    select_clients,
 )
 
 __all__ = [
@@ -23,6 +23,6 @@ __all__ = [
     "npz",
     "partition",
     "partition_hash",
-    "permute_clients",
     "save_partition",
+    "select_clients",
 ]

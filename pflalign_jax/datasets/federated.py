@@ -212,27 +212,32 @@ def save_partition(path: str | os.PathLike, dataset: FederatedDataset) -> None:
     temporary.replace(path)
 
 
-def permute_clients(dataset: FederatedDataset, order: np.ndarray) -> FederatedDataset:
-    """Return the same dataset with its clients listed in another order.
+def select_clients(dataset: FederatedDataset, positions: np.ndarray) -> FederatedDataset:
+    """Return the dataset of some of the clients, or of all in another order; ``x`` is shared.
 
     Args:
       dataset: of K clients.
-      order: ``[K]`` a permutation; client ``order[i]`` comes to position ``i`` and keeps its id.
+      positions: ``[C]`` different positions; client ``positions[i]`` comes to position ``i`` and
+        keeps its name, its examples and its id.
 
     Raises:
-      DatasetError: if ``order`` is not a permutation of the K clients.
+      DatasetError: for a position outside ``0..K-1`` or one named twice.
     """
-    order = np.asarray(order)
-    if sorted(order.tolist()) != list(range(dataset.num_clients)):
-        raise DatasetError(f"order={order} is not a permutation of {dataset.num_clients} clients")
+    positions = np.asarray(positions)
+    if len(np.unique(positions)) < len(positions) or not np.isin(
+        positions, np.arange(dataset.num_clients)
+    ).all():
+        raise DatasetError(
+            f"positions={positions} are not different clients out of {dataset.num_clients}"
+        )
     splits = {}
     for split, owned in dataset.splits.items():
-        parts = [owned.indices[owned.offsets[k] : owned.offsets[k + 1]] for k in order]
+        parts = [owned.indices[owned.offsets[k] : owned.offsets[k + 1]] for k in positions]
         splits[split] = own(parts)
     return dataset._replace(
         splits=splits,
-        client_names=dataset.client_names[order],
-        client_ids=dataset.client_ids[order],
+        client_names=dataset.client_names[positions],
+        client_ids=dataset.client_ids[positions],
     )
 
 

@@ -47,17 +47,18 @@ def test_saved_partition_is_what_it_says(tmp_path):
             np.testing.assert_array_equal(saved[f"{split}_offsets"], owned.offsets)
 
 
-def test_permuted_clients_keep_data_name_and_id():
+def test_selected_clients_keep_data_name_and_id():
     data = datasets.digits(num_clients=4)
-    moved = datasets.permute_clients(data, np.array([2, 0, 3, 1]))
-    assert moved.client_names.tolist() == ["2", "0", "3", "1"]
-    assert moved.client_ids.tolist() == [2, 0, 3, 1]
+    moved = datasets.select_clients(data, np.array([2, 0, 3]))
+    assert moved.client_names.tolist() == ["2", "0", "3"]
+    assert moved.client_ids.tolist() == [2, 0, 3]
     owned, before = moved.splits["test"], data.splits["test"]
     np.testing.assert_array_equal(
         owned.indices[: owned.offsets[1]], before.indices[before.offsets[2] : before.offsets[3]]
     )
-    with pytest.raises(DatasetError, match="not a permutation of 4"):
-        datasets.permute_clients(data, np.array([0, 0, 1, 2]))
+    for wrong in ([0, 0, 1], [4], [-1]):
+        with pytest.raises(DatasetError, match="not different clients out of 4"):
+            datasets.select_clients(data, np.array(wrong))
 
 
 def test_describe():

@@ -224,9 +224,10 @@ def select_clients(dataset: FederatedDataset, positions: np.ndarray) -> Federate
       DatasetError: for a position outside ``0..K-1`` or one named twice.
     """
     positions = np.asarray(positions)
-    if len(np.unique(positions)) < len(positions) or not np.isin(
-        positions, np.arange(dataset.num_clients)
-    ).all():
+    if (
+        len(np.unique(positions)) < len(positions)
+        or not np.isin(positions, np.arange(dataset.num_clients)).all()
+    ):
         raise DatasetError(
             f"positions={positions} are not different clients out of {dataset.num_clients}"
         )

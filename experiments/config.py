@@ -38,6 +38,12 @@ OWN_FIELDS = {
     "local_epochs": (1, int, "passes over its data that a client makes per round"),
     "batch_size": (10, int, "examples per local step"),
     "client_chunk": (None, int | None, "clients vmapped at a time per device; None = automatic"),
+    "client_state_in": (
+        None,
+        str | None,
+        "where client states live: 'device', 'host', 'disk' (in the workdir); None = where there "
+        "is room",
+    ),
 }
 """Name to (default, type, meaning)."""
 

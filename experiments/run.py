@@ -17,6 +17,7 @@ from experiments import config as vocabulary
 from experiments import plots, show, training, workdir
 from experiments.devices import use_devices
 from pflalign_jax.datasets import DatasetError
+from pflalign_jax.federated import StoreError
 
 __doc__ += vocabulary.explain()
 
@@ -31,6 +32,7 @@ _DEVICES = flags.DEFINE_integer(
 USER_ERRORS = (
     vocabulary.ConfigError,
     DatasetError,
+    StoreError,
     workdir.WorkdirError,
     training.DivergedError,
 )
@@ -79,7 +81,7 @@ def main(argv: list[str]) -> None:
         path = _WORKDIR.value or default_workdir(
             flags.FLAGS["config"].config_filename, config.algorithm.name
         )
-        experiment = training.build(config)
+        experiment = training.build(config, pathlib.Path(path) / "client_states")
         path = workdir.create(path)
         with show.progress(experiment.config.rounds, console) as on_round:
             outcome = training.train(experiment, path, on_round)

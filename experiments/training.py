@@ -47,8 +47,12 @@ class Outcome(NamedTuple):
     scores: dict[str, ClientScores]
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: ConfigDict, state_dir: pathlib.Path | None = None) -> Experiment:
     """Resolve a config and build its dataset, model, algorithm and federation.
+
+    Args:
+      config: the experiment.
+      state_dir: where to keep client states on disk, if they are to be there.
 
     Raises:
       ConfigError, DatasetError: naming the field or the file, its value and what to do.
@@ -80,6 +84,8 @@ def build(config: ConfigDict) -> Experiment:
             dataset,
             cohort_size=config.cohort_size,
             client_chunk=config.client_chunk,
+            client_state_in=config.client_state_in,
+            state_dir=state_dir,
         )
     except ValueError as error:
         raise ConfigError(f"config: {error}") from error
@@ -169,6 +175,7 @@ def summary_of(experiment: Experiment, rows: list[dict[str, float]]) -> dict[str
         },
         "cohort_size": federation.cohort_size,
         "client_chunk": federation.client_chunk,
+        "client_state_in": federation.client_state_in,
         "chosen_by": chosen_by if best else None,
         "best_validation": best,
         "last": rows[-1],

@@ -226,7 +226,7 @@ def select_clients(dataset: FederatedDataset, positions: np.ndarray) -> Federate
     positions = np.asarray(positions)
     if (
         len(np.unique(positions)) < len(positions)
-        or not np.isin(positions, np.arange(dataset.num_clients)).all()
+        or not ((positions >= 0) & (positions < dataset.num_clients)).all()
     ):
         raise DatasetError(
             f"positions={positions} are not different clients out of {dataset.num_clients}"

@@ -9,6 +9,7 @@ from pflalign_jax.federated.federation import (
     federate,
 )
 from pflalign_jax.federated.local import LocalResult, LocalTraining, local_sgd, local_training
+from pflalign_jax.federated.store import StoreError
 
 __all__ = [
     "Algorithm",
@@ -21,6 +22,7 @@ __all__ = [
     "LocalTraining",
     "Mean",
     "RoundResult",
+    "StoreError",
     "federate",
     "local_sgd",
     "local_training",

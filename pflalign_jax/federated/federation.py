@@ -1,6 +1,7 @@
 """A federation as functions: clients placed on devices, rounds, scores by client."""
 
-import functools
+import itertools
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,22 +11,22 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets.base import FederatedDataset
-from pflalign_jax.federated.algorithm import Algorithm
+from pflalign_jax.federated.algorithm import Algorithm, ClientData
 from pflalign_jax.federated.evaluation import ClientScores
 from pflalign_jax.federated.participation import sample_cohort
-from pflalign_jax.federated.placement import AXIS, place_clients, place_data
+from pflalign_jax.federated.placement import AXIS
+from pflalign_jax.federated.residence import PLACES, choose_place, on_devices, staged_from
 from pflalign_jax.federated.step import (
     COHORT,
     INIT,
-    OWN,
     SAME,
     Setting,
     Work,
     output_shapes,
-    own_block,
     round_step,
     score_step,
 )
+from pflalign_jax.federated.store import disk_store, host_store
 from pflalign_jax.models import Model
 
 
@@ -36,8 +37,8 @@ class FederationState(NamedTuple):
       key: the run's key; never changes, draws are folded in.
       round: int32 scalar, rounds done.
       server: the algorithm's server state, on every device.
-      clients: the algorithm's client states, leaves ``[D, R, ...]``: each client's on its own
-        device.
+      clients: the algorithm's client states, leaves ``[D, R, ...]``, each client's on its own
+        device; ``()`` if they live in a store, which then moves on with every round.
     """
 
     key: jax.Array
@@ -80,6 +81,7 @@ class Federation(NamedTuple):
       bytes_per_round: ``(up, down)``, message and broadcast bytes of a cohort's round.
       cohort_size: C.
       client_chunk: clients vmapped at a time on each device.
+      client_state_in: where client states live, ``"device"``, ``"host"`` or ``"disk"``.
       mesh: the devices.
     """
 
@@ -92,6 +94,7 @@ class Federation(NamedTuple):
     bytes_per_round: tuple[int, int]
     cohort_size: int
     client_chunk: int
+    client_state_in: str
     mesh: Mesh
 
 
@@ -104,6 +107,8 @@ def federate(
     client_chunk: int | None = None,
     mesh: Mesh | None = None,
     eval_batch_size: int | None = None,
+    client_state_in: str | None = None,
+    state_dir: str | os.PathLike | None = None,
 ) -> Federation:
     """Simulate a federation of a dataset's clients.
 
@@ -120,9 +125,16 @@ def federate(
       client_chunk: clients vmapped at a time on one device; None: 1 on a CPU, 16 elsewhere.
       mesh: a mesh with the one axis ``clients``; None: all devices.
       eval_batch_size: examples per step when scoring; None: from the size of the test sets.
+      client_state_in: where client states live between rounds. ``"device"``: all on devices with
+        their data, each client at home on one. ``"host"`` or ``"disk"``: only a cohort's states
+        and data are on devices, balanced anew every round, the next cohort's read while a round
+        runs; memory on devices does not grow with K, and ``dataset.x`` may be memory-mapped.
+        None: see `pflalign_jax.federated.residence.choose_place`.
+      state_dir: for ``"disk"``, an empty or new directory; see `disk_store`.
 
     Raises:
-      ValueError: for a cohort larger than the population, a chunk below 1, another mesh axis.
+      ValueError: for a cohort larger than the population, a chunk below 1, another mesh axis, an
+        unknown place.
     """
     num_clients = dataset.num_clients
     cohort_size = num_clients if cohort_size is None else cohort_size
@@ -139,105 +151,124 @@ def federate(
     if client_chunk < 1:
         raise ValueError(f"client_chunk={client_chunk} is not allowed; it must be >= 1")
 
-    train_sizes = dataset.splits["train"].sizes
-    placement = place_clients(train_sizes, mesh.size)
-    data = place_data(dataset, placement, mesh)
-    eval_splits = tuple(split for split in data.splits if split != "train")
+    eval_splits = [s for s in ("validation", "test") if len(dataset.splits[s].indices)]
     if eval_batch_size is None:
         eval_batch_size = _eval_batch_size(dataset)
     setting = Setting(algorithm, model.apply, mesh, client_chunk, eval_batch_size)
     train_round, score_clients = round_step(setting), score_step(setting)
-    sharded, everywhere = NamedSharding(mesh, OWN), NamedSharding(mesh, SAME)
-
-    def rows_of(cohort, room):
-        """Return ``[D, S]`` rows, the largest clients first, and ``[D]`` counts."""
-        rows = np.full((mesh.size, -(-room // client_chunk) * client_chunk), placement.rows)
-        counts = np.zeros(mesh.size, np.int32)
-        for k in cohort[np.argsort(-train_sizes[cohort], kind="stable")]:
-            d = placement.device[k]
-            rows[d, counts[d]] = placement.row[k]
-            counts[d] += 1
-        return jax.device_put((rows.astype(np.int32), counts), sharded)
-
-    everyone = rows_of(np.arange(num_clients), placement.rows)
-
-    def named_scores(table, name, cohort=slice(None)):
-        """Return one model's `ClientScores` by split, in the dataset's order."""
-        scores = {}
-        for split in eval_splits:
-            examples = np.zeros(num_clients, np.int64)
-            examples[cohort] = dataset.splits[split].sizes[cohort]
-            hits, losses = (
-                np.asarray(a, np.float64)[placement.device, placement.row] for a in table[split]
-            )
-            count = np.where(examples > 0, examples, np.nan)
-            scores[f"{split}/{name}"] = ClientScores(examples, hits / count, losses / count)
-        return scores
 
     def first_params(key):
         example = jnp.zeros((1, *dataset.x.shape[1:]), jnp.float32)
         return model.init(jax.random.fold_in(key, INIT), example)
 
-    def stack(tree):
-        shape = (mesh.size, placement.rows)
-        return jax.tree.map(lambda a: jnp.broadcast_to(a, shape + a.shape), tree)
+    def first_states(key):
+        return algorithm.init(first_params(key))
 
-    @jax.jit
-    def first_server(key):
-        return algorithm.init(first_params(key))[0]
+    _, first_client = jax.eval_shape(first_states, jax.random.key(0))
+    place = client_state_in
+    if place is None:
+        place = choose_place(
+            num_clients * num_bytes(first_client), dataset.x.nbytes, mesh, state_dir
+        )
+    if place not in PLACES:
+        raise ValueError(f"client_state_in={place!r} is unknown; use one of {PLACES} or None")
+    if place == "disk" and state_dir is None:
+        raise ValueError(
+            "client_state_in='disk' needs a directory; pass state_dir, it will hold the states"
+        )
 
-    @functools.partial(jax.jit, out_shardings=sharded)
-    def first_clients(key):
-        return stack(algorithm.init(first_params(key))[1])
+    def open_store(first):
+        if place == "host":
+            return host_store(first, num_clients)
+        return disk_store(first, num_clients, state_dir)
+
+    if place == "device":
+        residence = on_devices(dataset, mesh, client_chunk, cohort_size)
+    else:
+        residence = staged_from(dataset, mesh, client_chunk, cohort_size, open_store)
+
+    def named_scores(parts):
+        """Return `ClientScores` in the dataset's order from ``(Staged, {model: table})`` pairs."""
+        scores = {}
+        for staged, tables in parts:
+            where, positions = (staged.device, staged.row), staged.positions
+            for model_name, split in itertools.product(tables, eval_splits):
+                name = f"{split}/{model_name}"
+                if name not in scores:
+                    unknown = np.full(num_clients, np.nan)
+                    scores[name] = ClientScores(
+                        np.zeros(num_clients, np.int64), unknown, unknown.copy()
+                    )
+                examples = dataset.splits[split].sizes[positions]
+                count = np.where(examples > 0, examples, np.nan)
+                hits, losses = (np.asarray(a, float)[where] for a in tables[model_name][split])
+                scores[name].examples[positions] = examples
+                scores[name].accuracy[positions] = hits / count
+                scores[name].loss[positions] = losses / count
+        return scores
 
     def init(key):
-        key, start = jax.device_put((key, jnp.zeros((), jnp.int32)), everywhere)
-        server = jax.device_put(first_server(key), everywhere)
-        return FederationState(key, start, server, first_clients(key))
+        key, start = jax.device_put((key, jnp.zeros((), jnp.int32)), NamedSharding(mesh, SAME))
+        server = jax.jit(lambda key: first_states(key)[0])(key)
+        server = jax.device_put(server, NamedSharding(mesh, SAME))
+        return FederationState(
+            key, start, server, residence.init(lambda key: first_states(key)[1], key)
+        )
 
-    def draw_cohort(state):
+    def cohort_of(key, round_index):
         if cohort_size == num_clients:
-            return np.arange(num_clients), everyone
-        cohort_key = jax.random.fold_in(state.key, COHORT)
-        cohort = sample_cohort(cohort_key, state.round, dataset.client_ids, cohort_size)
-        return cohort, rows_of(cohort, min(cohort_size, placement.rows))
+            return np.arange(num_clients)
+        cohort_key = jax.random.fold_in(key, COHORT)
+        return sample_cohort(cohort_key, round_index, dataset.client_ids, cohort_size)
+
+    def stage(state, score):
+        done = int(state.round)
+        ahead = cohort_of(state.key, done + 1) if residence.reads_ahead else None
+        return residence.stage(state.clients, done, cohort_of(state.key, done), ahead, score)
 
     def lower_round(state):
-        _, (rows, counts) = draw_cohort(state)
-        return train_round.lower(*state, data, rows, counts, score=False)
+        staged = stage(state, False)
+        return train_round.lower(*state._replace(clients=staged.clients), *staged[1:4], score=False)
 
     def run_round(state, score=False):
-        cohort, (rows, counts) = draw_cohort(state)
-        server, clients, done, metrics, work, table = train_round(
-            *state, data, rows, counts, score=score
+        staged = stage(state, score)
+        server, new_states, metrics, work, table = train_round(
+            *state._replace(clients=staged.clients), *staged[1:4], score=score
         )
-        adapted = named_scores(table, "personal/adapted", cohort) if score else {}
+        done = state.round + 1
+        clients = residence.keep(staged, new_states, int(done))
+        adapted = named_scores([(staged, {"personal/adapted": table})]) if score else {}
         return FederationState(state.key, done, server, clients), RoundResult(
-            cohort, metrics, work, adapted
+            staged.positions, metrics, work, adapted
         )
 
     def evaluate(state, adapt=True):
-        tables = score_clients(*state, data, *everyone, adapt=adapt)
-        return {k: v for name, t in tables.items() for k, v in named_scores(t, name).items()}
+        parts = (
+            (
+                staged,
+                score_clients(*state._replace(clients=staged.clients), *staged[1:4], adapt=adapt),
+            )
+            for staged in residence.every(state.clients)
+        )
+        return named_scores(parts)
 
     def client_state(state, k):
         if not 0 <= k < num_clients:
             raise ValueError(f"client {k} does not exist; {dataset.name} has {num_clients} clients")
-        where = int(placement.device[k]), int(placement.row[k])
-        return jax.tree.map(lambda a: a[where], state.clients)
+        return residence.one(state.clients, k)
 
     def personal_params(state, k):
         received = algorithm.broadcast(state.server)
         return algorithm.personal_params(received, client_state(state, k))
 
-    def exchanged(state, data):
+    def exchanged(key):
         """Return what one client receives and sends, for their shapes."""
-        clients, block = own_block(state.clients, data)
-        received = algorithm.broadcast(state.server)
-        return received, output_shapes(setting, received, clients, block).message
+        server, client = first_states(key)
+        received = algorithm.broadcast(server)
+        return received, output_shapes(setting, received, client, _window(dataset)).message
 
-    shapes = jax.eval_shape(exchanged, jax.eval_shape(init, jax.random.key(0)), data)
-    bytes_down, bytes_up = (cohort_size * _num_bytes(tree) for tree in shapes)
+    shapes = jax.eval_shape(exchanged, jax.random.key(0))
+    bytes_down, bytes_up = (cohort_size * num_bytes(tree) for tree in shapes)
 
     return Federation(
         init,
@@ -249,6 +280,7 @@ def federate(
         (bytes_up, bytes_down),
         cohort_size,
         client_chunk,
+        place,
         mesh,
     )
 
@@ -260,6 +292,14 @@ def _eval_batch_size(dataset):
     return int(2 ** np.clip(np.ceil(np.log2(max(mean, 1))), 3, 7))
 
 
-def _num_bytes(shapes):
-    """Return the bytes of a tree of arrays or their shapes."""
+def _window(dataset):
+    """Return the `ClientData` of an imaginary client, for shapes."""
+    longest = int(dataset.splits["train"].sizes.max())
+    x, y = (jnp.zeros((1, *a.shape[1:]), a.dtype) for a in (dataset.x, dataset.y))
+    none, mean, std = jnp.zeros((), jnp.int32), *map(jnp.float32, (dataset.mean, dataset.std))
+    return ClientData(x, y, none, none, jnp.zeros(longest, jnp.int32), mean, std)
+
+
+def num_bytes(shapes: Any) -> int:
+    """Return the bytes of a tree of arrays or of their shapes."""
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(shapes))

@@ -1,6 +1,7 @@
 """Where clients live: a fixed, balanced assignment of clients and their data to devices."""
 
 import heapq
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -61,12 +62,13 @@ class PlacedData(NamedTuple):
     std: jax.Array
 
 
-def place_clients(work: np.ndarray, num_devices: int) -> Placement:
+def place_clients(work: np.ndarray, num_devices: int, rows: int | None = None) -> Placement:
     """Assign clients to devices: the largest first, each onto the least loaded device.
 
     Args:
       work: ``[K]`` cost of each client, e.g. its training examples.
       num_devices: D >= 1.
+      rows: R, the most clients that a device may hold, ``D * R >= K``; None: as many as come.
 
     Returns:
       A `Placement`. Deterministic; ties go to the lower client and device.
@@ -80,8 +82,9 @@ def place_clients(work: np.ndarray, num_devices: int) -> Placement:
     for client in np.argsort(-work, kind="stable"):
         load, clients, d = heapq.heappop(loads)
         device[client], row[client] = d, clients
-        heapq.heappush(loads, (load + int(work[client]), clients + 1, d))
-    return Placement(device, row, int(row.max()) + 1, num_devices)
+        if clients + 1 != rows:
+            heapq.heappush(loads, (load + int(work[client]), clients + 1, d))
+    return Placement(device, row, int(row.max()) + 1 if rows is None else rows, num_devices)
 
 
 def by_device(placement: Placement, values: np.ndarray, fill: int) -> np.ndarray:
@@ -91,16 +94,31 @@ def by_device(placement: Placement, values: np.ndarray, fill: int) -> np.ndarray
     return table
 
 
-def place_data(dataset: FederatedDataset, placement: Placement, mesh: Mesh) -> PlacedData:
-    """Copy a dataset to the devices of ``mesh``, each client's examples to its own device only."""
+def place_data(
+    dataset: FederatedDataset,
+    placement: Placement,
+    mesh: Mesh,
+    *,
+    splits: Sequence[str],
+    longest: int,
+    room: Callable[[int], int] = lambda examples: examples,
+) -> PlacedData:
+    """Copy a dataset to the devices of ``mesh``, each client's examples to its own device only.
+
+    Args:
+      dataset: of the clients to place.
+      placement: where they go.
+      mesh: the devices.
+      splits: which splits to copy.
+      longest: n_max, the training examples of the largest client that will ever come.
+      room: from the most examples on one device to the length of the flat arrays; rounds up where
+        the same program shall serve blocks of different sizes.
+    """
     sharded = NamedSharding(mesh, PartitionSpec(AXIS))
     everywhere = NamedSharding(mesh, PartitionSpec())
     blocks = {
-        split: jax.device_put(_block(dataset, split, placement), sharded)
-        for split, owned in dataset.splits.items()
-        if len(owned.indices)
+        split: jax.device_put(_block(dataset, split, placement, room), sharded) for split in splits
     }
-    longest = int(dataset.splits["train"].sizes.max())
     ids = by_device(placement, dataset.client_ids.astype(np.int32), -1)
     return PlacedData(
         blocks,
@@ -116,7 +134,7 @@ def place_data(dataset: FederatedDataset, placement: Placement, mesh: Mesh) -> P
     )
 
 
-def _block(dataset, split, placement):
+def _block(dataset, split, placement, room):
     """Return the `Block` of one split on the host."""
     owned = dataset.splits[split]
     indices, starts = [], np.zeros(len(owned.sizes), np.int32)
@@ -126,7 +144,7 @@ def _block(dataset, split, placement):
         starts[here] = np.cumsum(owned.sizes[here]) - owned.sizes[here]
         mine = [owned.indices[owned.offsets[c] : owned.offsets[c + 1]] for c in here]
         indices.append(np.concatenate([np.zeros(0, np.int64), *mine]))
-    longest = max(map(len, indices))
+    longest = room(max(map(len, indices)))
     x = np.zeros((placement.num_devices, longest, *dataset.x.shape[1:]), dataset.x.dtype)
     y = np.zeros((placement.num_devices, longest, *dataset.y.shape[1:]), dataset.y.dtype)
     for d, chosen in enumerate(indices):

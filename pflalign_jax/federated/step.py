@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput
 from pflalign_jax.federated.evaluation import score_client
-from pflalign_jax.federated.placement import AXIS, PlacedData
+from pflalign_jax.federated.placement import AXIS
 from pflalign_jax.federated.rows import each, read_rows, visit_rows, write_rows
 
 INIT, COHORT, LOCAL, ADAPT = range(4)
@@ -65,16 +65,19 @@ def round_step(setting: Setting) -> Callable:
     ``score``; ``rows`` is ``[D, S]`` int32, each device's members of the cohort, ``counts``
     ``[D]`` how many are real. ``clients`` is donated.
 
-    It returns the next ``server``, ``clients`` and ``round_index``, the training metrics as means
-    over the cohort, the `Work`, and a score table of the local models (empty without ``score``).
+    It returns the next ``server`` and ``clients``, the training metrics as means over the cohort,
+    the `Work`, and a score table of the local models (empty without ``score``).
     """
     algorithm = setting.algorithm
 
     def device_round(key, round_index, server, clients, data, rows, counts, *, score):
-        clients, data, rows, count = *own_block(clients, data), rows[0], counts[0]
+        clients, data, rows, count = *_own_block(clients, data), rows[0], counts[0]
         received = algorithm.broadcast(server)
         local_key = jax.random.fold_in(jax.random.fold_in(key, LOCAL), round_index)
-        sent = output_shapes(setting, received, clients, data)
+        train = data.splits["train"]
+        one_client = jax.tree.map(lambda a: a[0], clients)
+        window = _client_data(data, train.start[0], train.size[0])
+        sent = output_shapes(setting, received, one_client, window)
         total = jax.tree.map(lambda a: jnp.zeros(a.shape, _wide(a.dtype)), sent.message)
         metrics = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sent.metrics)
 
@@ -115,7 +118,7 @@ def round_step(setting: Setting) -> Callable:
             key, round_index, server, clients, data, rows, counts
         )
         means = {name: mean.total / mean.weight for name, mean in metrics.items()}
-        return server, clients, round_index + 1, means, work, table
+        return server, clients, means, work, table
 
     return train_round
 
@@ -131,7 +134,7 @@ def score_step(setting: Setting) -> Callable:
     names = [] if algorithm.global_params is None else ["global"]
 
     def device_scores(key, round_index, server, clients, data, rows, counts, *, adapt):
-        clients, data, rows, count = *own_block(clients, data), rows[0], counts[0]
+        clients, data, rows, count = *_own_block(clients, data), rows[0], counts[0]
         received = algorithm.broadcast(server)
         adapt_key = jax.random.fold_in(jax.random.fold_in(key, ADAPT), round_index)
 
@@ -162,16 +165,10 @@ def score_step(setting: Setting) -> Callable:
     return score_clients
 
 
-def output_shapes(setting: Setting, received: Any, clients: Any, data: PlacedData) -> ClientOutput:
-    """Return the shapes of one client's output, from one device's block."""
-
-    def one(received, clients, data):
-        client = jax.tree.map(lambda a: a[0], clients)
-        train = data.splits["train"]
-        window = _client_data(data, train.start[0], train.size[0])
-        return setting.algorithm.client_update(received, client, window, jax.random.key(0))
-
-    return jax.eval_shape(one, received, clients, data)
+def output_shapes(setting: Setting, received: Any, client: Any, window: ClientData) -> ClientOutput:
+    """Return the shapes of one client's output."""
+    update = setting.algorithm.client_update
+    return jax.eval_shape(update, received, client, window, jax.random.key(0))
 
 
 def _over_devices(setting, function, data, out_specs):
@@ -241,7 +238,7 @@ def _client_data(data, start, size):
     return ClientData(train.x, train.y, start, size, data.positions, data.mean, data.std)
 
 
-def own_block(clients, data):
+def _own_block(clients, data):
     """Drop the leading device axis, which is 1 on each device."""
     clients, splits, ids = jax.tree.map(lambda a: a[0], (clients, data.splits, data.ids))
     return clients, data._replace(splits=splits, ids=ids)

@@ -108,6 +108,17 @@ def test_same_config_same_numbers(run, tmp_path):
             assert again.rows[-1][key] == value, key
 
 
+def test_client_states_on_disk_change_no_score(tmp_path, run):
+    config = small(cohort_size=run[0].config.cohort_size, client_state_in="disk")
+    experiment = build(config, tmp_path / "client_states")
+    outcome = train(experiment, workdir.create(tmp_path))
+    assert outcome.summary["client_state_in"] == "disk"
+    assert (tmp_path / "client_states" / "round.bin").exists()
+    for key, value in run[2].rows[-1].items():
+        if key.startswith(("accuracy", "loss")):
+            assert outcome.rows[-1][key] == pytest.approx(value, abs=2e-3), key
+
+
 def test_without_validation_no_round_is_chosen(tmp_path):
     config = small(rounds=2)
     config.dataset.validation_fraction = 0.0

@@ -11,7 +11,7 @@ def test_every_clients_data_is_on_its_own_device(num_devices):
     data = dataset()
     devices = mesh(num_devices)
     placement = place_clients(data.splits["train"].sizes, num_devices)
-    placed = place_data(data, placement, devices)
+    placed = place_data(data, placement, devices, splits=list(data.splits), longest=30)
     for split, block in placed.splits.items():
         shards = {s.device: np.asarray(s.data)[0] for s in block.x.addressable_shards}
         assert len(shards) == num_devices

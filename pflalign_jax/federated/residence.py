@@ -13,7 +13,13 @@ from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets import select_clients
 from pflalign_jax.datasets.base import FederatedDataset
-from pflalign_jax.federated.placement import PlacedData, Placement, place_clients, place_data
+from pflalign_jax.federated.placement import (
+    PlacedData,
+    Placement,
+    by_device,
+    place_clients,
+    place_data,
+)
 from pflalign_jax.federated.step import OWN
 from pflalign_jax.federated.store import ClientStore, StoreError
 
@@ -142,28 +148,23 @@ def staged_from(
         return ()
 
     def place(positions, splits):
-        """Return data, placement and rows of some clients, on devices."""
-        chosen = select_clients(dataset, positions)
+        """Return who goes where, as a table of positions too, and data and rows on devices."""
         placement = place_clients(sizes[positions], mesh.size, rows_per_device)
+        chosen = select_clients(dataset, positions)
         data = place_data(chosen, placement, mesh, splits=splits, longest=longest, room=_bucket)
         order = np.arange(len(positions))
         rows = _rows(placement, order, sizes[positions], rows_per_device, client_chunk)
-        return data, placement, jax.device_put(rows, sharded)
+        table = by_device(placement, positions, -1)
+        return placement, table, data, jax.device_put(rows, sharded)
 
     def staged(states, positions, placed):
-        data, placement, rows = placed
-        device, row = placement.device, placement.row
-
-        def arrange(leaf):
-            block = np.zeros((mesh.size, rows_per_device, *leaf.shape[1:]), leaf.dtype)
-            block[device, row] = leaf
-            return block
-
-        clients = jax.device_put(jax.tree.map(arrange, states), sharded)
-        return Staged(clients, data, *rows, positions, device, row)
+        placement, _, data, rows = placed
+        clients = jax.device_put(states, sharded)
+        return Staged(clients, data, *rows, positions, placement.device, placement.row)
 
     def read_ahead(positions):
-        return positions, box["store"].read(positions), place(positions, ("train",))
+        placed = place(positions, ("train",))
+        return positions, placed, box["store"].read(placed[1])
 
     def settle():
         """Wait until what was written is in the store; raises what went wrong there."""
@@ -182,24 +183,28 @@ def staged_from(
             settle()
             ahead = read_ahead(cohort)
         elif box["latest"] is not None:
-            _patch(ahead, box["latest"])
-        placed = place(cohort, _splits(dataset)) if score else ahead[2]
+            _patch(ahead[1][1], ahead[2], *box["latest"])
+        _, placed, states = ahead
+        if score:
+            placed = place(cohort, _splits(dataset))
         box["ahead"] = None if next_cohort is None else thread.submit(read_ahead, next_cohort)
-        return staged(ahead[1], cohort, placed)
+        return staged(states, cohort, placed)
 
     def keep(done, new_states, round_index):
-        states = jax.tree.map(lambda a: np.asarray(a)[done.device, done.row], new_states)
+        states = jax.tree.map(np.asarray, new_states)
+        table = np.full((mesh.size, rows_per_device), -1)
+        table[done.device, done.row] = done.positions
         settle()
-        box.update(latest=(done.positions, states), round=round_index)
-        box["writing"] = thread.submit(box["store"].write, done.positions, states, round_index)
+        box.update(latest=(table, states), round=round_index)
+        box["writing"] = thread.submit(box["store"].write, table, states, round_index)
         return ()
 
     def every(clients):
         settle()
         for start in range(0, dataset.num_clients, cohort_size):
             positions = np.arange(start, min(start + cohort_size, dataset.num_clients))
-            states = box["store"].read(positions)
-            yield staged(states, positions, place(positions, _splits(dataset)))
+            placed = place(positions, _splits(dataset))
+            yield staged(box["store"].read(placed[1]), positions, placed)
 
     def one(clients, k):
         settle()
@@ -236,13 +241,19 @@ def choose_place(states: int, data: int, mesh: Mesh, state_dir: str | os.PathLik
     return "disk"
 
 
-def _patch(ahead, latest):
-    """Put states of the round just done over those that were read before it ended."""
-    positions, states = ahead[:2]
-    done, new_states = latest
-    _, here, there = np.intersect1d(positions, done, return_indices=True)
-    for old, new in zip(jax.tree.leaves(states), jax.tree.leaves(new_states), strict=True):
-        old[here] = new[there]
+def _patch(table, states, done, new_states):
+    """Put states of the round just done over those that were read before it ended.
+
+    ``table`` and ``done`` are ``[D, R]`` positions, -1 where there is no client.
+    """
+    both, here, there = np.intersect1d(table, done, return_indices=True)
+    here, there = (list(zip(*np.unravel_index(i, table.shape), strict=True)) for i in (here, there))
+    for k, new, old in zip(both, here, there, strict=True):
+        if k >= 0:
+            for read, made in zip(
+                jax.tree.leaves(states), jax.tree.leaves(new_states), strict=True
+            ):
+                read[new] = made[old]
 
 
 def _splits(dataset):

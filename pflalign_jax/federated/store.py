@@ -1,15 +1,17 @@
 """Where the states of clients live between rounds when they do not stay on devices.
 
-A store holds one state per client as rows of arrays ``[K, ...]``, in host memory or in
-memory-mapped files. A row that was never written reads as the algorithm's first state, so opening
-a store for a million clients costs nothing but (sparse) files.
+A store holds one state per client, in host memory or in files. A client that was never written
+reads as the algorithm's first state, so opening a store for a million clients costs next to
+nothing.
 """
 
 import json
+import math
+import mmap
 import os
 import pathlib
-import shutil
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,9 +25,12 @@ class StoreError(Exception):
 class ClientStore(NamedTuple):
     """States of K clients outside of devices.
 
+    Positions are ints of any shape ``S``; -1 stands for no client.
+
     Attributes:
-      read: ``positions [C] -> state`` with leaves ``[C, ...]``, NumPy copies.
-      write: ``(positions [C], state, round) -> None``: all rows or, after a crash, none.
+      read: ``positions [S] -> state`` with leaves ``[S, ...]``, NumPy copies; the first state
+        where there is no client.
+      write: ``(positions [S], state, round) -> None``: all clients or, after a crash, none.
       last_round: ``() -> int``, the round that was written last; 0 for a new store.
     """
 
@@ -42,27 +47,37 @@ def host_store(first: Any, num_clients: int) -> ClientStore:
       num_clients: K.
     """
     leaves, treedef = jax.tree.flatten(jax.tree.map(np.asarray, first))
-    arrays = [np.zeros((num_clients, *leaf.shape), leaf.dtype) for leaf in leaves]
+    arrays = [_anonymous((num_clients, *leaf.shape), leaf.dtype) for leaf in leaves]
     written = np.zeros(num_clients, bool)
     last = [0]
 
+    def read(positions):
+        rows = _first_rows(leaves, (positions < 0) | ~written[positions])
+        for k, where in _there(positions):
+            if written[k]:
+                for row, array in zip(rows, arrays, strict=True):
+                    row[where] = array[k]
+        return treedef.unflatten(rows)
+
     def write(positions, state, round_index):
-        _apply(arrays, written, positions, jax.tree.leaves(state))
+        rows = treedef.flatten_up_to(state)
+        for k, where in _there(positions):
+            for row, array in zip(rows, arrays, strict=True):
+                array[k] = row[where]
+            written[k] = True
         last[0] = round_index
 
-    return ClientStore(
-        lambda positions: treedef.unflatten(_read(arrays, written, leaves, positions)),
-        write,
-        lambda: last[0],
-    )
+    return ClientStore(read, write, lambda: last[0])
 
 
 def disk_store(first: Any, num_clients: int, directory: str | os.PathLike) -> ClientStore:
-    """Return a store in memory-mapped files, safe against crashes at round granularity.
+    """Return a store in files, safe against crashes at round granularity.
 
-    A round's rows go to a journal, which is renamed into place when it is whole and on disk; only
-    then are they copied into the files. A store opened after a crash first repeats a whole journal
-    and drops an unfinished one, so it always holds the state after a whole round.
+    ``states.bin`` is a list of slots, each of one client's whole state. A round's states go to
+    free slots; when they are on the disk, one record in ``rounds.log`` says who is where now, and
+    the slots held before become free. A store opened after a crash ignores a record that is not
+    whole, so it always holds the state after a whole round. The file has at most K + 2C slots,
+    and none for clients that never took part.
 
     Args:
       first: every client's first state, a tree of arrays.
@@ -74,105 +89,67 @@ def disk_store(first: Any, num_clients: int, directory: str | os.PathLike) -> Cl
     """
     directory = pathlib.Path(directory)
     leaves, treedef = jax.tree.flatten(jax.tree.map(np.asarray, first))
-    layout = {
-        "clients": num_clients,
-        "leaves": [[list(leaf.shape), str(leaf.dtype)] for leaf in leaves],
-    }
+    slot_bytes = sum(leaf.nbytes for leaf in leaves)
+    slot_of = np.full(num_clients, -1)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        about = directory / "layout.json"
-        if about.exists():
-            found = json.loads(about.read_text())
-            if found != layout:
-                raise StoreError(
-                    f"{directory} holds client states of another run: {found}, not {layout}; "
-                    "choose another directory or delete it"
-                )
-        arrays = [
-            _open(directory / f"leaf{i}.bin", (num_clients, *leaf.shape), leaf.dtype)
-            for i, leaf in enumerate(leaves)
-        ]
-        written = _open(directory / "written.bin", (num_clients,), np.dtype(bool))
-        done = _open(directory / "round.bin", (1,), np.dtype(np.int64))
-        about.write_text(json.dumps(layout))
+        _check_layout(directory, leaves, num_clients)
+        states, log = (_File(directory / name) for name in ("states.bin", "rounds.log"))
+        _sync_directory(directory)
     except OSError as error:
         raise StoreError(
             f"{directory} cannot hold client states: {error}; choose another directory or make room"
         ) from error
-    journal, unfinished = directory / "journal", directory / "journal.partial"
+    last, log_end = _replay(log.fd, slot_of)
+    free = sorted(
+        set(range(int(slot_of.max(initial=-1)) + 1)) - set(slot_of.tolist()), reverse=True
+    )
+    used = int(slot_of.max(initial=-1)) + 1
 
-    def replay():
-        positions = np.load(journal / "positions.npy")
-        rows = [np.load(journal / f"leaf{i}.npy") for i in range(len(arrays))]
-        _apply(
-            arrays, written, positions, [_typed(r, a) for r, a in zip(rows, arrays, strict=True)]
-        )
-        done[0] = int(np.load(journal / "round.npy"))
-        for array in (*arrays, written, done):
-            array.flush()
-        shutil.rmtree(journal)
+    def read(positions):
+        rows = _first_rows(leaves, (positions < 0) | (slot_of[positions] < 0))
+        for k, where in _there(positions):
+            if slot_of[k] >= 0:
+                _transfer(os.preadv, states.fd, rows, where, int(slot_of[k]) * slot_bytes)
+        return treedef.unflatten(rows)
 
     def write(positions, state, round_index):
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        rows = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(state)]
-        named = {f"leaf{i}": row.view(np.uint8) for i, row in enumerate(rows)}
-        for name, array in {**named, "positions": positions, "round": round_index}.items():
-            with (unfinished / f"{name}.npy").open("wb") as file:
-                np.save(file, array)
-                file.flush()
-                os.fsync(file.fileno())
-        unfinished.rename(journal)
-        _sync_directory(directory)
-        replay()
+        nonlocal last, log_end, used
+        rows = [np.ascontiguousarray(row) for row in treedef.flatten_up_to(state)]
+        there = _there(positions)
+        while len(free) < len(there):
+            free.append(used)
+            used += 1
+        slots = free[-len(there) :] if there else []
+        for (_, where), slot in zip(there, slots, strict=True):
+            _transfer(os.pwritev, states.fd, rows, where, slot * slot_bytes)
+        _to_disk(states.fd)
+        clients = [k for k, _ in there]
+        record = np.array([round_index, len(there), *clients, *slots], np.int64).tobytes()
+        record += np.int64(zlib.crc32(record)).tobytes()
+        os.pwrite(log.fd, record, log_end)
+        _to_disk(log.fd)
+        before = slot_of[clients]
+        del free[len(free) - len(slots) :]
+        free.extend(before[before >= 0].tolist())
+        slot_of[clients] = slots
+        last, log_end = round_index, log_end + len(record)
 
-    if journal.exists():
-        replay()
-    shutil.rmtree(unfinished, ignore_errors=True)
-    return ClientStore(
-        lambda positions: treedef.unflatten(_read(arrays, written, leaves, positions)),
-        write,
-        lambda: int(done[0]),
-    )
-
-
-def _read(arrays, written, first, positions):
-    """Return copies of rows; the first state where a row was never written."""
-    fresh = ~written[positions]
-    rows = []
-    for array, leaf in zip(arrays, first, strict=True):
-        row = np.array(array[positions])
-        row[fresh] = leaf
-        rows.append(row)
-    return rows
+    return ClientStore(read, write, lambda: last)
 
 
-def _apply(arrays, written, positions, rows: Sequence[np.ndarray]):
-    for array, row in zip(arrays, rows, strict=True):
-        array[positions] = row
-    written[positions] = True
+_to_disk = getattr(os, "fdatasync", os.fsync)
 
 
-def _typed(raw, array):
-    """Return bytes read from a journal as rows of ``array``'s dtype (bfloat16 has no npy name)."""
-    return raw.reshape(-1).view(array.dtype).reshape(-1, *array.shape[1:])
+class _File:
+    """A file descriptor that is closed when nobody needs it any more."""
 
+    def __init__(self, path):
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
-def _open(path, shape, dtype):
-    """Return a memory-mapped array, zeros (a sparse file) if it is new."""
-    if not path.exists():
-        with path.open("wb") as file:
-            file.truncate(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
-    if path.stat().st_size == 0:
-        return np.zeros(shape, dtype).view(_Unmapped)
-    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
-
-
-class _Unmapped(np.ndarray):
-    """An array without bytes, which cannot be mapped and has nothing to flush."""
-
-    def flush(self):
-        """Do nothing."""
+    def __del__(self):
+        if hasattr(self, "fd"):
+            os.close(self.fd)
 
 
 def _sync_directory(directory):
@@ -181,3 +158,80 @@ def _sync_directory(directory):
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _check_layout(directory, leaves, num_clients):
+    """Write what a new store holds, or refuse another's."""
+    layout = {
+        "clients": num_clients,
+        "leaves": [[list(leaf.shape), str(leaf.dtype)] for leaf in leaves],
+    }
+    about = directory / "layout.json"
+    if about.exists():
+        found = json.loads(about.read_text())
+        if found != layout:
+            raise StoreError(
+                f"{directory} holds client states of another run: {found}, not {layout}; "
+                "choose another directory or delete it"
+            )
+    temporary = about.with_suffix(".partial")
+    temporary.write_text(json.dumps(layout))
+    temporary.replace(about)
+
+
+def _replay(log, slot_of):
+    """Read whole records into ``slot_of``; return the last round and where the next one goes."""
+    content = np.frombuffer(os.pread(log, os.fstat(log).st_size // 8 * 8, 0), np.int64)
+    last, start = 0, 0
+    while start + 2 < len(content):
+        round_index, count = content[start : start + 2].tolist()
+        end = start + 2 + 2 * count
+        if (
+            count < 0
+            or end >= len(content)
+            or content[end] != zlib.crc32(content[start:end].tobytes())
+        ):
+            break
+        clients, slots = content[start + 2 : end].reshape(2, count)
+        slot_of[clients] = slots
+        last, start = round_index, end + 1
+    return last, 8 * start
+
+
+def _transfer(call, file, rows, where, offset):
+    """Read or write one client's rows, one after the other from ``offset`` on."""
+    parts = [row[(*where, ...)].reshape(-1).view(np.uint8) for row in rows]
+    parts = [part for part in parts if len(part)]
+    wanted = sum(len(part) for part in parts)
+    done = sum(
+        call(file, parts[i : i + 512], offset + sum(len(part) for part in parts[:i]))
+        for i in range(0, len(parts), 512)
+    )
+    if done != wanted:
+        raise OSError(f"only {done} of {wanted} bytes of a client's state could be moved")
+
+
+def _there(positions):
+    """Return ``[(client, index into the table)]`` of the clients that a table of positions has."""
+    return [(int(k), where) for where, k in np.ndenumerate(positions) if k >= 0]
+
+
+def _first_rows(first, fresh):
+    """Return rows for a table of positions, the first state where ``fresh``."""
+    rows = []
+    for leaf in first:
+        row = np.empty((*fresh.shape, *leaf.shape), leaf.dtype)
+        row[fresh] = leaf
+        rows.append(row)
+    return rows
+
+
+def _anonymous(shape, dtype):
+    """Return zeros that take memory row by row.
+
+    NumPy's own would ask for huge pages, which the first write of every small row pays for.
+    """
+    size = math.prod(shape)
+    if size == 0:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(mmap.mmap(-1, size * dtype.itemsize), dtype, size).reshape(shape)

@@ -113,7 +113,7 @@ def test_client_states_on_disk_change_no_score(tmp_path, run):
     experiment = build(config, tmp_path / "client_states")
     outcome = train(experiment, workdir.create(tmp_path))
     assert outcome.summary["client_state_in"] == "disk"
-    assert (tmp_path / "client_states" / "round.bin").exists()
+    assert (tmp_path / "client_states" / "states.bin").exists()
     for key, value in run[2].rows[-1].items():
         if key.startswith(("accuracy", "loss")):
             assert outcome.rows[-1][key] == pytest.approx(value, abs=2e-3), key

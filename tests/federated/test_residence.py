@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy import ALGORITHMS, LOSS, MODEL, dataset, host, mesh
 
-from pflalign_jax.federated import federate, summarise
+from pflalign_jax.federated import federate, store, summarise
 from pflalign_jax.federated.residence import choose_place
 from pflalign_jax.federated.store import StoreError
 
@@ -121,12 +121,16 @@ def test_a_used_directory_is_refused(tmp_path):
         make("disk", state_dir=tmp_path).init(jax.random.key(0))
 
 
-def test_a_failed_write_is_told(tmp_path):
+def test_a_failed_write_is_told(tmp_path, monkeypatch):
     made = make("disk", state_dir=tmp_path)
     state, _ = made.run_round(made.init(jax.random.key(0)))
     made.client_state(state, 0)  # waits for the write
-    (tmp_path / "journal.partial").write_text("in the way")
-    with pytest.raises(OSError, match="partial"):
+
+    def full(handle):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(store, "_to_disk", full)
+    with pytest.raises(OSError, match="disk full"):
         for _ in range(3):
             state, _ = made.run_round(state)
 

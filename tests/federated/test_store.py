@@ -79,35 +79,61 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
         disk_store(FIRST, 10, tmp_path / "file" / "states")
 
 
-@pytest.mark.parametrize("applied", [0, 1, 2])
-def test_a_crash_while_rows_are_copied_is_repaired(tmp_path, monkeypatch, applied):
+def test_a_record_that_is_not_whole_is_ignored(tmp_path):
     store = disk_store(FIRST, 10, tmp_path)
     store.write(np.array([1, 2]), rows([1, 2]), 1)
-
-    def crash(arrays, written, positions, leaves):
-        for array, row in list(zip(arrays, leaves, strict=True))[:applied]:
-            array[positions] = row
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stores, "_apply", crash)
-        with pytest.raises(KeyboardInterrupt):
-            store.write(np.array([2, 3]), rows([20, 30]), 2)
+    log = tmp_path / "rounds.log"
+    size = log.stat().st_size
+    store.write(np.array([2, 3]), rows([20, 30]), 2)
+    whole = log.read_bytes()
+    for cut in range(size, len(whole)):
+        log.write_bytes(whole[:cut])
+        again = disk_store(FIRST, 10, tmp_path)
+        assert again.last_round() == 1
+        assert_equal(again.read(np.array([1, 2])), rows([1, 2]))
+    log.write_bytes(whole[:-8] + b"damaged!" + bytes(400))
+    again = disk_store(FIRST, 10, tmp_path)
+    again.write(np.array([2]), rows([21]), 2)
     again = disk_store(FIRST, 10, tmp_path)
     assert again.last_round() == 2
-    assert_equal(again.read(np.array([1, 2, 3])), rows([1, 20, 30]))
+    assert_equal(again.read(np.array([1, 2])), rows([1, 21]))
 
 
-def test_a_crash_while_the_journal_is_written_leaves_the_round_before(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_round_before(tmp_path, monkeypatch):
     store = disk_store(FIRST, 10, tmp_path)
     store.write(np.array([1, 2]), rows([1, 2]), 1)
+
+    def full(handle):
+        raise OSError("disk full")
+
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(stores, "_to_disk", full)
         with pytest.raises(OSError, match="disk full"):
             store.write(np.array([2, 3]), rows([20, 30]), 2)
-    again = disk_store(FIRST, 10, tmp_path)
-    assert again.last_round() == 1
-    assert_equal(again.read(np.array([1, 2])), rows([1, 2]))
+    for found in (store, disk_store(FIRST, 10, tmp_path)):
+        assert found.last_round() == 1
+        assert_equal(found.read(np.array([1, 2])), rows([1, 2]))
+
+
+def test_room_does_not_grow_with_rounds(tmp_path):
+    store = disk_store(FIRST, 10, tmp_path)
+    for r in range(1, 60):
+        store.write(np.arange(r, r + 4) % 10, rows(np.full(4, r)), r)
+        if r % 20 == 0:
+            store = disk_store(FIRST, 10, tmp_path)
+    assert (tmp_path / "states.bin").stat().st_size <= (10 + 2 * 4) * (12 + 2 + 4)
+    assert_equal(store.read(np.array([9, 2, 0, 1])), rows([59, 59, 59, 59]))
+    assert_equal(store.read(np.array([8])), rows([58]))
+
+
+def test_tables_with_nobody_in_them(tmp_path):
+    for store in (host_store(FIRST, 10), disk_store(FIRST, 10, tmp_path)):
+        table = np.array([[4, -1], [6, 9]])
+        state = jax.tree.map(lambda a: a.reshape(2, 2, *a.shape[1:]), rows([40, -5, 60, 90]))
+        store.write(table, state, 1)
+        assert_equal(store.read(np.array([9, 4])), rows([90, 40]))
+        first = np.asarray(FIRST["a"])
+        np.testing.assert_array_equal(store.read(table.T)["a"][1, 0], first)
 
 
 WRITER = textwrap.dedent("""

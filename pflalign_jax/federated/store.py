@@ -52,7 +52,7 @@ def host_store(first: Any, num_clients: int) -> ClientStore:
     last = [0]
 
     def read(positions):
-        rows = _first_rows(leaves, (positions < 0) | ~written[positions])
+        rows = _rows(leaves, (positions >= 0) & written[positions])
         for k, where in _there(positions):
             if written[k]:
                 for row, array in zip(rows, arrays, strict=True):
@@ -107,7 +107,7 @@ def disk_store(first: Any, num_clients: int, directory: str | os.PathLike) -> Cl
     used = int(slot_of.max(initial=-1)) + 1
 
     def read(positions):
-        rows = _first_rows(leaves, (positions < 0) | (slot_of[positions] < 0))
+        rows = _rows(leaves, (positions >= 0) & (slot_of[positions] >= 0))
         for k, where in _there(positions):
             if slot_of[k] >= 0:
                 _transfer(os.preadv, states.fd, rows, where, int(slot_of[k]) * slot_bytes)
@@ -216,13 +216,12 @@ def _there(positions):
     return [(int(k), where) for where, k in np.ndenumerate(positions) if k >= 0]
 
 
-def _first_rows(first, fresh):
-    """Return rows for a table of positions, the first state where ``fresh``."""
-    rows = []
-    for leaf in first:
-        row = np.empty((*fresh.shape, *leaf.shape), leaf.dtype)
-        row[fresh] = leaf
-        rows.append(row)
+def _rows(first, known):
+    """Return rows for a table of positions, to be filled where ``known``, else first states."""
+    rows = [np.empty((*known.shape, *leaf.shape), leaf.dtype) for leaf in first]
+    for where in zip(*np.nonzero(~known), strict=True):
+        for row, leaf in zip(rows, first, strict=True):
+            row[where] = leaf
     return rows
 
 

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets.base import FederatedDataset
 from pflalign_jax.federated.algorithm import Algorithm, ClientData
 from pflalign_jax.federated.evaluation import ClientScores
 from pflalign_jax.federated.participation import sample_cohort
-from pflalign_jax.federated.placement import AXIS
+from pflalign_jax.federated.placement import AXIS, everywhere
 from pflalign_jax.federated.residence import PLACES, choose_place, on_devices, staged_from
 from pflalign_jax.federated.step import (
     COHORT,
@@ -201,16 +202,18 @@ def federate(
                     )
                 examples = dataset.splits[split].sizes[positions]
                 count = np.where(examples > 0, examples, np.nan)
-                hits, losses = (np.asarray(a, float)[where] for a in tables[model_name][split])
+                hits, losses = (_on_host(a)[where] for a in tables[model_name][split])
                 scores[name].examples[positions] = examples
                 scores[name].accuracy[positions] = hits / count
                 scores[name].loss[positions] = losses / count
         return scores
 
     def init(key):
-        key, start = jax.device_put((key, jnp.zeros((), jnp.int32)), NamedSharding(mesh, SAME))
-        server = jax.jit(lambda key: first_states(key)[0])(key)
-        server = jax.device_put(server, NamedSharding(mesh, SAME))
+        data = everywhere(np.asarray(jax.random.key_data(key)), mesh)
+        key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
+        start = everywhere(np.zeros((), np.int32), mesh)
+        same = NamedSharding(mesh, SAME)
+        server = jax.jit(lambda key: first_states(key)[0], out_shardings=same)(key)
         return FederationState(
             key, start, server, residence.init(lambda key: first_states(key)[1], key)
         )
@@ -283,6 +286,13 @@ def federate(
         place,
         mesh,
     )
+
+
+def _on_host(table):
+    """Return a ``[D, R]`` table of all devices as float64; every process must call."""
+    if not table.is_fully_addressable:
+        table = multihost_utils.process_allgather(table, tiled=True)
+    return np.asarray(table, float)
 
 
 def _eval_batch_size(dataset):

@@ -1,7 +1,6 @@
 """Who takes part in a round."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -23,7 +22,7 @@ def sample_cohort(
     Returns:
       ``[C]`` int64 positions in ``client_ids``, ascending.
     """
-    draws = np.asarray(_draws(jax.random.fold_in(key, round_index), jnp.asarray(client_ids)))
+    draws = np.asarray(_draws(jax.random.fold_in(key, round_index), client_ids))
     return np.sort(np.lexsort((client_ids, draws))[:cohort_size])
 
 

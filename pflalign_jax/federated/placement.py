@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -114,28 +114,34 @@ def place_data(
       room: from the most examples on one device to the length of the flat arrays; rounds up where
         the same program shall serve blocks of different sizes.
     """
-    sharded = NamedSharding(mesh, PartitionSpec(AXIS))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    blocks = {
-        split: jax.device_put(_block(dataset, split, placement, room), sharded) for split in splits
-    }
+    blocks = {split: _block(dataset, split, placement, room, mesh) for split in splits}
     ids = by_device(placement, dataset.client_ids.astype(np.int32), -1)
-    return PlacedData(
-        blocks,
-        jax.device_put(ids, sharded),
-        *jax.device_put(
-            (
-                np.arange(longest, dtype=np.int32),
-                np.asarray(dataset.mean, np.float32),
-                np.asarray(dataset.std, np.float32),
-            ),
-            everywhere,
-        ),
+    mean, std = (np.asarray(a, np.float32) for a in (dataset.mean, dataset.std))
+    shared = everywhere((np.arange(longest, dtype=np.int32), mean, std), mesh)
+    return PlacedData(blocks, over_devices(ids, mesh), *shared)
+
+
+def over_devices(values: Any, mesh: Mesh) -> Any:
+    """Return a tree of arrays ``[D, ...]`` with row d on device d of ``mesh``.
+
+    Every process has the same values and copies the rows of its own devices.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.tree.map(
+        lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), values
     )
 
 
-def _block(dataset, split, placement, room):
-    """Return the `Block` of one split on the host."""
+def everywhere(values: Any, mesh: Mesh) -> Any:
+    """Return a tree of arrays on every device of ``mesh``; every process has the same values."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda a: jax.make_array_from_callback(a.shape, sharding, lambda _: a), values
+    )
+
+
+def _block(dataset, split, placement, room, mesh):
+    """Return the `Block` of one split; a process reads the examples of its own devices only."""
     owned = dataset.splits[split]
     indices, starts = [], np.zeros(len(owned.sizes), np.int32)
     for d in range(placement.num_devices):
@@ -145,9 +151,21 @@ def _block(dataset, split, placement, room):
         mine = [owned.indices[owned.offsets[c] : owned.offsets[c + 1]] for c in here]
         indices.append(np.concatenate([np.zeros(0, np.int64), *mine]))
     longest = room(max(map(len, indices)))
-    x = np.zeros((placement.num_devices, longest, *dataset.x.shape[1:]), dataset.x.dtype)
-    y = np.zeros((placement.num_devices, longest, *dataset.y.shape[1:]), dataset.y.dtype)
-    for d, chosen in enumerate(indices):
-        x[d, : len(chosen)], y[d, : len(chosen)] = dataset.x[chosen], dataset.y[chosen]
+
+    def flat(examples):
+        def of_device(index):
+            chosen = indices[index[0].start or 0]
+            block = np.zeros((1, longest, *examples.shape[1:]), examples.dtype)
+            block[0, : len(chosen)] = examples[chosen]
+            return block
+
+        shape = (placement.num_devices, longest, *examples.shape[1:])
+        sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+        return jax.make_array_from_callback(shape, sharding, of_device)
+
     sizes = by_device(placement, owned.sizes.astype(np.int32), 0)
-    return Block(x, y, by_device(placement, starts, 0), sizes)
+    return Block(
+        flat(dataset.x),
+        flat(dataset.y),
+        *over_devices((by_device(placement, starts, 0), sizes), mesh),
+    )

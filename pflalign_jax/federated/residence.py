@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets import select_clients
@@ -17,6 +18,7 @@ from pflalign_jax.federated.placement import (
     PlacedData,
     Placement,
     by_device,
+    over_devices,
     place_clients,
     place_data,
 )
@@ -81,7 +83,7 @@ def on_devices(
     def visit(clients, positions, room):
         rows = _rows(placement, positions, sizes, room, client_chunk)
         device, row = placement.device[positions], placement.row[positions]
-        return Staged(clients, data, *jax.device_put(rows, sharded), positions, device, row)
+        return Staged(clients, data, *over_devices(rows, mesh), positions, device, row)
 
     everyone = visit(None, np.arange(dataset.num_clients), placement.rows)
 
@@ -124,6 +126,9 @@ def staged_from(
     round still changes come from its result. A written round is on its way to the store while the
     next one runs, in the same thread, so that reads and writes keep their order.
 
+    With several processes every client is at home in one of them, which stores its state and reads
+    its data; devices are balanced within a process.
+
     Args:
       dataset: all clients; ``x`` may be memory-mapped.
       mesh, client_chunk, cohort_size: see `pflalign_jax.federated.federate`.
@@ -131,9 +136,12 @@ def staged_from(
     """
     sizes = dataset.splits["train"].sizes
     longest = int(sizes.max())
-    sharded = NamedSharding(mesh, OWN)
+    process_of = np.array([device.process_index for device in mesh.devices.flat])
+    mine = process_of == jax.process_index()
+    hosts = [np.flatnonzero(process_of == p) for p in sorted(set(process_of.tolist()))]
+    home = place_clients(sizes, len(hosts)).device
     even = -(-cohort_size // mesh.size)
-    rows_per_device = cohort_size if mesh.size == 1 else min(cohort_size, even + even // 4 + 1)
+    most = cohort_size if mesh.size == 1 else min(cohort_size, even + even // 4 + 1)
     thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="client-store")
     box: dict[str, Any] = {}
 
@@ -148,18 +156,24 @@ def staged_from(
         return ()
 
     def place(positions, splits):
-        """Return who goes where, as a table of positions too, and data and rows on devices."""
-        placement = place_clients(sizes[positions], mesh.size, rows_per_device)
+        """Return who goes where, this process's table of positions, data and rows on devices."""
+        placement = _place(sizes[positions], home[positions], hosts, most)
         chosen = select_clients(dataset, positions)
         data = place_data(chosen, placement, mesh, splits=splits, longest=longest, room=_bucket)
         order = np.arange(len(positions))
-        rows = _rows(placement, order, sizes[positions], rows_per_device, client_chunk)
-        table = by_device(placement, positions, -1)
-        return placement, table, data, jax.device_put(rows, sharded)
+        rows = _rows(placement, order, sizes[positions], placement.rows, client_chunk)
+        table = by_device(placement, positions, -1)[mine]
+        return placement, table, data, over_devices(rows, mesh)
 
     def staged(states, positions, placed):
         placement, _, data, rows = placed
-        clients = jax.device_put(states, sharded)
+        sharding = NamedSharding(mesh, OWN)
+        clients = jax.tree.map(
+            lambda a: jax.make_array_from_process_local_data(
+                sharding, a, (mesh.size, *a.shape[1:])
+            ),
+            states,
+        )
         return Staged(clients, data, *rows, positions, placement.device, placement.row)
 
     def read_ahead(positions):
@@ -187,16 +201,15 @@ def staged_from(
         _, placed, states = ahead
         if score:
             placed = place(cohort, _splits(dataset))
+        box["table"] = placed[1]
         box["ahead"] = None if next_cohort is None else thread.submit(read_ahead, next_cohort)
         return staged(states, cohort, placed)
 
     def keep(done, new_states, round_index):
-        states = jax.tree.map(np.asarray, new_states)
-        table = np.full((mesh.size, rows_per_device), -1)
-        table[done.device, done.row] = done.positions
+        states = jax.tree.map(_own_rows, new_states)
         settle()
-        box.update(latest=(table, states), round=round_index)
-        box["writing"] = thread.submit(box["store"].write, table, states, round_index)
+        box.update(latest=(box["table"], states), round=round_index)
+        box["writing"] = thread.submit(box["store"].write, box["table"], states, round_index)
         return ()
 
     def every(clients):
@@ -208,9 +221,40 @@ def staged_from(
 
     def one(clients, k):
         settle()
-        return jax.tree.map(lambda a: jnp.asarray(a[0]), box["store"].read(np.array([k])))
+        state = jax.tree.map(lambda a: a[0], box["store"].read(np.array([k])))
+        if len(hosts) > 1:
+            state = multihost_utils.broadcast_one_to_all(state, is_source=mine[hosts[home[k]][0]])
+        return jax.tree.map(jnp.asarray, state)
 
     return Residence(init, stage, keep, every, one, reads_ahead=True)
+
+
+def _place(work, home, hosts, most):
+    """Return the `Placement` of a cohort, every client on a device of its host.
+
+    Args:
+      work: ``[C]`` cost of each client.
+      home: ``[C]`` index into ``hosts``.
+      hosts: the devices of each host.
+      most: clients per device; more where a host's members of the cohort need more.
+    """
+    device, row = np.zeros(len(work), np.int64), np.zeros(len(work), np.int64)
+    for host, devices in enumerate(hosts):
+        members = np.flatnonzero(home == host)
+        rows = max(most, -(-len(members) // len(devices)))
+        placed = place_clients(work[members], len(devices), rows)
+        device[members], row[members] = devices[placed.device], placed.row
+    highest = max(most, int(row.max()) + 1)
+    rows = most if highest == most else -(-highest // 8) * 8
+    return Placement(device, row, rows, sum(map(len, hosts)))
+
+
+def _own_rows(array):
+    """Return the rows of this process's devices as a NumPy array."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 def choose_place(states: int, data: int, mesh: Mesh, state_dir: str | os.PathLike | None) -> str:

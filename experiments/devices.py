@@ -1,8 +1,12 @@
-"""How many devices a run uses; to be called before JAX starts its backends."""
+"""Which devices a run uses; to be called before JAX starts its backends."""
 
 import os
 
 import jax
+
+
+class DeviceError(ValueError):
+    """Processes that cannot be joined; the message names the flag and says what to do."""
 
 
 def use_devices(count: int | None) -> None:
@@ -15,3 +19,52 @@ def use_devices(count: int | None) -> None:
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         jax.config.update("jax_num_cpu_devices", count or cores)
+
+
+def join_processes(
+    distributed: bool,
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+) -> None:
+    """Join the other processes of a run, so that `jax.devices` are those of all of them.
+
+    Args:
+      distributed: join as the cluster's environment says (TPU pods, SLURM, Open MPI).
+      coordinator_address: ``HOST:PORT`` of process 0, where there is no such environment.
+      num_processes, process_id: how many there are, and which one this is.
+
+    Raises:
+      DeviceError: for flags that do not go together, or processes that do not come.
+    """
+    given = {
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == 3 and not distributed:
+        return
+    if missing and not distributed:
+        raise DeviceError(
+            f"--{missing[0]} is not set; several processes need --coordinator_address=HOST:PORT, "
+            "--num_processes and --process_id, or --distributed on a TPU pod or under SLURM"
+        )
+    if not missing and not 0 <= process_id < num_processes:
+        raise DeviceError(
+            f"--process_id={process_id} is not possible; use a number in 0..{num_processes - 1}"
+        )
+    try:
+        jax.distributed.initialize(**{k: v for k, v in given.items() if v is not None})
+    except (ValueError, RuntimeError) as error:
+        raise DeviceError(f"the processes could not be joined: {error}") from error
+
+
+def cache_programs(directory: str) -> None:
+    """Keep compiled programs in ``directory``, unless JAX was told another; "" keeps none.
+
+    Programs that compile in less than half a second are not kept.
+    """
+    if directory and jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

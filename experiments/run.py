@@ -9,13 +9,14 @@ import pathlib
 import sys
 import time
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
 from experiments import config as vocabulary
 from experiments import plots, show, training, workdir
-from experiments.devices import use_devices
+from experiments.devices import DeviceError, cache_programs, join_processes, use_devices
 from pflalign_jax.datasets import DatasetError
 from pflalign_jax.federated import StoreError
 
@@ -29,7 +30,23 @@ _DEVICES = flags.DEFINE_integer(
     "devices", None, "Simulated devices on a CPU; default: one per core.", lower_bound=1
 )
 
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "~/.cache/pflalign_jax",
+    "Where compiled programs are kept for the next run; '' keeps none. JAX_COMPILATION_CACHE_DIR "
+    "wins.",
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the other processes of a TPU pod or a SLURM job."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0, to join processes by hand."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.", lower_bound=0)
+
 USER_ERRORS = (
+    DeviceError,
     vocabulary.ConfigError,
     DatasetError,
     StoreError,
@@ -74,21 +91,32 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
     use_devices(_DEVICES.value)
-    console = Console()
+    cache_programs(_CACHE.value)
     config, path = _CONFIG.value, None
     try:
         vocabulary.resolve(config)
-        path = _WORKDIR.value or default_workdir(
-            flags.FLAGS["config"].config_filename, config.algorithm.name
+        join_processes(
+            _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
         )
-        experiment = training.build(config, pathlib.Path(path) / "client_states")
-        path = workdir.create(path)
+        first = jax.process_index() == 0
+        if jax.process_count() > 1 and _WORKDIR.value is None:
+            raise workdir.WorkdirError("--workdir is not set; several processes need one and same")
+        path = pathlib.Path(
+            _WORKDIR.value
+            or default_workdir(flags.FLAGS["config"].config_filename, config.algorithm.name)
+        )
+        experiment = training.build(config, path / "client_states" / str(jax.process_index()))
+        if first:
+            workdir.create(path)
+        console = Console(quiet=not first)
         with show.progress(experiment.config.rounds, console) as on_round:
-            outcome = training.train(experiment, path, on_round)
+            outcome = training.train(experiment, path if first else None, on_round)
     except USER_ERRORS as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail(f"interrupted; rounds evaluated before, if any, are in {path}")
+    if not first:
+        return
     title = f"{experiment.config.algorithm.name} on {experiment.dataset.name}"
     plots.write_plots(path / "plots", title, outcome.rows, outcome.scores, experiment.dataset)
     console.print(show.score_table(outcome.summary))

@@ -94,22 +94,24 @@ def build(config: ConfigDict, state_dir: pathlib.Path | None = None) -> Experime
 
 def train(
     experiment: Experiment,
-    workdir: pathlib.Path,
+    workdir: pathlib.Path | None,
     on_round: Callable[[int, dict[str, float] | None], None] = lambda done, row: None,
 ) -> Outcome:
     """Run all rounds and write the run's files to ``workdir`` as they come.
 
     Args:
       experiment: from `build`.
-      workdir: from `experiments.workdir.create`.
+      workdir: from `experiments.workdir.create`; None writes nothing, as all processes but the
+        first do.
       on_round: called after every round with the number done and, if it was evaluated, its row.
 
     Raises:
       DivergedError: when the training loss of an evaluated round is not finite.
     """
     config, dataset, federation = experiment
-    files.write_json(workdir / "config.json", config.to_dict())
-    datasets.save_partition(workdir / "partition.npz", dataset)
+    if workdir is not None:
+        files.write_json(workdir / "config.json", config.to_dict())
+        datasets.save_partition(workdir / "partition.npz", dataset)
     everyone = federation.cohort_size == dataset.num_clients
     bytes_up, bytes_down = federation.bytes_per_round
     state = federation.init(jax.random.key(config.seed))
@@ -147,12 +149,14 @@ def train(
                 "loss/train/mean": loss,
                 **summarise(scores),
             }
-            files.append_metrics(workdir, row)
-            files.append_clients(workdir, done, dataset.client_names, scores)
+            if workdir is not None:
+                files.append_metrics(workdir, row)
+                files.append_clients(workdir, done, dataset.client_names, scores)
             rows, since, steps, training_seconds = [*rows, row], 0, 0, 0.0
         on_round(done, row)
     summary = summary_of(experiment, rows)
-    files.write_json(workdir / "summary.json", summary)
+    if workdir is not None:
+        files.write_json(workdir / "summary.json", summary)
     return Outcome(summary, rows, scores)
 
 

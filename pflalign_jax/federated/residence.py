@@ -261,6 +261,7 @@ def choose_place(states: int, data: int, mesh: Mesh, state_dir: str | os.PathLik
     """Return the first of `PLACES` with room for all clients in two fifths of its memory.
 
     Devices must hold states and data, the host the states only. A CPU's devices are the host.
+    All processes are taken to be as large as this one, on hosts of their own.
 
     Args:
       states: bytes of all clients' states.
@@ -271,9 +272,10 @@ def choose_place(states: int, data: int, mesh: Mesh, state_dir: str | os.PathLik
     Raises:
       ValueError: if only the disk has room and there is no ``state_dir``.
     """
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.devices.flat]
-    if states + data <= 0.4 * (sum(limits) if all(limits) else host):
+    processes = len({device.process_index for device in mesh.devices.flat})
+    host = processes * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.local_devices]
+    if states + data <= 0.4 * (processes * sum(limits) if all(limits) else host):
         return "device"
     if states <= 0.4 * host:
         return "host"
@@ -290,14 +292,13 @@ def _patch(table, states, done, new_states):
 
     ``table`` and ``done`` are ``[D, R]`` positions, -1 where there is no client.
     """
-    both, here, there = np.intersect1d(table, done, return_indices=True)
-    here, there = (list(zip(*np.unravel_index(i, table.shape), strict=True)) for i in (here, there))
-    for k, new, old in zip(both, here, there, strict=True):
-        if k >= 0:
+    where = {int(k): index for index, k in np.ndenumerate(done) if k >= 0}
+    for index, k in np.ndenumerate(table):
+        if int(k) in where:
             for read, made in zip(
                 jax.tree.leaves(states), jax.tree.leaves(new_states), strict=True
             ):
-                read[new] = made[old]
+                read[index] = made[where[int(k)]]
 
 
 def _splits(dataset):

@@ -13,6 +13,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = ("--config.rounds=2", "--config.dataset.num_clients=4", "--config.model.hidden=(8,)")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def run(*arguments, module="experiments.run"):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
@@ -74,6 +81,7 @@ def test_npz_of_strangers(tmp_path):
         (["--config=experiments/digits.py", "stray"], "'stray'"),
         (["--config=experiments/femnist.py"], "config.dataset.path is not set"),
         (["--config=experiments/femnist.py", "--config.dataset.path=/nowhere"], "/nowhere"),
+        (["--config=experiments/digits.py", "--num_processes=2"], "--coordinator_address is not"),
         (["--config=experiments/digits.py", "--workdir=/proc/run"], "/proc/run cannot be written"),
     ],
 )

@@ -1,0 +1,94 @@
+"""Two local processes that join give the numbers of one, each with its own clients."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from experiments.devices import DeviceError, join_processes
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FIELDS = (
+    "--config=experiments/digits.py",
+    "--config.rounds=3",
+    "--config.eval_every=2",
+    "--config.cohort_size=7",
+    "--config.model.hidden=(8,)",
+    "--devices=2",
+)
+
+
+def start(workdir, cache, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.run", *FIELDS, f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(processes):
+    try:
+        texts = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * len(processes), texts
+    return texts
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("place", ["device", pytest.param("disk", marks=pytest.mark.slow)])
+def test_two_processes_are_one_run(place, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    joined = [
+        start(
+            together,
+            tmp_path / "cache",
+            f"--config.client_state_in={place}",
+            f"--coordinator_address=127.0.0.1:{port}",
+            "--num_processes=2",
+            f"--process_id={i}",
+        )
+        for i in range(2)
+    ]
+    first, second = finish(joined)
+    finish([start(alone, tmp_path / "cache")])
+    assert "test/personal/adapted" in first and "test/personal/adapted" not in second
+    assert json.loads((together / "summary.json").read_text())["device"]["count"] == 4
+    rows, expected = metrics(together), metrics(alone)
+    assert [row["round"] for row in rows] == [row["round"] for row in expected] == [2, 3]
+    for row, other in zip(rows, expected, strict=True):
+        for name in other:
+            if name.startswith(("accuracy", "loss", "bytes")):
+                assert row[name] == pytest.approx(other[name], rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((False, "localhost:1", None, 0), "--num_processes is not set"),
+        ((False, None, 2, 0), "--coordinator_address is not set"),
+        ((False, "localhost:1", 2, 2), "--process_id=2 is not possible; use a number in 0..1"),
+        ((True, None, None, None), "could not be joined"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(flags, message):
+    with pytest.raises(DeviceError, match=message):
+        join_processes(*flags)
+
+
+def test_no_flags_join_nothing():
+    join_processes(False, None, None, None)

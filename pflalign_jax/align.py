@@ -166,7 +166,7 @@ def align_transform(
             step = -eta * (_preconditioner(u, v, e) * g if precondition else g)
             if delta is not None and correction != "none":
                 delta, steps = delta.astype(dtype), jnp.maximum(num_steps, 1).astype(dtype)
-                step -= _gamma(correction, m, v, e, delta) * delta * (1 / steps)
+                step -= _removed(correction, m, v, e, delta) * (1 / steps)
             return step.astype(out_dtype), m, v.astype(stored), u.astype(stored)
 
         trees = (updates, state.m, state.v, state.u) + (() if direction is None else (direction,))
@@ -179,14 +179,17 @@ def align_transform(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _gamma(correction, m, v, eps, delta):
-    """Return γ in [0, 1], the share of the direction that a round's steps remove."""
+def _removed(correction, m, v, eps, delta):
+    """Return γ Δ, the part of the direction that a round's steps remove.
+
+    With γ = ½ + ½ erf(|z|) sign(m Δ), and erf odd, it is ½ (Δ + erf(z) |Δ|) for z with m's sign.
+    """
     if correction == "sign":
-        return 0.5 + 0.5 * jnp.sign(m * delta)
+        return 0.5 * (delta + jnp.sign(m) * jnp.abs(delta))
     if correction == "probability":
-        z = jnp.abs(m) * jax.lax.rsqrt(2 * jnp.maximum(v - m * m, 0) + eps)
-        return 0.5 + 0.5 * erf(z) * jnp.sign(m * delta)
-    return jnp.full_like(m, correction)
+        z = m * jax.lax.rsqrt(2 * jnp.maximum(v - m * m, 0) + eps)
+        return 0.5 * (delta + erf(z) * jnp.abs(delta))
+    return correction * delta
 
 
 def new_round(state: Any) -> Any:

@@ -106,7 +106,12 @@ def round_step(setting: Setting) -> Callable:
         )
         return algorithm.server_update(server, mean), _lead(clients), metrics, work, _lead(table)
 
-    @functools.partial(jax.jit, static_argnames="score", donate_argnames="clients")
+    @functools.partial(
+        jax.jit,
+        static_argnames="score",
+        donate_argnames="clients",
+        compiler_options=_compiler_options(setting.mesh),
+    )
     def train_round(key, round_index, server, clients, data, rows, counts, *, score):
         program = _over_devices(
             setting,
@@ -157,7 +162,9 @@ def score_step(setting: Setting) -> Callable:
         tables = {name: _empty_table(data) for name in scored}
         return _lead(visit_rows(visit, tables, rows, count, setting.client_chunk))
 
-    @functools.partial(jax.jit, static_argnames="adapt")
+    @functools.partial(
+        jax.jit, static_argnames="adapt", compiler_options=_compiler_options(setting.mesh)
+    )
     def score_clients(key, round_index, server, clients, data, rows, counts, *, adapt):
         program = _over_devices(setting, functools.partial(device_scores, adapt=adapt), data, OWN)
         return program(key, round_index, server, clients, data, rows, counts)
@@ -169,6 +176,19 @@ def output_shapes(setting: Setting, received: Any, client: Any, window: ClientDa
     """Return the shapes of one client's output."""
     update = setting.algorithm.client_update
     return jax.eval_shape(update, received, client, window, jax.random.key(0))
+
+
+def _compiler_options(mesh):
+    """Return options for XLA's CPU backend: no copies of loop state, the widest vectors.
+
+    Together they save 5 to 7 % of a round; nothing is needed elsewhere.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return None
+    return {
+        "xla_cpu_copy_insertion_use_region_analysis": True,
+        "xla_cpu_prefer_vector_width": 512,
+    }
 
 
 def _over_devices(setting, function, data, out_specs):

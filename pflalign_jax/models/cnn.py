@@ -1,12 +1,39 @@
 """The convolutional network of the FedAvg paper."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
+import jax
 from jax import lax
 
 from pflalign_jax.models.base import Model, from_flax
 from pflalign_jax.models.conv import max_pool, patch_conv
 
 CONVOLUTIONS = {"patches": patch_conv, "lax": lax.conv_general_dilated}
+
+
+class ConvPool(nn.Module):
+    """5x5 convolution, 2x2 maximum, bias, ReLU, with the parameters of `flax.linen.Conv`.
+
+    The bias comes after the maximum, which gives the same numbers with a quarter of the work.
+
+    Attributes:
+      features: channels out.
+      convolution: like `lax.conv_general_dilated`.
+    """
+
+    features: int
+    convolution: Callable[..., jax.Array]
+
+    @nn.compact
+    def __call__(self, x):
+        """Map ``[B, H, W, C]`` to ``[B, (H - 4) // 2, (W - 4) // 2, features]``."""
+        shape = (5, 5, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        layout = lax.conv_dimension_numbers(x.shape, shape, ("NHWC", "HWIO", "NHWC"))
+        x = self.convolution(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
+        return nn.relu(max_pool(x) + bias[None, None, None])
 
 
 class CNN(nn.Module):
@@ -30,14 +57,8 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x):
         """Map ``[B, H, W, C]`` images to ``[B, num_classes]`` logits."""
-        for channels in self.features:
-            x = nn.Conv(
-                channels,
-                (5, 5),
-                padding="VALID",
-                conv_general_dilated=CONVOLUTIONS[self.conv],
-            )(x)
-            x = nn.relu(max_pool(x))
+        for i, channels in enumerate(self.features):
+            x = ConvPool(channels, CONVOLUTIONS[self.conv], name=f"Conv_{i}")(x)
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(nn.Dense(self.dense)(x))
         return nn.Dense(self.num_classes)(x)

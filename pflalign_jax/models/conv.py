@@ -4,7 +4,9 @@ Under `scan`, `map` or `vmap` XLA's CPU backend runs `lax.conv` about ten times 
 same arithmetic written as patches and one matrix product.
 """
 
+import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,9 @@ def patch_conv(
     """Two-dimensional convolution as patches and one matrix product.
 
     A drop-in for `lax.conv_general_dilated` in ``flax.linen.Conv(conv_general_dilated=...)``, so
-    that parameters have flax's names, shapes and initialisation.
+    that parameters have flax's names, shapes and initialisation. Gradients, and whatever is made
+    of them (Hessian-vector products too), work; `jax.jvp` of the convolution itself does not, use
+    ``lax.conv`` for that.
 
     Args:
       lhs: ``[B, H, W, C_in]`` images.
@@ -64,21 +68,84 @@ def patch_conv(
     down, right = window_strides
     out_height = (lhs.shape[1] - height) // down + 1
     out_width = (lhs.shape[2] - width) // right + 1
-    patches = jnp.concatenate(
-        [
-            lhs[:, i : i + down * out_height : down, j : j + right * out_width : right]
-            for i in range(height)
-            for j in range(width)
-        ],
-        axis=-1,
-    )
-    return jnp.einsum(
-        "bhwp,pf->bhwf",
-        patches,
-        rhs.reshape(height * width * channels, features),
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-    )
+    tile = _tile(height * width * channels, out_width)
+    if tile > 1:
+        shifted = [
+            jnp.pad(rhs, ((0, 0), (right * i, right * (tile - 1 - i)), (0, 0), (0, 0)))
+            for i in range(tile)
+        ]
+        rhs = jnp.stack(shifted, axis=3)
+    cut = _Windows((height, rhs.shape[1]), (down, right * tile), (out_height, out_width // tile))
+    kernel = rhs.reshape(-1, tile * features)
+    out = _product(lhs, kernel, cut, precision, preferred_element_type)
+    return out.reshape(len(lhs), out_height, out_width, features)
+
+
+class _Windows(NamedTuple):
+    """Which windows to cut out of an image: their size, strides, and how many, down and right."""
+
+    size: tuple[int, int]
+    strides: tuple[int, int]
+    count: tuple[int, int]
+
+
+def _tile(inner, out_width):
+    """Return how many neighbouring outputs one patch serves.
+
+    A matrix product with a short inner dimension is slow; a patch for four outputs is hardly
+    longer than one for a single output, and there are four times fewer of them.
+    """
+    return 4 if inner < 64 and out_width % 4 == 0 else 1
+
+
+def _patches(x, cut):
+    """Return ``[B, *count, size * C]``; columns first, so that longer runs are copied."""
+    for axis in (2, 1):
+        size, stride, count = (values[axis - 1] for values in cut)
+        x = jnp.concatenate([_slice(x, i, stride, count, axis) for i in range(size)], axis=-1)
+    return x
+
+
+def _patches_at_once(x, cut):
+    """Return `_patches`, written so that the transpose is one sum of shifted slices."""
+    (height, width), (down, right), (rows, columns) = cut
+    lines = [_slice(x, i, down, rows, axis=1) for i in range(height)]
+    slices = [_slice(line, j, right, columns, axis=2) for line in lines for j in range(width)]
+    return jnp.concatenate(slices, axis=-1)
+
+
+def _slice(x, start, stride, count, axis):
+    return lax.slice_in_dim(x, start, start + stride * (count - 1) + 1, stride, axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _product(x, kernel, cut, precision, dtype):
+    """Return ``[B, *count, N]``, patches of ``x`` times ``kernel`` ``[P, N]``."""
+    return _product_forward(x, kernel, cut, precision, dtype)[0]
+
+
+def _product_forward(x, kernel, cut, precision, dtype):
+    # Without the barrier, what made x is computed anew for every column of the window.
+    patches = _patches(lax.optimization_barrier(x), cut)
+    out = jnp.matmul(patches, kernel, precision=precision, preferred_element_type=dtype)
+    return out, (patches, kernel, jnp.zeros_like(x))
+
+
+def _product_backward(cut, precision, dtype, saved, grad):
+    """XLA's CPU products are up to twice as fast if the longer axis of the result is the last."""
+    patches, kernel, x = saved
+    dot = functools.partial(jnp.matmul, precision=precision, preferred_element_type=dtype)
+    flat, grad = patches.reshape(-1, patches.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    if kernel.shape[0] > kernel.shape[1]:
+        for_kernel = lax.optimization_barrier(dot(grad.T, flat)).T
+    else:
+        for_kernel = dot(flat.T, grad)
+    for_patches = dot(grad, kernel.T).astype(x.dtype).reshape(patches.shape)
+    (for_x,) = jax.linear_transpose(lambda x: _patches_at_once(x, cut), x)(for_patches)
+    return for_x, for_kernel.astype(kernel.dtype)
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
@@ -90,4 +157,23 @@ def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
     batch, height, width, channels = x.shape
     rows, columns = height // size, width // size
     x = x[:, : rows * size, : columns * size]
-    return x.reshape(batch, rows, size, columns, size, channels).max(axis=(2, 4))
+    return _max_of_windows(x.reshape(batch, rows, size, columns, size, channels))
+
+
+@jax.custom_jvp
+def _max_of_windows(x):
+    return x.max(axis=(2, 4))
+
+
+@_max_of_windows.defjvp
+def _max_of_windows_jvp(primals, tangents):
+    """Share the tangent between equal maxima, as `jnp.max` would, with less work."""
+    (x,), (tangent,) = primals, tangents
+    largest = _max_of_windows(x)
+    equal = sum(
+        (x[:, :, i, :, j] == largest).astype(x.dtype)
+        for i in range(x.shape[2])
+        for j in range(x.shape[4])
+    )
+    chosen = jnp.where(x == largest[:, :, None, :, None], tangent, 0)
+    return largest, chosen.sum(axis=(2, 4)) / equal

@@ -25,7 +25,12 @@ FACTORIES: Mapping[str, Mapping[str, Callable]] = {
         "fashion_mnist": datasets.fashion_mnist,
         "npz": datasets.npz,
     },
-    "model": {"logistic": models.logistic, "mlp": models.mlp, "cnn": models.cnn},
+    "model": {
+        "logistic": models.logistic,
+        "mlp": models.mlp,
+        "cnn": models.cnn,
+        "transformer": models.transformer,
+    },
     "algorithm": {name: getattr(algorithms, name) for name in algorithms.__all__},
 }
 """What each section's ``name`` can be."""
@@ -38,6 +43,11 @@ OWN_FIELDS = {
     "local_epochs": (1, int, "passes over its data that a client makes per round"),
     "batch_size": (10, int, "examples per local step"),
     "client_chunk": (None, int | None, "clients vmapped at a time per device; None = automatic"),
+    "compute_dtype": (
+        "float32",
+        str,
+        "float32, or bfloat16: models compute in it, parameters and states stay float32",
+    ),
     "client_state_in": (
         None,
         str | None,
@@ -64,6 +74,9 @@ HELP = {
     "model.hidden": "mlp: widths of the hidden layers, e.g. (200,)",
     "model.conv": "cnn: 'patches' (fast on CPU) or 'lax'",
     "model.features": "cnn: channels of the two convolutions",
+    "model.width": "transformer: width of the embeddings",
+    "model.layers": "transformer: number of blocks",
+    "model.heads": "transformer: attention heads",
     "model.dense": "cnn: width of the dense layer",
     "algorithm.name": "which algorithm: {names}",
     "algorithm.learning_rate": "step size; None = the one that this experiment lists for the "
@@ -118,6 +131,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
         resolved[name] = _checked(name, config[name], kind)
         if kind is int and name != "seed" and resolved[name] < 1:
             raise ConfigError(f"config.{name}={resolved[name]} is not allowed; it must be >= 1")
+    if resolved.compute_dtype not in ("float32", "bfloat16"):
+        raise ConfigError(
+            f"config.compute_dtype={resolved.compute_dtype!r} is unknown"
+            f"{nearest(resolved.compute_dtype, ('float32', 'bfloat16'))}"
+        )
     for section in FACTORIES:
         resolved[section] = _resolve_section(section, config[section])
     algorithm = config.algorithm.name

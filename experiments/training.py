@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 from experiments import workdir as files
 from experiments.config import FACTORIES, ConfigError, resolve
+from experiments.machine import matmul_peak, step_flops
 from pflalign_jax import datasets
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import ClientScores, Federation, federate, summarise
-from pflalign_jax.models import cross_entropy
+from pflalign_jax.models import Model, cross_entropy, with_compute_dtype
 
 HEADLINE = "accuracy/{split}/personal/adapted/mean"
 """The score that stands on the progress bar and chooses the best round (on validation)."""
@@ -30,6 +31,7 @@ class Experiment(NamedTuple):
 
     config: ConfigDict
     dataset: FederatedDataset
+    model: Model
     federation: Federation
 
 
@@ -71,6 +73,8 @@ def build(config: ConfigDict, state_dir: pathlib.Path | None = None) -> Experime
 
     dataset = call("dataset")
     model = call("model", num_classes=dataset.num_classes)
+    if config.compute_dtype != "float32":
+        model = with_compute_dtype(model, config.compute_dtype)
     algorithm = call(
         "algorithm",
         cross_entropy(model),
@@ -89,7 +93,7 @@ def build(config: ConfigDict, state_dir: pathlib.Path | None = None) -> Experime
         )
     except ValueError as error:
         raise ConfigError(f"config: {error}") from error
-    return Experiment(config, dataset, federation)
+    return Experiment(config, dataset, model, federation)
 
 
 def train(
@@ -108,14 +112,16 @@ def train(
     Raises:
       DivergedError: when the training loss of an evaluated round is not finite.
     """
-    config, dataset, federation = experiment
+    config, dataset, model, federation = experiment
     if workdir is not None:
         files.write_json(workdir / "config.json", config.to_dict())
         datasets.save_partition(workdir / "partition.npz", dataset)
     everyone = federation.cohort_size == dataset.num_clients
     bytes_up, bytes_down = federation.bytes_per_round
     state = federation.init(jax.random.key(config.seed))
-    rows, scores, since, steps, training_seconds = [], {}, 0, 0, 0.0
+    sizes = dataset.splits["train"].sizes
+    peak, flops = matmul_peak(), step_flops(model, dataset, config.batch_size)
+    rows, scores, since, steps, examples, training_seconds = [], {}, 0, 0, 0, 0.0
     begin = time.perf_counter()
     for done in range(1, config.rounds + 1):
         evaluated = done % config.eval_every == 0 or done == config.rounds
@@ -124,6 +130,7 @@ def train(
         loss = float(result.metrics["loss"])
         training_seconds, since = training_seconds + time.perf_counter() - start, since + 1
         steps += int(result.work.useful)
+        examples += config.local_epochs * int(sizes[result.cohort].sum())
         if not math.isfinite(loss):
             raise DivergedError(
                 f"round {done}: the training loss is {loss}; what was measured up to here is in "
@@ -140,6 +147,8 @@ def train(
                 "seconds_evaluation": time.perf_counter() - start,
                 "seconds_total": time.perf_counter() - begin,
                 "client_steps_per_second": steps / training_seconds,
+                "examples_per_second": examples / training_seconds,
+                "fraction_of_matmul_peak": steps * flops / training_seconds / peak,
                 "executed_over_useful_steps": int(result.work.executed) / int(result.work.useful),
                 "slowest_over_mean_device": federation.mesh.size
                 * int(result.work.slowest)
@@ -152,7 +161,7 @@ def train(
             if workdir is not None:
                 files.append_metrics(workdir, row)
                 files.append_clients(workdir, done, dataset.client_names, scores)
-            rows, since, steps, training_seconds = [*rows, row], 0, 0, 0.0
+            rows, since, steps, examples, training_seconds = [*rows, row], 0, 0, 0, 0.0
         on_round(done, row)
     summary = summary_of(experiment, rows)
     if workdir is not None:
@@ -166,7 +175,7 @@ def summary_of(experiment: Experiment, rows: list[dict[str, float]]) -> dict[str
     ``best_validation`` is the evaluated round with the highest validation headline (the earliest
     of equals), never chosen on test data; None without a validation split.
     """
-    config, dataset, federation = experiment
+    config, dataset, _, federation = experiment
     chosen_by = HEADLINE.format(split="validation")
     best = max(rows, key=lambda row: row[chosen_by]) if chosen_by in rows[0] else None
     device = federation.mesh.devices.flat[0]

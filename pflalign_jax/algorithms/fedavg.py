@@ -32,7 +32,9 @@ def fedavg(
       Data", AISTATS 2017, Algorithm 1.
     """
     tx = local_sgd(learning_rate)
-    local = local_training(loss, tx, local_epochs=local_epochs, batch_size=batch_size)
+    local = local_training(
+        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
+    )
 
     def client_update(server, client, data, key):
         result = local.train(server.params, tx.init(server.params), data, key)

@@ -25,7 +25,9 @@ def local(
       local_epochs, batch_size: local work per round.
     """
     tx = local_sgd(learning_rate)
-    training = local_training(loss, tx, local_epochs=local_epochs, batch_size=batch_size)
+    training = local_training(
+        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
+    )
 
     def client_update(received, client, data, key):
         del received

@@ -62,7 +62,9 @@ def pflalign(
       Kim and Lee, arXiv:2605.02143; see `pflalign_jax.align` for what could be verified.
     """
     tx = align_transform(learning_rate, beta, eps, precondition, correction, memory_dtype)
-    local = local_training(loss, tx, local_epochs=local_epochs, batch_size=batch_size)
+    local = local_training(
+        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
+    )
 
     def init(params):
         delta = jax.tree.map(jnp.zeros_like, params) if realignment else None

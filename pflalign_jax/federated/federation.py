@@ -14,8 +14,9 @@ from jax.sharding import Mesh, NamedSharding
 from pflalign_jax.datasets.base import FederatedDataset
 from pflalign_jax.federated.algorithm import Algorithm, ClientData
 from pflalign_jax.federated.evaluation import ClientScores
+from pflalign_jax.federated.local import are_tokens
 from pflalign_jax.federated.participation import sample_cohort
-from pflalign_jax.federated.placement import AXIS, everywhere
+from pflalign_jax.federated.placement import AXIS, choose_chunk, everywhere
 from pflalign_jax.federated.residence import PLACES, choose_place, on_devices, staged_from
 from pflalign_jax.federated.step import (
     COHORT,
@@ -123,7 +124,8 @@ def federate(
       model: its ``apply`` is used for scores, its ``init`` for the first global model.
       dataset: the clients' data.
       cohort_size: clients per round, drawn uniformly every round; None: all take part.
-      client_chunk: clients vmapped at a time on one device; None: 1 on a CPU, 16 elsewhere.
+      client_chunk: clients vmapped at a time on one device; None: see
+        `pflalign_jax.federated.placement.choose_chunk`.
       mesh: a mesh with the one axis ``clients``; None: all devices.
       eval_batch_size: examples per step when scoring; None: from the size of the test sets.
       client_state_in: where client states live between rounds. ``"device"``: all on devices with
@@ -147,25 +149,27 @@ def federate(
     mesh = Mesh(np.array(jax.devices()), (AXIS,)) if mesh is None else mesh
     if mesh.axis_names != (AXIS,):
         raise ValueError(f"mesh has axes {mesh.axis_names}; it must have the one axis ('{AXIS}',)")
-    if client_chunk is None:
-        client_chunk = 1 if mesh.devices.flat[0].platform == "cpu" else 16
-    if client_chunk < 1:
+    if client_chunk is not None and client_chunk < 1:
         raise ValueError(f"client_chunk={client_chunk} is not allowed; it must be >= 1")
 
     eval_splits = [s for s in ("validation", "test") if len(dataset.splits[s].indices)]
     if eval_batch_size is None:
         eval_batch_size = _eval_batch_size(dataset)
-    setting = Setting(algorithm, model.apply, mesh, client_chunk, eval_batch_size)
-    train_round, score_clients = round_step(setting), score_step(setting)
 
     def first_params(key):
-        example = jnp.zeros((1, *dataset.x.shape[1:]), jnp.float32)
+        dtype = jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32
+        example = jnp.zeros((1, *dataset.x.shape[1:]), dtype)
         return model.init(jax.random.fold_in(key, INIT), example)
 
     def first_states(key):
         return algorithm.init(first_params(key))
 
-    _, first_client = jax.eval_shape(first_states, jax.random.key(0))
+    first_server, first_client = jax.eval_shape(first_states, jax.random.key(0))
+    if client_chunk is None:
+        per_device = -(-cohort_size // mesh.size)
+        client_chunk = choose_chunk(mesh, num_bytes((first_server, first_client)), per_device)
+    setting = Setting(algorithm, model.apply, mesh, client_chunk, eval_batch_size)
+    train_round, score_clients = round_step(setting), score_step(setting)
     place = client_state_in
     if place is None:
         place = choose_place(

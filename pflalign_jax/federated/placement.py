@@ -87,6 +87,27 @@ def place_clients(work: np.ndarray, num_devices: int, rows: int | None = None) -
     return Placement(device, row, int(row.max()) + 1 if rows is None else rows, num_devices)
 
 
+def choose_chunk(mesh: Mesh, client_bytes: int, clients_per_device: int) -> int:
+    """Return how many clients to vmap at a time on one device.
+
+    On a CPU one: measured best from logistic regression to the CNN, since a client's parameters
+    then stay in the cache and no step is padded. Elsewhere as many as a quarter of the device's
+    memory holds, taking six times a client's states for what its local steps need (not yet
+    measured on accelerators), at most 64.
+
+    Args:
+      mesh: the devices.
+      client_bytes: of the states that one client's local training works on.
+      clients_per_device: of a cohort.
+    """
+    device = mesh.local_devices[0]
+    if device.platform == "cpu":
+        return 1
+    limit = (device.memory_stats() or {}).get("bytes_limit", 16e9)
+    fit = int(limit / 4 / (6 * max(client_bytes, 1)))
+    return max(1, min(fit, 64, clients_per_device))
+
+
 def by_device(placement: Placement, values: np.ndarray, fill: int) -> np.ndarray:
     """Arrange ``[K]`` values as ``[D, R]`` by device and row, ``fill`` where there is no client."""
     table = np.full((placement.num_devices, placement.rows), fill, values.dtype)

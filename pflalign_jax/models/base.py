@@ -57,6 +57,22 @@ def from_flax(module: nn.Module) -> Model:
     return Model(init, lambda params, x: module.apply({"params": params}, x))
 
 
+def with_compute_dtype(model: Model, dtype: str) -> Model:
+    """Return a model that computes in ``dtype``, e.g. ``"bfloat16"``.
+
+    Parameters, their gradients and the logits that come out stay in float32: only a copy of the
+    parameters and the features is cast, as is usual in mixed precision. Tokens are not cast.
+    """
+
+    def cast(a):
+        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    def apply(params, x):
+        return model.apply(jax.tree.map(cast, params), cast(x)).astype(jnp.float32)
+
+    return Model(model.init, apply)
+
+
 def example_losses(logits: jax.Array, y: jax.Array) -> jax.Array:
     """Return the cross-entropy of each example in nats, ``[B]``, averaged over positions."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)

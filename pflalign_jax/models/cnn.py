@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from pflalign_jax.models.base import Model, from_flax
@@ -57,6 +58,8 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x):
         """Map ``[B, H, W, C]`` images to ``[B, num_classes]`` logits."""
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            x = x.astype(jnp.float32)
         for i, channels in enumerate(self.features):
             x = ConvPool(channels, CONVOLUTIONS[self.conv], name=f"Conv_{i}")(x)
         x = x.reshape(x.shape[0], -1)

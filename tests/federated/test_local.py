@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy import LOSS
+from toy import LOSS, MODEL
 
 from pflalign_jax.federated import ClientData, local_training
-from pflalign_jax.federated.local import epoch_order
+from pflalign_jax.federated.local import epoch_order, take
 
 
 def window(x, y, start, size, longest=None):
@@ -104,3 +104,28 @@ def test_impossible_work_is_refused(options):
     (name,) = options
     with pytest.raises(ValueError, match=f"{name}=0"):
         local_training(LOSS, optax.sgd(0.1), **options)
+
+
+def test_elementwise_changes_no_number():
+    x = jax.random.normal(jax.random.key(0), (20, 4))
+    y = jnp.arange(20) % 3
+    data = window(x, y.astype(jnp.int32), 2, 13)
+    params = MODEL.init(jax.random.key(1), x)
+    results = []
+    for elementwise in (False, True):
+        tx = optax.adam(0.1)
+        local = local_training(LOSS, tx, local_epochs=2, batch_size=5, elementwise=elementwise)
+        result = local.train(params, tx.init(params), data, jax.random.key(2))
+        results.append((result.params, result.opt_state))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), results[0], results[1]
+    )
+    assert results[1][0]["Dense_0"]["kernel"].shape == params["Dense_0"]["kernel"].shape
+
+
+def test_tokens_are_not_normalised():
+    tokens = np.array([[1, 300], [2, 400]], np.int32)
+    data = window(tokens, np.zeros(2, np.int32), 0, 2)._replace(mean=jnp.float32(7))
+    batch = take(data, jnp.array([1]), jnp.ones(1))
+    np.testing.assert_array_equal(batch.x, [[2, 400]])
+    assert batch.x.dtype == jnp.int32

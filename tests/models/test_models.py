@@ -62,6 +62,50 @@ def test_patch_conv_equals_lax(padding, strides):
     )
 
 
+@pytest.mark.parametrize("channels", [1, 6], ids=["tiled", "not tiled"])
+def test_patch_conv_gradients_equal_lax(channels):
+    x = jax.random.normal(jax.random.key(0), (2, 9, 12, channels))
+    kernel = jax.random.normal(jax.random.key(1), (4, 5, channels, 3))
+
+    def loss(conv, x, kernel):
+        out = conv(x, kernel, (2, 1), "VALID", dimension_numbers=numbers)
+        return jnp.sum(jnp.sin(out))
+
+    numbers = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
+    found, expected = (
+        jax.grad(lambda *args, c=conv: loss(c, *args), argnums=(0, 1))(x, kernel)
+        for conv in (models.patch_conv, jax.lax.conv_general_dilated)
+    )
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_hessian_vector_products_of_the_cnn():
+    ours, reference = (
+        models.cnn(10, features=(4, 6), dense=8),
+        models.cnn(10, conv="lax", features=(4, 6), dense=8),
+    )
+    x = jax.random.normal(jax.random.key(0), (3, 28, 28, 1))
+    params = ours.init(jax.random.key(1), x)
+    batch = models.Batch(x, jnp.array([1, 2, 3]), jnp.ones(3))
+
+    def product(model):
+        gradient = jax.grad(lambda p: models.cross_entropy(model)(p, batch, None))
+        return jax.jvp(gradient, (params,), (params,))[1]
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-3, atol=1e-4),
+        product(ours),
+        product(reference),
+    )
+
+
+def test_equal_maxima_share_the_gradient():
+    x = jnp.array([[1.0, 3.0], [3.0, 2.0]])[None, :, :, None]
+    gradient = jax.grad(lambda x: models.max_pool(x).sum())(x)
+    np.testing.assert_allclose(gradient[0, :, :, 0], [[0, 0.5], [0.5, 0]])
+
+
 def test_patch_conv_refuses_what_it_cannot_do():
     x, kernel = jnp.ones((1, 8, 8, 2)), jnp.ones((3, 3, 1, 4))
     with pytest.raises(NotImplementedError, match="feature_group_count=2"):
@@ -114,3 +158,38 @@ def test_model_with_running_statistics_is_refused():
 def test_unknown_convolution_is_refused():
     with pytest.raises(ValueError, match="'winograd'"):
         models.cnn(10, conv="winograd")
+
+
+def test_transformer_looks_only_back():
+    model = models.transformer(11, width=8, layers=2, heads=2)
+    tokens = jax.random.randint(jax.random.key(0), (2, 6), 0, 11)
+    params = model.init(jax.random.key(1), tokens)
+    logits = model.apply(params, tokens)
+    assert logits.shape == (2, 6, 11)
+    changed = model.apply(params, tokens.at[:, 4].set((tokens[:, 4] + 1) % 11))
+    np.testing.assert_allclose(changed[:, :4], logits[:, :4], atol=1e-6)
+    assert np.abs(changed[:, 4:] - logits[:, 4:]).min(axis=-1).max() > 1e-4
+    with pytest.raises(ValueError, match="heads=3 does not divide width=8"):
+        models.transformer(11, width=8, heads=3)
+
+
+def test_computing_in_bfloat16(images):
+    model = models.cnn(10)
+    half = models.with_compute_dtype(model, "bfloat16")
+    params = half.init(jax.random.key(1), images)
+    logits = half.apply(params, images)
+    assert logits.dtype == jnp.float32
+    expected = model.apply(params, images)
+    assert 1e-6 < np.abs(logits - expected).max() < 0.05 * np.abs(expected).max()
+    batch = models.Batch(images, jnp.array([1, 2, 3]), jnp.ones(3))
+    gradients = jax.grad(models.cross_entropy(half))(params, batch, None)
+    assert {g.dtype for g in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
+    jaxpr = str(jax.make_jaxpr(half.apply)(params, images))
+    assert "bf16[3,1024]" in jaxpr
+
+
+def test_tokens_are_not_cast():
+    model = models.with_compute_dtype(models.transformer(1000, width=8, heads=2), "bfloat16")
+    tokens = jnp.array([[999, 513, 514]])
+    params = model.init(jax.random.key(0), tokens)
+    assert not np.allclose(*model.apply(params, jnp.array([[513], [514]]).repeat(3, 1)))

@@ -1,0 +1,58 @@
+"""How fast the machine is, and how much of it a run uses."""
+
+import resource
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pflalign_jax import models
+from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.federated.local import are_tokens
+from pflalign_jax.federated.placement import AXIS, over_devices
+
+
+def matmul_peak(size: int | None = None, repeats: int = 5) -> float:
+    """Return FLOP/s of a float32 matrix product on all devices at once, the best of repeats.
+
+    Args:
+      size: rows and columns; None: 2048 on CPUs, 8192 elsewhere.
+      repeats: how often to measure.
+    """
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
+    if size is None:
+        size = 2048 if jax.devices()[0].platform == "cpu" else 8192
+    spec = jax.sharding.PartitionSpec(AXIS)
+    x = over_devices(np.broadcast_to(np.float32(1), (mesh.size, size, size)), mesh)
+    product = jax.jit(
+        jax.shard_map(lambda a: a @ a, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    )
+    jax.block_until_ready(product(x))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(product(x))
+        seconds.append(time.perf_counter() - start)
+    return mesh.size * 2 * size**3 / min(seconds)
+
+
+def step_flops(model: models.Model, dataset: FederatedDataset, batch_size: int) -> float:
+    """Return floating-point operations of one gradient of a batch, as XLA counts them."""
+    dtype = jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32
+    x, y = ((batch_size, *a.shape[1:]) for a in (dataset.x, dataset.y))
+    batch = models.Batch(
+        jax.ShapeDtypeStruct(x, dtype),
+        jax.ShapeDtypeStruct(y, jnp.int32),
+        jax.ShapeDtypeStruct((batch_size,), jnp.float32),
+    )
+    params = jax.eval_shape(model.init, jax.random.key(0), batch.x)
+    gradient = jax.jit(jax.grad(models.cross_entropy(model)))
+    return gradient.lower(params, batch, jax.random.key(0)).cost_analysis()["flops"]
+
+
+def peak_memory() -> int:
+    """Return the most bytes of host memory that this process has held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

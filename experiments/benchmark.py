@@ -1,165 +1,259 @@
-"""Time a round of FedAvg and of pFLAlign, and compare with the machine's peak.
+"""Time rounds of FedAvg and pFLAlign, and compare with the machine's peak and with other libraries.
 
-python -m experiments.benchmark [--workload=cnn] [--json=FILE] [--devices=D] [--client_chunk=C]
+python -m experiments.benchmark [--workload=cnn,mlp,...|all] [--against=fedjax,torch]
+    [--scale=chunk,devices,clients,cohort] [--json=FILE]
 
-Every client has 200 examples of 28x28 noise, batch 10: 20 steps per round. The two algorithms take
-turns in one process; reported is the median over rounds.
+All contenders take turns in one process, a round each; reported are medians over rounds, and the
+least and the most. Data are noise, so that nothing needs to be downloaded.
 """
 
+import itertools
 import json
 import pathlib
+import tempfile
 import time
+from collections.abc import Callable, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
 from experiments.devices import use_devices
+from experiments.machine import matmul_peak, peak_memory, step_flops
+from experiments.peers import PEERS, PeerError
+from experiments.workloads import BATCH, WORKLOADS, Workload, noise
 from pflalign_jax import algorithms, models
-from pflalign_jax.datasets import FederatedDataset, Owned
 from pflalign_jax.federated import federate
 
-EXAMPLES, BATCH = 200, 10
-WORKLOADS = {
-    "cnn": (20, lambda: models.cnn(10)),
-    "logistic": (100, lambda: models.logistic(10)),
-    "mlp": (100, lambda: models.mlp(10, hidden=(200,))),
-    "mlp2": (100, lambda: models.mlp(10, hidden=(100, 100))),
-}
-"""Name to the number of clients and the model."""
-
-_WORKLOAD = flags.DEFINE_enum("workload", "cnn", list(WORKLOADS), "What to train.")
+_WORKLOADS = flags.DEFINE_list("workload", ["cnn"], f"What to train: {', '.join(WORKLOADS)}; all.")
+_AGAINST = flags.DEFINE_list("against", [], f"Other libraries to compare with: {', '.join(PEERS)}.")
+_SCALE = flags.DEFINE_list("scale", [], "Tables over chunk, devices, clients or cohort.")
 _JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 _DEVICES = flags.DEFINE_integer(
     "devices", None, "Simulated devices on a CPU; default: one per core.", lower_bound=1
 )
 _CHUNK = flags.DEFINE_integer("client_chunk", None, "Clients vmapped at a time.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each algorithm.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each contender.", lower_bound=1)
 
 
-def matmul_peak(size: int = 2048, repeats: int = 5) -> float:
-    """Return GFLOP/s of a float32 matrix product on all devices at once, the best of repeats."""
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("clients",))
-    spec = jax.sharding.PartitionSpec("clients")
-    x = jax.device_put(
-        np.ones((mesh.size, size, size), np.float32), jax.sharding.NamedSharding(mesh, spec)
-    )
-    product = jax.jit(
-        jax.shard_map(lambda a: a @ a, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    )
-    jax.block_until_ready(product(x))
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(product(x))
-        seconds.append(time.perf_counter() - start)
-    return mesh.size * 2 * size**3 / min(seconds) / 1e9
+def take_turns(contenders: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Return seconds of each contender's rounds, in turns, after one that is not counted."""
+    for run in contenders.values():
+        run()
+    seconds = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
-def step_flops(model: models.Model, x: np.ndarray) -> float:
-    """Return floating-point operations of one gradient of a batch, as XLA counts them."""
-    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *x.shape[1:])))
-    batch = models.Batch(
-        jax.ShapeDtypeStruct((BATCH, *x.shape[1:]), jnp.float32),
-        jax.ShapeDtypeStruct((BATCH,), jnp.int32),
-        jax.ShapeDtypeStruct((BATCH,), jnp.float32),
-    )
-    gradient = jax.jit(jax.grad(models.cross_entropy(model)))
-    return gradient.lower(params, batch, jax.random.key(0)).compile().cost_analysis()["flops"]
+class OurRound:
+    """One federation, advanced a round at every call; keeps what the last round cost."""
+
+    def __init__(self, algorithm: str, model: models.Model, dataset, **options):
+        factory = {"fedavg": algorithms.fedavg, "pflalign": algorithms.pflalign}[algorithm]
+        rate = {"fedavg": 0.01, "pflalign": 0.1}[algorithm]
+        made = factory(models.cross_entropy(model), rate, batch_size=BATCH)
+        self.federation = federate(made, model, dataset, **options)
+        self.state = self.federation.init(jax.random.key(0))
+        self.steps, self.work = [], None
+
+    def __call__(self):
+        """Run a round to its end."""
+        self.state, result = self.federation.run_round(self.state)
+        jax.block_until_ready((self.state.server, result.metrics))
+        self.work = jax.tree.map(int, result.work)
+        self.steps.append(self.work.useful)
 
 
-def noise_dataset(clients: int, seed: int = 0) -> FederatedDataset:
-    """Return 28x28 noise with 10 labels, equally many examples for every client."""
-    rng = np.random.default_rng(seed)
-    total = clients * EXAMPLES
-    empty = Owned(np.zeros(0, np.int64), np.zeros(clients + 1, np.int64))
-    train = Owned(np.arange(total), np.arange(clients + 1) * EXAMPLES)
-    return FederatedDataset(
-        "noise",
-        rng.integers(0, 256, (total, 28, 28, 1), dtype=np.uint8),
-        rng.integers(0, 10, total, dtype=np.int32),
-        10,
-        {"train": train, "validation": empty, "test": empty},
-        np.arange(clients).astype(str),
-        np.arange(clients, dtype=np.int32),
-        np.float32(127.5),
-        np.float32(127.5),
-    )
+def figures_of(seconds: list[float], steps: float, flops: float, peak: float) -> dict[str, object]:
+    """Return the figures of one contender that took ``steps`` client steps per round."""
+    median = float(np.median(seconds))
+    return {
+        "ms_per_client_step": 1e3 * median / steps,
+        "spread_ms": [1e3 * min(seconds) / steps, 1e3 * max(seconds) / steps],
+        "seconds_per_round": median,
+        "fraction_of_peak": flops * steps / median / peak,
+    }
 
 
-def measure(workload: str, rounds: int, client_chunk: int | None) -> dict[str, object]:
-    """Return the benchmark's figures.
+def measure(
+    name: str, rounds: int, client_chunk: int | None, against: list[str]
+) -> dict[str, object]:
+    """Return the figures of one workload.
 
     ``ms_per_client_step`` is wall time of a round over the client steps in it, on all devices
-    together; ``ratio`` is to FedAvg.
+    together; ``ratio`` is its multiple of our FedAvg.
     """
-    clients, make_model = WORKLOADS[workload]
-    dataset, model = noise_dataset(clients), make_model()
-    loss = models.cross_entropy(model)
-    contenders = {
-        "fedavg": algorithms.fedavg(loss, 0.01, batch_size=BATCH),
-        "pflalign": algorithms.pflalign(loss, 0.1, batch_size=BATCH),
-    }
-    runs, seconds = {}, {name: [] for name in contenders}
-    for name, algorithm in contenders.items():
-        federation = federate(algorithm, model, dataset, client_chunk=client_chunk)
-        state, result = federation.run_round(federation.init(jax.random.key(0)))
-        jax.block_until_ready(result.metrics)
-        runs[name] = federation, state
-    for _ in range(rounds):
-        for name, (federation, state) in runs.items():
-            start = time.perf_counter()
-            state, result = federation.run_round(state)
-            jax.block_until_ready((state.server, result.metrics))
-            seconds[name].append(time.perf_counter() - start)
-            runs[name] = federation, state
-    peak, flops = matmul_peak(), step_flops(model, dataset.x)
-    steps = clients * EXAMPLES // BATCH
+    workload = WORKLOADS[name]
+    dataset, model = noise(workload), workload.model()
+    options = {"cohort_size": workload.cohort, "client_chunk": client_chunk}
+    ours = {n: OurRound(n, model, dataset, **options) for n in ("fedavg", "pflalign")}
+    peers = {n: PEERS[n](name, dataset) for n in against}
+    seconds = take_turns({**ours, **peers}, rounds)
+    # What the arithmetic needs: patches for several outputs at once multiply some zeros.
+    counted = models.cnn(10, conv="lax") if name in ("cnn", "writers") else model
+    peak, flops = matmul_peak(), step_flops(counted, dataset, BATCH)
+    steps = float(np.median(ours["fedavg"].steps[1:]))
     device = jax.devices()[0]
-    figures = {"workload": workload, "clients": clients, "batch_size": BATCH}
-    figures |= {"device": device.device_kind, "devices": len(jax.devices())}
-    figures |= {"client_chunk": runs["fedavg"][0].client_chunk, "matmul_peak_gflops": peak}
-    figures |= {"gflop_per_client_step": flops / 1e9, "algorithms": {}}
-    reference = np.median(seconds["fedavg"])
-    for name, values in seconds.items():
-        median = float(np.median(values))
-        figures["algorithms"][name] = {
-            "ms_per_client_step": 1e3 * median / steps,
-            "spread_ms": [1e3 * min(values) / steps, 1e3 * max(values) / steps],
-            "ratio": float(median / reference),
-            "fraction_of_peak": flops * steps / median / 1e9 / peak,
+    figures = {
+        "workload": name,
+        "clients": dataset.num_clients,
+        "cohort": ours["fedavg"].federation.cohort_size,
+        "batch_size": BATCH,
+        "device": device.device_kind,
+        "devices": len(jax.devices()),
+        "client_chunk": ours["fedavg"].federation.client_chunk,
+        "matmul_peak_gflops": peak / 1e9,
+        "gflop_per_client_step": flops / 1e9,
+        "peak_memory_gb": peak_memory() / 1e9,
+        "contenders": {},
+    }
+    reference = np.array(seconds["fedavg"])
+    for contender, values in seconds.items():
+        ratios = np.array(values) / reference
+        figures["contenders"][contender] = {
+            **figures_of(values, steps, flops, peak),
+            "ratio": float(np.median(ratios)),
+            "ratio_spread": [float(ratios.min()), float(ratios.max())],
         }
+    for contender, run in ours.items():
+        figures["contenders"][contender]["executed_over_useful_steps"] = (
+            run.work.executed / run.work.useful
+        )
     return figures
+
+
+def _with(workload, clients=None, cohort=None):
+    sizes = workload.sizes if clients is None else np.resize(workload.sizes, clients)
+    return workload._replace(sizes=sizes, cohort=cohort or workload.cohort)
+
+
+def scaling(over: str, name: str, rounds: int, folder: str) -> list[dict[str, object]]:
+    """Return figures of pFLAlign over chunk, devices, clients K or cohort C, taking turns.
+
+    ``clients`` is an MLP of 100,000 parameters with a cohort of 32 and states on disk: what a
+    round costs must not depend on K.
+    """
+    workload = WORKLOADS[name]
+    cases: dict[str, tuple[Workload, dict]] = {}
+    if over == "chunk":
+        cases = {str(c): (workload, {"client_chunk": c}) for c in (1, 2, 5, 10)}
+    elif over == "devices":
+        for d in itertools.takewhile(lambda d: d <= len(jax.devices()), (1, 2, 4, 8)):
+            mesh = jax.sharding.Mesh(np.array(jax.devices()[:d]), ("clients",))
+            cases[str(d)] = (workload, {"mesh": mesh})
+    elif over == "clients":
+        small = Workload(lambda: models.mlp(10, (128,)), np.array([100]), cohort=32)
+        for k in (100, 1000, 10_000):
+            place = {"client_state_in": "disk", "state_dir": f"{folder}/{k}"}
+            cases[str(k)] = (_with(small, clients=k), place)
+    elif over == "cohort":
+        cases = {str(c): (_with(workload, cohort=c), {}) for c in (10, 20, 50, 100)}
+    else:
+        raise ValueError(f"--scale={over} is unknown; use chunk, devices, clients or cohort")
+    runs = {
+        case: OurRound(
+            "pflalign", work.model(), noise(work), **{"cohort_size": work.cohort, **options}
+        )
+        for case, (work, options) in cases.items()
+    }
+    seconds = take_turns(runs, rounds)
+    rows = []
+    for case, values in seconds.items():
+        run = runs[case]
+        used = sum(p.stat().st_blocks * 512 for p in pathlib.Path(folder, case).rglob("*"))
+        rows.append(
+            {
+                over: int(case),
+                "seconds_per_round": float(np.median(values)),
+                "spread_seconds": [min(values), max(values)],
+                "ms_per_client_step": 1e3
+                * float(np.median(np.array(values) / np.array(run.steps[1:]))),
+                "executed_over_useful_steps": run.work.executed / run.work.useful,
+                "disk_gb": used / 1e9,
+            }
+        )
+    return rows
+
+
+def main_table(figures: Mapping) -> Table:
+    """Return the table of one workload."""
+    table = Table(
+        title=f"{figures['workload']}: {figures['clients']} clients, {figures['cohort']} per "
+        f"round, batch {BATCH}, on {figures['devices']} {figures['device']} devices, "
+        f"{figures['client_chunk']} clients at a time",
+        caption=f"matrix product peak {figures['matmul_peak_gflops']:.0f} GFLOP/s; a client step "
+        f"is {1e3 * figures['gflop_per_client_step']:.3g} MFLOP; peak memory "
+        f"{figures['peak_memory_gb']:.1f} GB",
+    )
+    for column in (
+        "",
+        "ms per client step",
+        "least .. most",
+        "s per round",
+        "to FedAvg",
+        "of peak",
+    ):
+        table.add_column(column, justify="right")
+    for name, row in figures["contenders"].items():
+        (least, most), (low, high) = row["spread_ms"], row["ratio_spread"]
+        table.add_row(
+            name,
+            f"{row['ms_per_client_step']:.3g}",
+            f"{least:.3g} .. {most:.3g}",
+            f"{row['seconds_per_round']:.3g}",
+            f"{row['ratio']:.2f}x ({low:.2f} .. {high:.2f})",
+            f"{100 * row['fraction_of_peak']:.0f} %",
+        )
+    return table
+
+
+def scaling_table(title: str, rows: list[Mapping]) -> Table:
+    """Return a table of rows with the same keys."""
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        cells = [
+            " .. ".join(f"{v:.3g}" for v in value) if isinstance(value, list) else f"{value:.4g}"
+            for value in row.values()
+        ]
+        table.add_row(*cells)
+    return table
 
 
 def main(argv: list[str]) -> None:
     """Measure, print, and write if asked."""
     del argv
     logging.set_verbosity(logging.WARNING)
+    names = list(WORKLOADS) if _WORKLOADS.value == ["all"] else _WORKLOADS.value
+    for flag, values, known in (
+        ("workload", names, WORKLOADS),
+        ("against", _AGAINST.value, PEERS),
+        ("scale", _SCALE.value, ("chunk", "devices", "clients", "cohort")),
+    ):
+        for value in values:
+            if value not in known:
+                raise app.UsageError(f"--{flag}={value} is unknown; choose from {list(known)}")
     use_devices(_DEVICES.value)
-    figures = measure(_WORKLOAD.value, _ROUNDS.value, _CHUNK.value)
-    table = Table(
-        title=f"{figures['workload']}, batch {BATCH}, {figures['clients']} clients on "
-        f"{figures['devices']} "
-        f"{figures['device']} devices, {figures['client_chunk']} clients at a time",
-        caption=f"matrix product peak {figures['matmul_peak_gflops']:.0f} GFLOP/s; a client step "
-        f"is {1e3 * figures['gflop_per_client_step']:.3g} MFLOP",
-    )
-    for column in ("algorithm", "ms per client step", "least .. most", "to FedAvg", "of peak"):
-        table.add_column(column, justify="right")
-    for name, row in figures["algorithms"].items():
-        least, most = row["spread_ms"]
-        table.add_row(
-            name,
-            f"{row['ms_per_client_step']:.3g}",
-            f"{least:.3g} .. {most:.3g}",
-            f"{row['ratio']:.2f}x",
-            f"{100 * row['fraction_of_peak']:.0f} %",
-        )
-    Console().print(table)
+    console, figures = Console(), {"workloads": [], "scaling": {}}
+    for name in names:
+        try:
+            row = measure(name, _ROUNDS.value, _CHUNK.value, _AGAINST.value)
+        except PeerError as error:
+            raise app.UsageError(str(error)) from error
+        figures["workloads"].append(row)
+        console.print(main_table(row))
+    for over, name in itertools.product(_SCALE.value, names):
+        with tempfile.TemporaryDirectory() as folder:
+            rows = scaling(over, name, _ROUNDS.value, folder)
+        figures["scaling"][f"{name} over {over}"] = rows
+        console.print(scaling_table(f"pflalign on {name} over {over}", rows))
     if _JSON.value:
         pathlib.Path(_JSON.value).write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -36,7 +36,9 @@ setuptools.setup(
     extras_require={
         # TFDS needs TensorFlow only to download and prepare a dataset.
         "tensorflow": ["tensorflow>=2.16", "importlib_resources"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9"],
+        # What experiments.benchmark compares with; a PyTorch for CPUs is enough.
+        "bench": ["fedjax>=0.0.17", "torch>=2.4"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

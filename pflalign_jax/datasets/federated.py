@@ -123,7 +123,9 @@ def npz(
 
     Args:
       path: a directory with ``train.npz`` and ``test.npz``, or one npz file with a ``split`` array
-        of ``"train"``, ``"validation"``, ``"test"``.
+        of ``"train"``, ``"validation"``, ``"test"``, or a directory with ``x.npy``, ``y.npy``,
+        ``client.npy`` and ``split.npy``; there ``x`` is memory-mapped and may be larger than
+        memory, with client states in host memory or on disk.
       num_clients, alpha, classes_per_client, min_examples, test_fraction: of the other
         partitions, see `digits`.
       partition: ``"natural"`` or one of the others.

@@ -12,7 +12,8 @@ from pflalign_jax.datasets.base import SPLITS, DatasetError
 
 ADVICE = (
     "data are a directory with train.npz and test.npz, each with arrays x, y and client, or one "
-    "npz file with a further array `split` of 'train', 'validation' and 'test'"
+    "npz file with a further array `split` of 'train', 'validation' and 'test', or a directory "
+    "with x.npy, y.npy, client.npy and split.npy"
 )
 
 
@@ -36,7 +37,9 @@ def load_npz(path: str | os.PathLike) -> NpzExamples:
     """Read and check examples with owners; nothing in the files is executed.
 
     Args:
-      path: a directory with ``train.npz`` and ``test.npz``, or one file with a ``split`` array.
+      path: a directory with ``train.npz`` and ``test.npz``, or one file with a ``split`` array,
+        or a directory with ``x.npy``, ``y.npy``, ``client.npy`` and ``split.npy``, of which ``x``
+        is memory-mapped: it may be larger than memory.
 
     Raises:
       DatasetError: naming the file, the bad value and what to do, for a missing or damaged file, a
@@ -46,7 +49,9 @@ def load_npz(path: str | os.PathLike) -> NpzExamples:
     path = pathlib.Path(path)
     if not path.exists():
         raise DatasetError(f"{path} does not exist; {ADVICE}")
-    if path.is_dir():
+    if (path / "x.npy").is_file():
+        examples = _read_mapped(path)
+    elif path.is_dir():
         parts = [_read(path / f"{split}.npz", split) for split in ("train", "test")]
         first, second = (part.x for part in parts)
         if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
@@ -86,7 +91,37 @@ def _read(path, split):
             f"{path} cannot be read as npz without pickle ({error}); write it with numpy.savez and "
             "arrays of numbers or strings"
         ) from error
-    split = np.full(len(x), split) if not rest else rest[0].astype(str)
+    examples = _checked(path, x, y, client, rest[0] if rest else np.full(len(x), split))
+    if examples.x.dtype.kind == "f":
+        examples = examples._replace(x=examples.x.astype(np.float32))
+    return examples
+
+
+def _read_mapped(path):
+    """Return the checked `NpzExamples` of a directory of npy files; ``x`` is memory-mapped."""
+    arrays = []
+    for name in ("x", "y", "client", "split"):
+        file = path / f"{name}.npy"
+        if not file.is_file():
+            raise DatasetError(f"{file} does not exist; {ADVICE}")
+        try:
+            arrays.append(np.load(file, mmap_mode="r" if name == "x" else None))
+        except (OSError, ValueError, EOFError) as error:
+            raise DatasetError(
+                f"{file} cannot be read as npy without pickle ({error}); write it with numpy.save"
+            ) from error
+    x = arrays[0]
+    if x.dtype.kind == "f" and x.dtype != np.float32:
+        raise DatasetError(
+            f"{path}/x.npy is {x.dtype}; it is not loaded as a whole and so not converted: write "
+            "it as float32"
+        )
+    return _checked(path, *arrays)
+
+
+def _checked(path, x, y, client, split):
+    """Return `NpzExamples` of arrays that fit together, or refuse them."""
+    split = split.astype(str)
     for name, array in (("y", y), ("client", client), ("split", split)):
         if array.ndim != 1:
             raise DatasetError(f"{path}: {name} has shape {array.shape}; it must have one axis")
@@ -100,7 +135,7 @@ def _read(path, split):
     _check_values(path, x, y)
     if x.ndim == 3 and x.dtype == np.uint8:
         x = x[..., None]
-    return NpzExamples(x.astype(np.float32) if x.dtype.kind == "f" else x, y, client, split)
+    return NpzExamples(x, y, client, split)
 
 
 def _check_values(path, x, y):
@@ -115,8 +150,11 @@ def _check_values(path, x, y):
         raise DatasetError(
             f"{path}: label {y[bad]} at example {bad} is negative; labels are 0, 1, ..."
         )
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        bad = ~np.isfinite(x).reshape(len(x), -1).all(axis=1)
+    if x.dtype.kind != "f":
+        return
+    blocks = [x[i : i + 8192].reshape(len(x[i : i + 8192]), -1) for i in range(0, len(x), 8192)]
+    bad = np.concatenate([~np.isfinite(block).all(axis=1) for block in blocks])
+    if bad.any():
         raise DatasetError(
             f"{path}: {bad.sum()} examples have NaN or infinite features, the first is example "
             f"{int(np.argmax(bad))}; remove or impute them"

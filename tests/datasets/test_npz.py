@@ -142,3 +142,45 @@ def test_writers():
     assert data.num_clients == 834 and data.num_classes == 10
     assert len(data.splits["test"].indices) == 6995
     assert sum(len(data.splits[split].indices) for split in ("train", "validation")) == 62_988
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a function that writes a directory of npy files and returns it."""
+
+    def write(**replaced):
+        split = np.array(["train"] * 6 + ["validation"] * 3 + ["test"] * 3)
+        x = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+        for name, value in arrays(12, **{"split": split, "x": x, **replaced}).items():
+            np.save(tmp_path / f"{name}.npy", value)
+        return tmp_path
+
+    return write
+
+
+def test_a_directory_of_npy_files_is_memory_mapped(folder, tmp_path_factory):
+    path = folder()
+    data = datasets.npz(str(path))
+    assert isinstance(data.x, np.memmap)
+    one = tmp_path_factory.mktemp("one") / "all.npz"
+    np.savez(one, **{p.stem: np.load(p) for p in path.iterdir()})
+    same = datasets.npz(str(one))
+    np.testing.assert_array_equal(data.x, same.x)
+    assert datasets.partition_hash(data) == datasets.partition_hash(same)
+    images = datasets.npz(str(folder(x=np.zeros((12, 4, 4), np.uint8))))
+    assert images.x.shape == (12, 4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"x": np.zeros((12, 5))}, "x.npy is float64.*write it as float32"),
+        ({"x": np.full((12, 5), np.inf, np.float32)}, "12 examples have NaN or infinite"),
+        ({"split": None}, r"split.npy does not exist"),
+        ({"y": np.arange(11)}, "x has 12 examples, y has 11"),
+        ({"client": np.array([{}] * 12)}, "client.npy cannot be read as npy without pickle"),
+    ],
+)
+def test_bad_npy_files_are_named(folder, replaced, message):
+    with pytest.raises(DatasetError, match=message):
+        datasets.npz(str(folder(**replaced)))

@@ -97,14 +97,3 @@ def test_help_explains_the_fields():
     assert "config" in done.stdout
     for field in ("cohort_size", "dataset.alpha", "algorithm.learning_rate", "--workdir"):
         assert field in done.stdout
-
-
-@pytest.mark.slow
-def test_benchmark(tmp_path):
-    done = run("--rounds=1", f"--json={tmp_path / 'figures.json'}", module="experiments.benchmark")
-    assert done.returncode == 0, done.stderr
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["matmul_peak_gflops"] > 1
-    assert 0.2 < figures["gflop_per_client_step"] < 0.3
-    for row in figures["algorithms"].values():
-        assert row["ms_per_client_step"] > 0 and 0 < row["fraction_of_peak"] < 1.2

@@ -41,7 +41,7 @@ def one_by_one(name, cohort_size):
     return run(name, devices=1, client_chunk=1, cohort_size=cohort_size)
 
 
-ALL_LAYOUTS = [(1, 4), (2, 1), (2, 3), (8, 1), (8, 2)]
+ALL_LAYOUTS = [(1, 4), (2, 3), (4, 1), (8, 2)]
 
 
 @pytest.mark.parametrize("cohort_size", [None, 3])

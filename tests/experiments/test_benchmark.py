@@ -1,0 +1,99 @@
+"""The benchmark's figures are of the work that it says it did."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_command_line import ROOT
+
+from experiments import benchmark, machine, peers, workloads
+from pflalign_jax import models
+
+
+def test_figures_of_a_small_workload(monkeypatch):
+    small = workloads.WORKLOADS["logistic"]._replace(sizes=np.array([20, 35, 10]), cohort=2)
+    monkeypatch.setitem(benchmark.WORKLOADS, "logistic", small)
+    figures = benchmark.measure("logistic", rounds=2, client_chunk=2, against=[])
+    assert (figures["clients"], figures["cohort"], figures["client_chunk"]) == (3, 2, 2)
+    assert list(figures["contenders"]) == ["fedavg", "pflalign"]
+    for row in figures["contenders"].values():
+        assert 0 < row["ms_per_client_step"] < 1e3 * row["seconds_per_round"]
+        assert 0 < row["fraction_of_peak"] < 1
+        assert row["executed_over_useful_steps"] >= 1
+    assert figures["contenders"]["fedavg"]["ratio"] == 1
+    assert figures["peak_memory_gb"] > 0.05
+    benchmark.main_table(figures)
+
+
+@pytest.mark.parametrize("over", ["chunk", "devices", "cohort"])
+def test_scaling_tables(monkeypatch, tmp_path, over):
+    small = workloads.WORKLOADS["logistic"]._replace(sizes=np.full(100, 10))
+    monkeypatch.setitem(benchmark.WORKLOADS, "logistic", small)
+    rows = benchmark.scaling(over, "logistic", 1, str(tmp_path))
+    cases = {"chunk": [1, 2, 5, 10], "devices": [1, 2, 4, 8], "cohort": [10, 20, 50, 100]}
+    assert [row[over] for row in rows] == cases[over]
+    assert all(row["seconds_per_round"] > 0 for row in rows)
+    benchmark.scaling_table("title", rows)
+
+
+def test_contenders_take_turns():
+    order = []
+    contenders = {name: lambda name=name: order.append(name) for name in "ab"}
+    seconds = benchmark.take_turns(contenders, 3)
+    assert order == ["a", "b"] * 4
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_operations_of_a_step_are_counted():
+    dataset = workloads.noise(workloads.WORKLOADS["logistic"])
+    flops = machine.step_flops(models.logistic(10), dataset, 10)
+    products = 2 * (2 * 10 * 784 * 10)  # forward, and the gradient of the weights
+    assert products <= flops < 1.1 * products
+
+
+def test_noise_of_every_workload_fits_its_model():
+    for workload in workloads.WORKLOADS.values():
+        dataset = workloads.noise(workload)
+        assert dataset.splits["train"].sizes.tolist() == list(workload.sizes)
+        assert dataset.y.max() < dataset.num_classes
+
+
+def test_a_missing_peer_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(peers.PeerError, match=r"--against=torch needs.*pflalign-jax\[bench\]"):
+        peers.torch_round("cnn", workloads.noise(workloads.WORKLOADS["logistic"]))
+
+
+@pytest.mark.parametrize("peer", ["fedjax", "torch"])
+def test_a_peer_does_the_same_work(peer):
+    pytest.importorskip(peer, exc_type=ImportError)
+    workload = workloads.WORKLOADS["logistic"]._replace(sizes=np.array([20, 35]))
+    peers.PEERS[peer]("logistic", workloads.noise(workload))()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workload=cnnn"], "--workload=cnnn is unknown; choose from ['cnn'"),
+        (["--scale=width"], "--scale=width is unknown"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    command = [sys.executable, "-m", "experiments.benchmark", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and message in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_benchmark_from_the_command_line(tmp_path):
+    command = [sys.executable, "-m", "experiments.benchmark", "--rounds=1"]
+    done = subprocess.run(
+        [*command, f"--json={tmp_path / 'figures.json'}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (figures,) = json.loads((tmp_path / "figures.json").read_text())["workloads"]
+    assert figures["matmul_peak_gflops"] > 1
+    assert 0.2 < figures["gflop_per_client_step"] < 0.3

@@ -23,7 +23,9 @@ def sample_cohort(
       ``[C]`` int64 positions in ``client_ids``, ascending.
     """
     draws = np.asarray(_draws(jax.random.fold_in(key, round_index), client_ids))
-    return np.sort(np.lexsort((client_ids, draws))[:cohort_size])
+    bound = np.partition(draws, cohort_size - 1)[cohort_size - 1]
+    few = np.flatnonzero(draws <= bound)  # the cohort, and who shares its largest draw
+    return np.sort(few[np.lexsort((client_ids[few], draws[few]))[:cohort_size]])
 
 
 @jax.jit

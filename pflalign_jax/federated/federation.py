@@ -222,11 +222,19 @@ def federate(
             key, start, server, residence.init(lambda key: first_states(key)[1], key)
         )
 
+    drawn = {}  # the last cohorts: this round's was drawn when the round before looked ahead
+
     def cohort_of(key, round_index):
         if cohort_size == num_clients:
             return np.arange(num_clients)
-        cohort_key = jax.random.fold_in(key, COHORT)
-        return sample_cohort(cohort_key, round_index, dataset.client_ids, cohort_size)
+        name = (np.asarray(jax.random.key_data(key)).tobytes(), round_index)
+        if name not in drawn:
+            cohort_key = jax.random.fold_in(key, COHORT)
+            cohort = sample_cohort(cohort_key, round_index, dataset.client_ids, cohort_size)
+            while len(drawn) > 1:
+                del drawn[next(iter(drawn))]
+            drawn[name] = cohort
+        return drawn[name]
 
     def stage(state, score):
         done = int(state.round)

@@ -5,6 +5,7 @@ reads as the algorithm's first state, so opening a store for a million clients c
 nothing.
 """
 
+import contextlib
 import json
 import math
 import mmap
@@ -85,21 +86,20 @@ def disk_store(first: Any, num_clients: int, directory: str | os.PathLike) -> Cl
       directory: made if it is missing; a store of the same shapes in it is continued.
 
     Raises:
-      StoreError: if the directory cannot be written or holds a store of other shapes.
+      StoreError: if the directory cannot be written or holds a store of other shapes; in ``read``
+        and ``write``, for what the operating system refuses.
     """
     directory = pathlib.Path(directory)
     leaves, treedef = jax.tree.flatten(jax.tree.map(np.asarray, first))
     slot_bytes = sum(leaf.nbytes for leaf in leaves)
     slot_of = np.full(num_clients, -1)
-    try:
+    with _explained(
+        f"{directory} cannot hold client states; choose another directory or make room"
+    ):
         directory.mkdir(parents=True, exist_ok=True)
         _check_layout(directory, leaves, num_clients)
         states, log = (_File(directory / name) for name in ("states.bin", "rounds.log"))
         _sync_directory(directory)
-    except OSError as error:
-        raise StoreError(
-            f"{directory} cannot hold client states: {error}; choose another directory or make room"
-        ) from error
     last, log_end = _replay(log.fd, slot_of)
     free = sorted(
         set(range(int(slot_of.max(initial=-1)) + 1)) - set(slot_of.tolist()), reverse=True
@@ -108,9 +108,10 @@ def disk_store(first: Any, num_clients: int, directory: str | os.PathLike) -> Cl
 
     def read(positions):
         rows = _rows(leaves, (positions >= 0) & (slot_of[positions] >= 0))
-        for k, where in _there(positions):
-            if slot_of[k] >= 0:
-                _transfer(os.preadv, states.fd, rows, where, int(slot_of[k]) * slot_bytes)
+        with _explained(f"{directory}: client states cannot be read"):
+            for k, where in _there(positions):
+                if slot_of[k] >= 0:
+                    _transfer(os.preadv, states.fd, rows, where, int(slot_of[k]) * slot_bytes)
         return treedef.unflatten(rows)
 
     def write(positions, state, round_index):
@@ -121,14 +122,18 @@ def disk_store(first: Any, num_clients: int, directory: str | os.PathLike) -> Cl
             free.append(used)
             used += 1
         slots = free[-len(there) :] if there else []
-        for (_, where), slot in zip(there, slots, strict=True):
-            _transfer(os.pwritev, states.fd, rows, where, slot * slot_bytes)
-        _to_disk(states.fd)
         clients = [k for k, _ in there]
         record = np.array([round_index, len(there), *clients, *slots], np.int64).tobytes()
         record += np.int64(zlib.crc32(record)).tobytes()
-        os.pwrite(log.fd, record, log_end)
-        _to_disk(log.fd)
+        with _explained(
+            f"{directory} cannot take the client states of round {round_index}, it holds those of "
+            f"round {last}; make room"
+        ):
+            for (_, where), slot in zip(there, slots, strict=True):
+                _transfer(os.pwritev, states.fd, rows, where, slot * slot_bytes)
+            _to_disk(states.fd)
+            os.pwrite(log.fd, record, log_end)
+            _to_disk(log.fd)
         before = slot_of[clients]
         del free[len(free) - len(slots) :]
         free.extend(before[before >= 0].tolist())
@@ -139,6 +144,15 @@ def disk_store(first: Any, num_clients: int, directory: str | os.PathLike) -> Cl
 
 
 _to_disk = getattr(os, "fdatasync", os.fsync)
+
+
+@contextlib.contextmanager
+def _explained(message):
+    """Turn an error of the operating system into a `StoreError`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{message} ({error})") from error
 
 
 class _File:

@@ -130,7 +130,7 @@ def test_a_failed_write_is_told(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(store, "_to_disk", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StoreError, match=r"cannot take the client states.*disk full"):
         for _ in range(3):
             state, _ = made.run_round(state)
 

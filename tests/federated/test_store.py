@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_the_round_before(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(stores, "_to_disk", full)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(StoreError, match=r"cannot take the client states.*disk full"):
             store.write(np.array([2, 3]), rows([20, 30]), 2)
     for found in (store, disk_store(FIRST, 10, tmp_path)):
         assert found.last_round() == 1

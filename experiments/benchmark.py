@@ -167,6 +167,7 @@ def scaling(over: str, name: str, rounds: int, folder: str) -> list[dict[str, ob
     for case, values in seconds.items():
         run = runs[case]
         used = sum(p.stat().st_blocks * 512 for p in pathlib.Path(folder, case).rglob("*"))
+        disk = {"disk_gb": used / 1e9} if over == "clients" else {}
         rows.append(
             {
                 over: int(case),
@@ -175,7 +176,7 @@ def scaling(over: str, name: str, rounds: int, folder: str) -> list[dict[str, ob
                 "ms_per_client_step": 1e3
                 * float(np.median(np.array(values) / np.array(run.steps[1:]))),
                 "executed_over_useful_steps": run.work.executed / run.work.useful,
-                "disk_gb": used / 1e9,
+                **disk,
             }
         )
     return rows
@@ -191,7 +192,8 @@ def main_table(figures: Mapping) -> Table:
         f"is {1e3 * figures['gflop_per_client_step']:.3g} MFLOP; peak memory "
         f"{figures['peak_memory_gb']:.1f} GB",
     )
-    for column in ("", "ms per client step", "s per round", "of peak", "to FedAvg (least .. most)"):
+    titles = ("ms / step", "s / round", "of peak", "executed / useful", "to FedAvg")
+    for column in ("", *titles):
         table.add_column(column, justify="right")
     for name, row in figures["contenders"].items():
         low, high = row["ratio_spread"]
@@ -200,6 +202,7 @@ def main_table(figures: Mapping) -> Table:
             f"{row['ms_per_client_step']:.3g}",
             f"{row['seconds_per_round']:.3g}",
             f"{100 * row['fraction_of_peak']:.0f} %",
+            f"{row.get('executed_over_useful_steps', 1):.2f}",
             f"{row['ratio']:.2f}x ({low:.2f} .. {high:.2f})",
         )
     return table

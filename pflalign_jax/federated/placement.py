@@ -122,7 +122,7 @@ def place_data(
     *,
     splits: Sequence[str],
     longest: int,
-    room: Callable[[int], int] = lambda examples: examples,
+    room: Callable[[str, int], int] = lambda split, examples: examples,
 ) -> PlacedData:
     """Copy a dataset to the devices of ``mesh``, each client's examples to its own device only.
 
@@ -132,8 +132,8 @@ def place_data(
       mesh: the devices.
       splits: which splits to copy.
       longest: n_max, the training examples of the largest client that will ever come.
-      room: from the most examples on one device to the length of the flat arrays; rounds up where
-        the same program shall serve blocks of different sizes.
+      room: from a split and its most examples on one device to the length of the flat arrays;
+        rounds up where the same program shall serve blocks of different sizes.
     """
     blocks = {split: _block(dataset, split, placement, room, mesh) for split in splits}
     ids = by_device(placement, dataset.client_ids.astype(np.int32), -1)
@@ -171,7 +171,7 @@ def _block(dataset, split, placement, room, mesh):
         starts[here] = np.cumsum(owned.sizes[here]) - owned.sizes[here]
         mine = [owned.indices[owned.offsets[c] : owned.offsets[c + 1]] for c in here]
         indices.append(np.concatenate([np.zeros(0, np.int64), *mine]))
-    longest = room(max(map(len, indices)))
+    longest = room(split, max(map(len, indices)))
 
     def flat(examples):
         def of_device(index):

@@ -155,11 +155,11 @@ def staged_from(
         box.update(store=store, round=0, ahead=None, latest=None, writing=None)
         return ()
 
-    def place(positions, splits):
+    def place(positions, splits, room=_bucket):
         """Return who goes where, this process's table of positions, data and rows on devices."""
         placement = _place(sizes[positions], home[positions], hosts, most)
         chosen = select_clients(dataset, positions)
-        data = place_data(chosen, placement, mesh, splits=splits, longest=longest, room=_bucket)
+        data = place_data(chosen, placement, mesh, splits=splits, longest=longest, room=room)
         order = np.arange(len(positions))
         rows = _rows(placement, order, sizes[positions], placement.rows, client_chunk)
         table = by_device(placement, positions, -1)[mine]
@@ -175,6 +175,23 @@ def staged_from(
             states,
         )
         return Staged(clients, data, *rows, positions, placement.device, placement.row)
+
+    blocks = [
+        np.arange(start, min(start + cohort_size, dataset.num_clients))
+        for start in range(0, dataset.num_clients, cohort_size)
+    ]
+
+    @functools.cache
+    def rooms():
+        """Return, by split, what has room for every block: one program for all of them."""
+        devices = [_place(sizes[block], home[block], hosts, most).device for block in blocks]
+        return {
+            split: max(
+                int(np.bincount(device, dataset.splits[split].sizes[block]).max())
+                for block, device in zip(blocks, devices, strict=True)
+            )
+            for split in _splits(dataset)
+        }
 
     def read_ahead(positions):
         placed = place(positions, ("train",))
@@ -214,9 +231,8 @@ def staged_from(
 
     def every(clients):
         settle()
-        for start in range(0, dataset.num_clients, cohort_size):
-            positions = np.arange(start, min(start + cohort_size, dataset.num_clients))
-            placed = place(positions, _splits(dataset))
+        for positions in blocks:
+            placed = place(positions, _splits(dataset), lambda split, examples: rooms()[split])
             yield staged(box["store"].read(placed[1]), positions, placed)
 
     def one(clients, k):
@@ -305,9 +321,9 @@ def _splits(dataset):
     return [split for split, owned in dataset.splits.items() if len(owned.indices)]
 
 
-def _bucket(examples):
-    """Round up to one of few sizes: a multiple of 64, and at most an eighth more for large ones."""
-    step = max(64, 1 << max(int(examples).bit_length() - 4, 0))
+def _bucket(split, examples):
+    """Round up to one of few lengths: a multiple of 64, and at most a quarter more for many."""
+    step = max(64, 1 << max(int(examples).bit_length() - 3, 0))
     return -(-max(examples, 1) // step) * step
 
 

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from toy import ALGORITHMS, LOSS, MODEL, dataset, host, mesh
+from toy import ALGORITHMS, LOSS, MODEL, compilations, dataset, host, mesh
 
 from pflalign_jax.federated import federate, store, summarise
 from pflalign_jax.federated.residence import choose_place
@@ -105,6 +105,15 @@ def test_few_programs_serve_all_cohorts():
         shapes.add(str(lowered.in_avals))
         state, _ = made.run_round(state)
     assert len(shapes) <= 5
+
+
+def test_one_program_scores_all_clients():
+    sizes = np.random.default_rng(1).integers(1, 200, 40)
+    made = make("host", devices=2, cohort_size=6, data=dataset(sizes))
+    state = made.init(jax.random.key(0))
+    with compilations() as compiled:
+        made.evaluate(state)
+    assert sum("score_clients" in text for text in compiled) == 1, compiled
 
 
 def test_states_in_a_store_cannot_go_back():

@@ -1,13 +1,11 @@
 """The common contract: every algorithm, any device count, chunk, order of clients."""
 
-import contextlib
 import functools
-import logging
 
 import jax
 import numpy as np
 import pytest
-from toy import ALGORITHMS, LOSS, MODEL, dataset, host, mesh
+from toy import ALGORITHMS, LOSS, MODEL, compilations, dataset, host, mesh
 
 from pflalign_jax import datasets
 from pflalign_jax.federated import Algorithm, ClientOutput, Mean, federate, summarise
@@ -88,25 +86,6 @@ def test_state_shapes_are_stable_and_absent_clients_keep_theirs(name):
                 np.testing.assert_array_equal, host(federation.client_state(state, k)), before[k]
             )
     assert int(state.round) == 4
-
-
-@contextlib.contextmanager
-def compilations():
-    """Yield a list that fills with the names of what XLA compiles."""
-    names = []
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            if record.getMessage().startswith("Finished XLA compilation"):
-                names.append(record.getMessage())
-
-    handler, logger = Handler(), logging.getLogger("jax")
-    logger.addHandler(handler)
-    try:
-        with jax.log_compiles():
-            yield names
-    finally:
-        logger.removeHandler(handler)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

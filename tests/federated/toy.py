@@ -1,5 +1,8 @@
 """Small federations for tests, made by hand."""
 
+import contextlib
+import logging
+
 import jax
 import numpy as np
 
@@ -65,3 +68,22 @@ def _is_key(a):
 def mesh(count):
     """Return a mesh of the first ``count`` devices."""
     return jax.sharding.Mesh(np.array(jax.devices()[:count]), ("clients",))
+
+
+@contextlib.contextmanager
+def compilations():
+    """Yield a list that fills with the names of what XLA compiles."""
+    names = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            if record.getMessage().startswith("Finished XLA compilation"):
+                names.append(record.getMessage())
+
+    handler, logger = Handler(), logging.getLogger("jax")
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles():
+            yield names
+    finally:
+        logger.removeHandler(handler)

@@ -16,6 +16,33 @@ class DatasetError(ValueError):
     """Data that cannot be used; the message names the source, the bad value and what to do."""
 
 
+class Examples(NamedTuple):
+    """A dataset as it was read, before it is dealt out to clients.
+
+    Attributes:
+      name: for messages and files, e.g. ``"cifar10"``.
+      x: ``[N, ...]`` features as stored: uint8 images ``[N, H, W, C]``, float32, or int32 tokens
+        ``[N, L]``.
+      y: ``[N]`` int32 labels in ``0..num_classes-1``; ``[N, L]`` for sequences.
+      num_classes: number of labels.
+      owner: ``[N]`` natural owners, ints or strings; None where there are none.
+      split: ``[N]`` str, the source's own split, values in `SPLITS`; None where it has none.
+      mean, std: the fixed normalisation, ``(x - mean) / std``; None: [-1, 1] for uint8 images,
+        and as they are for everything else.
+      notes: what a user should know about how these files were read, one sentence each.
+    """
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    num_classes: int
+    owner: np.ndarray | None = None
+    split: np.ndarray | None = None
+    mean: np.ndarray | float | None = None
+    std: np.ndarray | float | None = None
+    notes: tuple[str, ...] = ()
+
+
 class Owned(NamedTuple):
     """Which examples of a split each client owns, as a flat list with offsets.
 

@@ -8,13 +8,33 @@ empty. Work is bounded: nothing is drawn again until it fits. Draws come from
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError
+from pflalign_jax.datasets.label_skew import (
+    check_clients,
+    dirichlet,
+    dirichlet_balanced,
+    extended_dirichlet,
+    pathological,
+    shards,
+)
+
+__all__ = [
+    "dirichlet",
+    "dirichlet_balanced",
+    "extended_dirichlet",
+    "iid",
+    "lognormal",
+    "natural",
+    "pathological",
+    "shards",
+    "zipf",
+]
 
 
-def iid(num_examples: int, num_clients: int, seed: int) -> list[np.ndarray]:
+def iid(labels: np.ndarray, num_clients: int, seed: int) -> list[np.ndarray]:
     """Shuffle the examples and deal them out evenly.
 
     Args:
-      num_examples: N.
+      labels: ``[N]``; only their number counts.
       num_clients: K, at most N.
       seed: of the shuffle.
 
@@ -24,115 +44,55 @@ def iid(num_examples: int, num_clients: int, seed: int) -> list[np.ndarray]:
     Raises:
       DatasetError: for fewer examples than clients.
     """
-    _check_clients(num_clients, num_examples, 1)
-    order = np.random.default_rng(seed).permutation(num_examples)
+    check_clients(num_clients, len(labels), 1)
+    order = np.random.default_rng(seed).permutation(len(labels))
     return [np.sort(part) for part in np.array_split(order, num_clients)]
 
 
-def dirichlet(
-    labels: np.ndarray, num_clients: int, alpha: float, min_size: int, seed: int
+def lognormal(
+    labels: np.ndarray, num_clients: int, sigma: float, min_size: int, seed: int
 ) -> list[np.ndarray]:
-    """Split every label over clients in proportions drawn from a symmetric Dirichlet.
-
-    Label by label, the proportions over clients are drawn from Dir(alpha); as in PFLlib's
-    partition, clients that already hold N / K examples get none of the label (all may, where
-    every proportion would vanish). PFLlib draws everything again until each client has enough,
-    which may never end; here clients below ``min_size`` get single examples, chosen at random,
-    from whichever client is largest at that moment, and nothing is drawn again.
+    """Quantity skew: sizes are proportional to log-normal draws, labels as in the whole.
 
     Args:
-      labels: ``[N]`` int.
+      labels: ``[N]``; only their number counts.
       num_clients: K.
-      alpha: concentration > 0; the smaller, the fewer labels a client has.
+      sigma: standard deviation of the sizes' logarithm, >= 0; 0 gives equal sizes.
       min_size: examples that every client has at least, >= 1.
       seed: of all draws.
 
-    Returns:
-      K index arrays, each of at least ``min_size``.
-
     Raises:
-      DatasetError: for ``alpha <= 0``, ``min_size < 1`` or ``K * min_size > N``.
-
-    References:
-      Hsu, Qi and Brown, arXiv:1909.06335 (Dirichlet over labels); Zhang et al., PFLlib,
-      arXiv:2312.04992 (the size limit).
+      DatasetError: for ``sigma < 0`` or ``K * min_size > N``.
     """
-    if not alpha > 0:
-        raise DatasetError(f"dirichlet: alpha={alpha} is not allowed; it must be > 0")
-    if min_size < 1:
-        raise DatasetError(f"dirichlet: min_examples={min_size} is not allowed; it must be >= 1")
-    num_examples = len(labels)
-    _check_clients(num_clients, num_examples, min_size)
+    if not sigma >= 0:
+        raise DatasetError(f"lognormal: sigma={sigma} is not allowed; it must be >= 0")
     rng = np.random.default_rng(seed)
-    parts = [[] for _ in range(num_clients)]
-    sizes = np.zeros(num_clients, np.int64)
-    for label in np.unique(labels):
-        pool = rng.permutation(np.flatnonzero(labels == label))
-        shares = rng.dirichlet(np.full(num_clients, alpha))
-        open_shares = shares * (sizes < num_examples / num_clients)
-        if open_shares.sum() > 0:
-            shares = open_shares / open_shares.sum()
-        cuts = (np.cumsum(shares)[:-1] * len(pool)).astype(np.int64)
-        for k, part in enumerate(np.split(pool, cuts)):
-            parts[k].extend(part)
-            sizes[k] += len(part)
-    for k in np.flatnonzero(sizes < min_size):
-        while sizes[k] < min_size:
-            donor = int(np.argmax(sizes))
-            parts[k].append(parts[donor].pop(int(rng.integers(sizes[donor]))))
-            sizes[k], sizes[donor] = sizes[k] + 1, sizes[donor] - 1
-    return [np.sort(np.asarray(part, np.int64)) for part in parts]
+    shares = np.exp(sigma * rng.standard_normal(num_clients))
+    return _of_sizes(len(labels), shares, min_size, rng)
 
 
-def pathological(
-    labels: np.ndarray, num_clients: int, classes_per_client: int, seed: int
+def zipf(
+    labels: np.ndarray, num_clients: int, exponent: float, min_size: int, seed: int
 ) -> list[np.ndarray]:
-    """Give every client exactly ``classes_per_client`` labels.
+    """Quantity skew: the r-th largest client has a size proportional to ``r ** -exponent``.
 
-    Labels in a random order are dealt out to clients in turn, so that they have equally many
-    holders (up to one); the examples of a label are shared evenly among its holders.
+    Which client is which rank is drawn; labels are as in the whole.
 
     Args:
-      labels: ``[N]`` int.
+      labels: ``[N]``; only their number counts.
       num_clients: K.
-      classes_per_client: c.
+      exponent: >= 0; 0 gives equal sizes.
+      min_size: examples that every client has at least, >= 1.
       seed: of all draws.
 
-    Returns:
-      K index arrays with examples of c labels each.
-
     Raises:
-      DatasetError: for c below 1 or above the number of labels, for ``K * c`` too small to use
-        every label, or a label with fewer examples than holders.
+      DatasetError: for ``exponent < 0`` or ``K * min_size > N``.
     """
-    classes = np.unique(labels)
-    if not 1 <= classes_per_client <= len(classes):
-        raise DatasetError(
-            f"pathological: classes_per_client={classes_per_client} is not allowed; the data have "
-            f"{len(classes)} labels, use 1..{len(classes)}"
-        )
-    if num_clients * classes_per_client < len(classes):
-        raise DatasetError(
-            f"pathological: {num_clients} clients with {classes_per_client} labels each would "
-            f"leave some of the {len(classes)} labels unused; raise num_clients or "
-            "classes_per_client"
-        )
+    if not exponent >= 0:
+        raise DatasetError(f"zipf: exponent={exponent} is not allowed; it must be >= 0")
     rng = np.random.default_rng(seed)
-    order = rng.permutation(classes)
-    hands = np.arange(num_clients * classes_per_client) % len(classes)
-    holders = rng.permutation(num_clients).repeat(classes_per_client)
-    parts = [[] for _ in range(num_clients)]
-    for position, label in enumerate(order):
-        mine = holders[hands == position]
-        pool = rng.permutation(np.flatnonzero(labels == label))
-        if len(pool) < len(mine):
-            raise DatasetError(
-                f"pathological: label {label} has {len(pool)} examples for {len(mine)} clients; "
-                "lower num_clients or classes_per_client"
-            )
-        for k, part in zip(mine, np.array_split(pool, len(mine)), strict=True):
-            parts[k].append(part)
-    return [np.sort(np.concatenate(part)) for part in parts]
+    shares = rng.permutation(np.arange(1, num_clients + 1) ** -float(exponent))
+    return _of_sizes(len(labels), shares, min_size, rng)
 
 
 def natural(owners: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -150,12 +110,13 @@ def natural(owners: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     return names.astype(str), np.split(order, cuts)
 
 
-def _check_clients(num_clients, num_examples, min_size):
-    if num_clients < 1:
-        raise DatasetError(f"num_clients={num_clients} is not allowed; it must be >= 1")
-    if num_clients * min_size > num_examples:
-        raise DatasetError(
-            f"num_clients={num_clients} with at least {min_size} examples each need "
-            f"{num_clients * min_size} examples, but there are {num_examples}; lower num_clients "
-            "or min_examples"
-        )
+def _of_sizes(num_examples, shares, min_size, rng):
+    """Deal shuffled examples out: ``min_size`` each, the rest in proportion to ``shares``."""
+    if min_size < 1:
+        raise DatasetError(f"min_examples={min_size} is not allowed; it must be >= 1")
+    num_clients = len(shares)
+    check_clients(num_clients, num_examples, min_size)
+    free = num_examples - num_clients * min_size
+    cuts = np.round(np.cumsum(shares)[:-1] / shares.sum() * free).astype(np.int64)
+    cuts += min_size * np.arange(1, num_clients)
+    return [np.sort(part) for part in np.split(rng.permutation(num_examples), cuts)]

@@ -1,0 +1,274 @@
+"""Label skew: partitions in which clients hold different labels.
+
+Like all partitions they return K disjoint int64 index arrays whose union is all examples, none of
+them empty, with bounded work and draws from ``numpy.random.default_rng(seed)`` alone.
+"""
+
+import numpy as np
+
+from pflalign_jax.datasets.base import DatasetError
+
+
+def dirichlet(
+    labels: np.ndarray, num_clients: int, alpha: float, min_size: int, seed: int
+) -> list[np.ndarray]:
+    """Split every label over clients in proportions drawn from a symmetric Dirichlet.
+
+    Label by label, the proportions over clients are drawn from Dir(alpha); as in PFLlib's
+    partition, clients that already hold N / K examples get none of the label (all may, where
+    every proportion would vanish). PFLlib draws everything again until each client has enough,
+    which may never end; here clients below ``min_size`` get single examples, chosen at random,
+    from whichever client is largest at that moment, and nothing is drawn again.
+
+    Args:
+      labels: ``[N]`` int.
+      num_clients: K.
+      alpha: concentration > 0; the smaller, the fewer labels a client has.
+      min_size: examples that every client has at least, >= 1.
+      seed: of all draws.
+
+    Returns:
+      K index arrays, each of at least ``min_size``.
+
+    Raises:
+      DatasetError: for ``alpha <= 0``, ``min_size < 1`` or ``K * min_size > N``.
+
+    References:
+      Hsu, Qi and Brown, arXiv:1909.06335 (Dirichlet over labels); Zhang et al., PFLlib,
+      arXiv:2312.04992 (the size limit).
+    """
+    if not alpha > 0:
+        raise DatasetError(f"dirichlet: alpha={alpha} is not allowed; it must be > 0")
+    if min_size < 1:
+        raise DatasetError(f"dirichlet: min_examples={min_size} is not allowed; it must be >= 1")
+    num_examples = len(labels)
+    check_clients(num_clients, num_examples, min_size)
+    rng = np.random.default_rng(seed)
+    parts = [[] for _ in range(num_clients)]
+    sizes = np.zeros(num_clients, np.int64)
+    for label in np.unique(labels):
+        pool = rng.permutation(np.flatnonzero(labels == label))
+        shares = rng.dirichlet(np.full(num_clients, alpha))
+        open_shares = shares * (sizes < num_examples / num_clients)
+        if open_shares.sum() > 0:
+            shares = open_shares / open_shares.sum()
+        cuts = (np.cumsum(shares)[:-1] * len(pool)).astype(np.int64)
+        for k, part in enumerate(np.split(pool, cuts)):
+            parts[k].extend(part)
+            sizes[k] += len(part)
+    for k in np.flatnonzero(sizes < min_size):
+        while sizes[k] < min_size:
+            donor = int(np.argmax(sizes))
+            parts[k].append(parts[donor].pop(int(rng.integers(sizes[donor]))))
+            sizes[k], sizes[donor] = sizes[k] + 1, sizes[donor] - 1
+    return [np.sort(np.asarray(part, np.int64)) for part in parts]
+
+
+def dirichlet_balanced(
+    labels: np.ndarray, num_clients: int, alpha: float, seed: int
+) -> list[np.ndarray]:
+    """Give all clients equally many examples, with label proportions drawn from a Dirichlet.
+
+    Client by client, in a random order, proportions over labels are drawn from
+    Dir(alpha * C * share of each label in the whole), and the client's examples from a multinomial
+    with them. What a label has no more of is drawn again among the labels that still have some;
+    every such turn exhausts a label or fills the client, so there are at most C of them.
+
+    Args:
+      labels: ``[N]`` int.
+      num_clients: K.
+      alpha: concentration > 0; the smaller, the fewer labels a client has.
+      seed: of all draws.
+
+    Returns:
+      K index arrays whose sizes differ by at most one.
+
+    Raises:
+      DatasetError: for ``alpha <= 0`` or fewer examples than clients.
+
+    References:
+      Hsu, Qi and Brown, arXiv:1909.06335, section 3.
+    """
+    if not alpha > 0:
+        raise DatasetError(f"dirichlet_balanced: alpha={alpha} is not allowed; it must be > 0")
+    check_clients(num_clients, len(labels), 1)
+    rng = np.random.default_rng(seed)
+    classes, label, supply = np.unique(labels, return_inverse=True, return_counts=True)
+    pools = [rng.permutation(np.flatnonzero(label == c)) for c in range(len(classes))]
+    concentration = alpha * len(classes) * supply / len(labels)
+    sizes = np.full(num_clients, len(labels) // num_clients)
+    sizes[: len(labels) % num_clients] += 1
+    taken, left = np.zeros(len(classes), np.int64), supply.astype(np.int64)
+    parts = [np.zeros(0, np.int64)] * num_clients
+    for k in rng.permutation(num_clients):
+        wish, missing = rng.dirichlet(concentration), sizes[k]
+        counts = np.zeros(len(classes), np.int64)
+        while missing:
+            shares = wish * (left > counts)
+            if not shares.sum() > 0:  # none of the labels wished for is left
+                shares = (left - counts).astype(float)
+            more = rng.multinomial(missing, shares / shares.sum())
+            counts = np.minimum(counts + more, left)
+            missing = sizes[k] - counts.sum()
+        mine = [pools[c][taken[c] : taken[c] + n] for c, n in enumerate(counts) if n]
+        parts[k] = np.sort(np.concatenate(mine))
+        taken, left = taken + counts, left - counts
+    return parts
+
+
+def pathological(
+    labels: np.ndarray, num_clients: int, classes_per_client: int, seed: int
+) -> list[np.ndarray]:
+    """Give every client exactly ``classes_per_client`` labels.
+
+    Labels in a random order are dealt out to clients in turn, so that they have equally many
+    holders (up to one); the examples of a label are shared evenly among its holders.
+
+    Args:
+      labels: ``[N]`` int.
+      num_clients: K.
+      classes_per_client: c.
+      seed: of all draws.
+
+    Returns:
+      K index arrays with examples of c labels each.
+
+    Raises:
+      DatasetError: for c below 1 or above the number of labels, for ``K * c`` too small to use
+        every label, or a label with fewer examples than holders.
+    """
+
+    def cuts(rng, examples, holders):
+        del rng
+        sizes = np.full(holders, examples // holders)
+        sizes[: examples % holders] += 1
+        return np.cumsum(sizes)[:-1]
+
+    return _dealt("pathological", labels, num_clients, classes_per_client, 1, cuts, seed)
+
+
+def shards(
+    labels: np.ndarray, num_clients: int, shards_per_client: int, seed: int
+) -> list[np.ndarray]:
+    """Sort by label, cut into ``K * s`` equal shards and give every client s of them at random.
+
+    Args:
+      labels: ``[N]`` int.
+      num_clients: K.
+      shards_per_client: s >= 1.
+      seed: of the order within a label and of who gets what.
+
+    Raises:
+      DatasetError: for ``s < 1`` or fewer examples than shards.
+
+    References:
+      McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
+      Data", AISTATS 2017, section 3.
+    """
+    if shards_per_client < 1:
+        raise DatasetError(
+            f"shards: shards_per_client={shards_per_client} is not allowed; it must be >= 1"
+        )
+    check_clients(num_clients, len(labels), shards_per_client)
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(labels))
+    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    cut = np.array_split(order, num_clients * shards_per_client)
+    hands = rng.permutation(len(cut)).reshape(num_clients, shards_per_client)
+    return [np.sort(np.concatenate([cut[i] for i in hand])) for hand in hands]
+
+
+def extended_dirichlet(
+    labels: np.ndarray,
+    num_clients: int,
+    classes_per_client: int,
+    alpha: float,
+    min_size: int,
+    seed: int,
+) -> list[np.ndarray]:
+    """Give every client ``classes_per_client`` labels, in sizes drawn from a Dirichlet.
+
+    Labels are dealt out as in `pathological`; each label's examples are then shared among its
+    holders in proportions from Dir(alpha), with at least ``min_size / classes_per_client``
+    (rounded up) for each holder.
+
+    Args:
+      labels: ``[N]`` int.
+      num_clients: K.
+      classes_per_client: c.
+      alpha: concentration > 0; the smaller, the more unequal.
+      min_size: examples that every client has at least, >= 1.
+      seed: of all draws.
+
+    Raises:
+      DatasetError: as `pathological`, for ``alpha <= 0``, ``min_size < 1``, and for a label with
+        too few examples for its holders.
+
+    References:
+      Li and Lyu, "Convergence Analysis of Sequential Federated Learning on Heterogeneous Data",
+      arXiv:2311.03154, appendix (there without a least size).
+    """
+    if not alpha > 0:
+        raise DatasetError(f"extended_dirichlet: alpha={alpha} is not allowed; it must be > 0")
+    if min_size < 1:
+        raise DatasetError(f"min_examples={min_size} is not allowed; it must be >= 1")
+    least = -(-min_size // max(classes_per_client, 1))
+
+    def cuts(rng, examples, holders):
+        free = examples - least * holders
+        shares = np.cumsum(rng.dirichlet(np.full(holders, alpha)))[:-1]
+        return np.round(shares * free).astype(np.int64) + least * np.arange(1, holders)
+
+    return _dealt("extended_dirichlet", labels, num_clients, classes_per_client, least, cuts, seed)
+
+
+def _dealt(name, labels, num_clients, classes_per_client, least, cuts, seed):
+    """Deal labels out to clients and cut each label's examples by ``cuts(rng, examples, holders)``.
+
+    Every holder of a label gets at least ``least`` of its examples, or it is refused.
+    """
+    classes = np.unique(labels)
+    if not 1 <= classes_per_client <= len(classes):
+        raise DatasetError(
+            f"{name}: classes_per_client={classes_per_client} is not allowed; the data have "
+            f"{len(classes)} labels, use 1..{len(classes)}"
+        )
+    if num_clients * classes_per_client < len(classes):
+        raise DatasetError(
+            f"{name}: {num_clients} clients with {classes_per_client} labels each would "
+            f"leave some of the {len(classes)} labels unused; raise num_clients or "
+            "classes_per_client"
+        )
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(classes)
+    hands = np.arange(num_clients * classes_per_client) % len(classes)
+    holders = rng.permutation(num_clients).repeat(classes_per_client)
+    parts = [[] for _ in range(num_clients)]
+    for position, label in enumerate(order):
+        mine = holders[hands == position]
+        pool = rng.permutation(np.flatnonzero(labels == label))
+        if len(pool) < least * len(mine):
+            raise DatasetError(
+                f"{name}: label {label} has {len(pool)} examples for {len(mine)} clients with at "
+                f"least {least} each; lower num_clients, classes_per_client or min_examples"
+            )
+        pieces = np.split(pool, cuts(rng, len(pool), len(mine)))
+        for k, part in zip(mine, pieces, strict=True):
+            parts[k].append(part)
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def check_clients(num_clients: int, num_examples: int, min_size: int) -> None:
+    """Refuse a number of clients that the examples do not suffice for.
+
+    Raises:
+      DatasetError: naming both numbers.
+    """
+    if num_clients < 1:
+        raise DatasetError(f"num_clients={num_clients} is not allowed; it must be >= 1")
+    if num_clients * min_size > num_examples:
+        raise DatasetError(
+            f"num_clients={num_clients} with at least {min_size} examples each need "
+            f"{num_clients * min_size} examples, but there are {num_examples}; lower num_clients "
+            "or min_examples"
+        )

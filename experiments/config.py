@@ -20,17 +20,8 @@ class ConfigError(ValueError):
 
 
 FACTORIES: Mapping[str, Mapping[str, Callable]] = {
-    "dataset": {
-        "digits": datasets.digits,
-        "fashion_mnist": datasets.fashion_mnist,
-        "npz": datasets.npz,
-    },
-    "model": {
-        "logistic": models.logistic,
-        "mlp": models.mlp,
-        "cnn": models.cnn,
-        "transformer": models.transformer,
-    },
+    "dataset": {name: getattr(datasets, name) for name in datasets.NAMES},
+    "model": {name: getattr(models, name) for name in models.NAMES},
     "algorithm": {name: getattr(algorithms, name) for name in algorithms.__all__},
 }
 """What each section's ``name`` can be."""
@@ -48,6 +39,11 @@ OWN_FIELDS = {
         str,
         "float32, or bfloat16: models compute in it, parameters and states stay float32",
     ),
+    "new_client_steps": (
+        None,
+        int | None,
+        "local steps of a new client before its adapted model is scored; None = as in a round",
+    ),
     "client_state_in": (
         None,
         str | None,
@@ -60,22 +56,52 @@ OWN_FIELDS = {
 HELP = {
     "dataset.name": "which data: {names}",
     "dataset.path": "file or directory to read; None = the dataset's own default",
-    "dataset.num_clients": "number of clients to partition into; None where it is natural",
-    "dataset.partition": "iid, dirichlet, pathological or natural",
-    "dataset.alpha": "dirichlet: concentration over labels; small = skewed",
-    "dataset.classes_per_client": "pathological: labels that each client holds",
-    "dataset.min_examples": "dirichlet: examples that every client has at least",
+    "dataset.num_clients": "clients that train; None = 20, or all natural owners",
+    "dataset.partition": "{partitions}; None = natural where there are owners, else dirichlet",
+    "dataset.alpha": "dirichlet, dirichlet_balanced, extended_dirichlet: concentration; small = "
+    "skewed",
+    "dataset.classes_per_client": "pathological, extended_dirichlet: labels of each client",
+    "dataset.shards_per_client": "shards: shards of each client",
+    "dataset.sigma": "lognormal: standard deviation of the logarithm of sizes",
+    "dataset.exponent": "zipf: sizes are proportional to rank ** -exponent",
+    "dataset.min_examples": "examples that every client has at least; smaller natural owners are "
+    "left out",
+    "dataset.partition_file": "a partition.npz to use instead, of this or another run",
+    "dataset.num_new_clients": "clients held out whole, to be scored as new_clients",
     "dataset.validation_fraction": "part of a client's examples held out for choices",
     "dataset.test_fraction": "part of a client's examples held out for test scores",
+    "dataset.validation_count": "examples held out for choices, instead of a fraction",
+    "dataset.test_count": "examples held out for test scores, instead of a fraction",
+    "dataset.split_by": "stratified, random or temporal; None = temporal for text, else stratified",
+    "dataset.source_split": "False pools the train and test sets that the data came with",
+    "dataset.feature_shift": "rotation, contrast, brightness or noise, different for each client",
+    "dataset.feature_shift_strength": "the most of it: degrees, powers of 2, or shares of the range",
+    "dataset.label_shift": "swap or permute: labels mean something else in each client",
+    "dataset.shift_groups": "number of different shifts; None = each client its own",
+    "dataset.normalise": "fixed, or train: mean and deviation of all clients' training examples",
+    "dataset.mean": "other constants to subtract, for each channel",
+    "dataset.std": "and to divide by",
     "dataset.fraction": "seeded random part of all examples to use at all",
+    "dataset.variant": "femnist: all or digits; emnist: balanced, byclass, ...",
+    "dataset.data_dir": "femnist: where TFDS keeps prepared data; None = TFDS's own default",
+    "dataset.labels": "cifar100: fine (100) or coarse (20)",
+    "dataset.length": "text: tokens per example",
+    "dataset.vocabulary": "ag_news: words kept, the most frequent of the training set",
+    "dataset.label": "tables: name of the label column",
+    "dataset.client_column": "tables: name of the column with the client, in a single file",
+    "dataset.split_column": "tables: name of a column with train, validation or test",
+    "dataset.shape": "leaf: shape of one example, e.g. (28, 28, 1)",
+    "dataset.beta": "synthetic: how much clients' features differ",
+    "dataset.model_alpha": "synthetic: alpha, how much clients' models differ",
+    "dataset.iid": "synthetic: True for the IID variant",
     "dataset.num_classes": "number of labels; None = the largest label plus one",
-    "dataset.seed": "seed of the partition and the splits",
+    "dataset.seed": "seed of the partition, the splits, new clients and shifts",
     "model.name": "which model: {names}",
     "model.hidden": "mlp: widths of the hidden layers, e.g. (200,)",
     "model.conv": "cnn: 'patches' (fast on CPU) or 'lax'",
     "model.features": "cnn: channels of the two convolutions",
-    "model.width": "transformer: width of the embeddings",
-    "model.layers": "transformer: number of blocks",
+    "model.width": "transformer, fasttext: width of the embeddings; resnet: channels at first",
+    "model.layers": "transformer: number of blocks; lstm: of layers",
     "model.heads": "transformer: attention heads",
     "model.dense": "cnn: width of the dense layer",
     "algorithm.name": "which algorithm: {names}",
@@ -97,8 +123,11 @@ _SUPPLIED = {"loss", "num_classes", "local_epochs", "batch_size"}
 def parameters(section: str, name: str) -> dict[str, inspect.Parameter]:
     """Return the configurable arguments of the function that ``section.name`` names."""
     supplied = _SUPPLIED if section != "dataset" else set()
-    signature = inspect.signature(FACTORIES[section][name])
-    return {k: p for k, p in signature.parameters.items() if k not in supplied}
+    found = dict(inspect.signature(FACTORIES[section][name]).parameters)
+    if section == "dataset" and found.pop("dealing", None):
+        dealt = inspect.signature(datasets.deal).parameters
+        found.update((k, p) for k, p in dealt.items() if k != "examples")
+    return {k: p for k, p in found.items() if k not in supplied}
 
 
 def default_config() -> ConfigDict:
@@ -160,6 +189,8 @@ def _resolve_section(section, fields):
             f"{section} {name!r}, which takes: {', '.join(accepted)}"
         )
     hints = typing.get_type_hints(choices[name])
+    if section == "dataset":
+        hints = typing.get_type_hints(datasets.deal) | hints
     resolved = ConfigDict({"name": name})
     for key, parameter in accepted.items():
         if key in set_fields:
@@ -212,7 +243,11 @@ def explain() -> str:
         *(f"  {name} ({default}): {text}" for name, (default, _, text) in OWN_FIELDS.items()),
     ]
     lines += [
-        f"  {name}: {text.format(names=', '.join(FACTORIES.get(name.split('.')[0], ())))}"
+        f"  {name}: "
+        + text.format(
+            names=", ".join(FACTORIES.get(name.split(".")[0], ())),
+            partitions=", ".join(datasets.PARTITIONS),
+        )
         for name, text in HELP.items()
     ]
     return "\n".join(lines)

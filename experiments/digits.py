@@ -12,8 +12,9 @@ def get_config() -> ConfigDict:
     config.eval_every = 5
     config.dataset.name = "digits"
     config.dataset.num_clients = 20
-    config.dataset.partition = "dirichlet"
-    config.dataset.alpha = 0.1
+    config.dataset.partition = "dirichlet"  # alpha 0.1
+    config.dataset.validation_fraction = 0.15
+    config.dataset.split_by = "random"
     config.model.name = "mlp"
     config.model.hidden = (100,)
     # Chosen by accuracy/validation/personal/adapted/mean of the last round; see the README.

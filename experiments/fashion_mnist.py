@@ -12,11 +12,12 @@ def get_config() -> ConfigDict:
     config.eval_every = 5
     config.dataset.name = "fashion_mnist"
     config.dataset.num_clients = 20
-    config.dataset.partition = "dirichlet"
-    config.dataset.alpha = 0.1
-    # PFLlib's split is 75/25; the validation part is taken out of its 75 %.
+    config.dataset.partition = "dirichlet"  # alpha 0.1
+    config.dataset.min_examples = 40
+    # PFLlib's split is 75/25 at random; the validation part is taken out of its 75 %.
     config.dataset.validation_fraction = 0.1
     config.dataset.test_fraction = 0.25
+    config.dataset.split_by = "random"
     config.model.name = "cnn"
     # Chosen by accuracy/validation/personal/adapted/mean of the last round; see the README.
     config.learning_rates.update({"fedavg": 0.05, "local": 0.02, "pflalign": 0.5})

@@ -1,5 +1,6 @@
 """The pictures of a run, as PNG files."""
 
+import itertools
 import pathlib
 from collections.abc import Mapping
 
@@ -8,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pflalign_jax import datasets
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import ClientScores
 
@@ -25,13 +27,12 @@ def write_plots(
     dataset: FederatedDataset,
 ) -> None:
     """Write ``learning_curves``, ``clients`` and ``label_counts`` as PNG to ``directory``."""
-    for name, figure in {
+    figures = {
         "learning_curves": learning_curves(title, rows),
         "clients": client_distribution(title, scores),
         "label_counts": label_counts(dataset),
-    }.items():
-        FigureCanvasAgg(figure)
-        figure.savefig(directory / f"{name}.png", dpi=150)
+    }
+    _write(directory, figures)
 
 
 def learning_curves(title: str, rows: list[dict[str, float]]) -> Figure:
@@ -86,17 +87,74 @@ def client_distribution(title: str, scores: Mapping[str, ClientScores]) -> Figur
     return figure
 
 
+def write_partition(directory: pathlib.Path, dataset: FederatedDataset) -> None:
+    """Write ``label_counts``, ``client_sizes`` and, for images, ``examples`` as PNG."""
+    figures = {"label_counts": label_counts(dataset), "client_sizes": client_sizes(dataset)}
+    if dataset.x.ndim == 4:
+        figures["examples"] = example_images(dataset)
+    _write(directory, figures)
+
+
+def _write(directory, figures):
+    for name, figure in figures.items():
+        FigureCanvasAgg(figure)
+        figure.savefig(directory / f"{name}.png", dpi=150)
+
+
 def label_counts(dataset: FederatedDataset) -> Figure:
-    """Draw how many examples of each label each client has, all splits together."""
-    counts = np.zeros((dataset.num_classes, dataset.num_clients))
-    for owned in dataset.splits.values():
-        clients = np.repeat(np.arange(dataset.num_clients), owned.sizes)
-        np.add.at(counts, (dataset.y[owned.indices], clients), 1)
+    """Draw how many examples of each label each client has, all splits together.
+
+    Up to 60 clients and labels as bubbles whose area is the count, more as an image.
+    """
+    counts = datasets.label_counts(dataset)
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(counts, aspect="auto", interpolation="nearest", cmap="cividis")
-    figure.colorbar(image, ax=axes, label="examples")
+    title = f"{dataset.name}: examples per label and client"
+    if max(counts.shape) <= 60:
+        clients, labels = np.nonzero(counts)
+        # The largest bubble just fills its cell, in points squared.
+        cell = min(7 * 72 * 0.85 / counts.shape[0], 3.6 * 72 * 0.7 / counts.shape[1])
+        area = cell**2 * counts[clients, labels] / counts.max()
+        axes.scatter(clients, labels, s=area, color="#0072B2", alpha=0.8, linewidths=0)
+        axes.set(xlim=(-0.7, counts.shape[0] - 0.3), ylim=(-0.7, counts.shape[1] - 0.3))
+        title += f" (area; the largest is {counts.max():,})"
+    else:
+        image = axes.imshow(counts.T, aspect="auto", interpolation="nearest", cmap="cividis",
+                            origin="lower")  # fmt: skip
+        figure.colorbar(image, ax=axes, label="examples")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="client", ylabel="label", title=title)
+    return figure
+
+
+def client_sizes(dataset: FederatedDataset) -> Figure:
+    """Draw the histogram of training examples per client."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(dataset.splits["train"].sizes, bins=min(40, dataset.num_clients), color="#0072B2")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(
-        xlabel="client", ylabel="label", title=f"{dataset.name}: examples per label and client"
+        xlabel="training examples of a client", ylabel="clients", title=f"{dataset.name}: sizes"
     )
+    return figure
+
+
+def example_images(dataset: FederatedDataset, clients: int = 8, each: int = 10) -> Figure:
+    """Draw the first training images of clients evenly spaced over all, as they are trained on."""
+    chosen = np.unique(np.linspace(0, dataset.num_clients - 1, clients).astype(int))
+    figure = Figure(figsize=(7, 0.75 * len(chosen) + 0.4), layout="constrained")
+    grid = figure.subplots(len(chosen), each, squeeze=False)
+    owned = dataset.splits["train"]
+    for row, k in zip(grid, chosen, strict=True):
+        indices = owned.indices[owned.offsets[k] : owned.offsets[k + 1]][:each]
+        images = datasets.features_of(dataset, int(k), indices)
+        low, high = float(images.min()), float(images.max())
+        for axes, image in itertools.zip_longest(row, images):
+            axes.set(xticks=[], yticks=[], frame_on=image is not None)
+            if image is not None:
+                image = (image - low) / max(high - low, 1e-6)
+                axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray")
+        row[0].set_ylabel(str(dataset.client_names[k])[:12], fontsize="x-small")
+    figure.suptitle(f"{dataset.name}: training images, a client per row", fontsize="medium")
     return figure

@@ -60,22 +60,12 @@ def build(config: ConfigDict, state_dir: pathlib.Path | None = None) -> Experime
       ConfigError, DatasetError: naming the field or the file, its value and what to do.
     """
     config = resolve(config)
-
-    def call(section, *args, **supplied):
-        fields = dict(config[section])
-        factory = FACTORIES[section][fields.pop("name")]
-        try:
-            return factory(*args, **fields, **supplied)
-        except datasets.DatasetError:
-            raise
-        except ValueError as error:
-            raise ConfigError(f"config.{section}: {error}") from error
-
-    dataset = call("dataset")
-    model = call("model", num_classes=dataset.num_classes)
+    dataset = build_dataset(config)
+    model = _call(config, "model", num_classes=dataset.num_classes)
     if config.compute_dtype != "float32":
         model = with_compute_dtype(model, config.compute_dtype)
-    algorithm = call(
+    algorithm = _call(
+        config,
         "algorithm",
         cross_entropy(model),
         local_epochs=config.local_epochs,
@@ -90,10 +80,32 @@ def build(config: ConfigDict, state_dir: pathlib.Path | None = None) -> Experime
             client_chunk=config.client_chunk,
             client_state_in=config.client_state_in,
             state_dir=state_dir,
+            new_client_steps=config.new_client_steps,
         )
     except ValueError as error:
         raise ConfigError(f"config: {error}") from error
     return Experiment(config, dataset, model, federation)
+
+
+def build_dataset(config: ConfigDict) -> FederatedDataset:
+    """Return the dataset of a resolved config.
+
+    Raises:
+      DatasetError: naming the file or argument, its value and what to do.
+    """
+    return _call(config, "dataset")
+
+
+def _call(config, section, *args, **supplied):
+    """Call the function that a section of a resolved config names."""
+    fields = dict(config[section])
+    factory = FACTORIES[section][fields.pop("name")]
+    try:
+        return factory(*args, **fields, **supplied)
+    except datasets.DatasetError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"config.{section}: {error}") from error
 
 
 def train(
@@ -141,6 +153,7 @@ def train(
         if evaluated:
             start = time.perf_counter()
             scores = {**federation.evaluate(state, adapt=not everyone), **result.adapted}
+            new_scores = {} if dataset.new_clients is None else federation.evaluate_new(state)
             row = {
                 "round": done,
                 "seconds": training_seconds / since,
@@ -156,11 +169,14 @@ def train(
                 "bytes_up": bytes_up,
                 "bytes_down": bytes_down,
                 "loss/train/mean": loss,
-                **summarise(scores),
+                **summarise({**scores, **new_scores}),
             }
             if workdir is not None:
                 files.append_metrics(workdir, row)
                 files.append_clients(workdir, done, dataset.client_names, scores)
+                if dataset.new_clients is not None:
+                    names = dataset.new_clients.client_names
+                    files.append_clients(workdir, done, names, new_scores)
             rows, since, steps, examples, training_seconds = [*rows, row], 0, 0, 0, 0.0
         on_round(done, row)
     summary = summary_of(experiment, rows)

@@ -62,6 +62,25 @@ class Owned(NamedTuple):
         return np.diff(self.offsets)
 
 
+class FeatureShift(NamedTuple):
+    """A change of every client's features, applied on the device that holds them.
+
+    Attributes:
+      kind: one of `pflalign_jax.datasets.shift.FEATURE_SHIFTS`.
+      amounts: ``[K]`` float32. Rotation: degrees, anticlockwise. Contrast: x is multiplied around
+        the middle of its range by ``2 ** amount``. Brightness and noise: what is added, or the
+        standard deviation of what is added, as a share of the range.
+      low, high: the range of x, to which integers are clipped.
+      seed: of the noise.
+    """
+
+    kind: str
+    amounts: np.ndarray
+    low: float
+    high: float
+    seed: int
+
+
 class FederatedDataset(NamedTuple):
     """Examples of K clients on the host. Immutable; treat the arrays as read-only.
 
@@ -78,6 +97,9 @@ class FederatedDataset(NamedTuple):
         reordered.
       mean, std: normalisation on the device, ``(x - mean) / std`` in float32; scalars or arrays
         that broadcast against one example.
+      shift: what differs between clients' features; None: nothing.
+      new_clients: clients that never train, over the same ``x`` and ``y``; None: there are none.
+      notes: what a user should know about how the data were read and dealt out.
     """
 
     name: str
@@ -89,6 +111,9 @@ class FederatedDataset(NamedTuple):
     client_ids: np.ndarray
     mean: np.ndarray
     std: np.ndarray
+    shift: FeatureShift | None = None
+    new_clients: "FederatedDataset | None" = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_clients(self) -> int:

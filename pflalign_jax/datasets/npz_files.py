@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pflalign_jax.datasets.base import SPLITS, DatasetError
+from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples
+from pflalign_jax.datasets.labels import mapped_labels
 
 ADVICE = (
     "data are a directory with train.npz and test.npz, each with arrays x, y and client, or one "
@@ -17,15 +18,8 @@ ADVICE = (
 )
 
 
-class NpzExamples(NamedTuple):
-    """Checked contents of npz files.
-
-    Attributes:
-      x: ``[N, ...]``; grey images ``[N, H, W]`` of uint8 have got a channel axis.
-      y: ``[N]`` int32.
-      client: ``[N]`` owners, ints or strings.
-      split: ``[N]`` str, one of `SPLITS`.
-    """
+class _Arrays(NamedTuple):
+    """Checked contents of files."""
 
     x: np.ndarray
     y: np.ndarray
@@ -33,18 +27,24 @@ class NpzExamples(NamedTuple):
     split: np.ndarray
 
 
-def load_npz(path: str | os.PathLike) -> NpzExamples:
+def load_npz(path: str | os.PathLike, num_classes: int | None = None) -> Examples:
     """Read and check examples with owners; nothing in the files is executed.
+
+    Grey images ``[N, H, W]`` of uint8 get a channel axis. If ``y`` has two axes like ``x``, both
+    are sequences of tokens: ``y[:, t]`` is to be predicted from ``x[:, :t + 1]``, and the number of
+    classes is the size of their common vocabulary.
 
     Args:
       path: a directory with ``train.npz`` and ``test.npz``, or one file with a ``split`` array,
         or a directory with ``x.npy``, ``y.npy``, ``client.npy`` and ``split.npy``, of which ``x``
         is memory-mapped: it may be larger than memory.
+      num_classes: number of labels; None: as many as occur, and labels that are not ``0..C-1`` are
+        mapped to it (which is noted).
 
     Raises:
       DatasetError: naming the file, the bad value and what to do, for a missing or damaged file, a
-        missing array, lengths or shapes that differ, labels that are not integers or negative,
-        NaN or infinite features, an unknown split, a client without training examples.
+        missing array, lengths or shapes that differ, negative labels or labels outside
+        ``num_classes``, NaN or infinite features, an unknown split, a client without training examples.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -64,15 +64,36 @@ def load_npz(path: str | os.PathLike) -> NpzExamples:
                 f"{path}: client is {parts[0].client.dtype} in train.npz and "
                 f"{parts[1].client.dtype} in test.npz; use ints or strings in both"
             )
-        examples = NpzExamples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        examples = _Arrays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
     else:
         examples = _read(path, None)
     _check_owners(path, examples)
-    return examples
+    return _with_labels(path, examples, num_classes)
+
+
+def _with_labels(path, arrays, num_classes):
+    """Return `Examples` with labels in ``0..num_classes-1``."""
+    x, y, client, split = arrays
+    notes = ()
+    if y.ndim == 2 or num_classes is not None:
+        highest = int(max(y.max(), x.max() if y.ndim == 2 else 0))
+        if num_classes is not None and highest >= num_classes:
+            where = int(np.argmax(y.reshape(len(y), -1).max(1)))
+            raise DatasetError(
+                f"{path}: label {highest} at example {where} is outside 0..{num_classes - 1}; "
+                f"correct it or num_classes={num_classes}"
+            )
+        num_classes = highest + 1 if num_classes is None else num_classes
+    else:
+        y, num_classes, notes = mapped_labels(y, path)
+    if y.ndim == 2:
+        x = x.astype(np.uint16 if highest < 2**16 else np.int32)
+    name = pathlib.Path(os.path.abspath(path)).stem
+    return Examples(name, x, y.astype(np.int32), num_classes, client, split, notes=tuple(notes))
 
 
 def _read(path, split):
-    """Return the checked `NpzExamples` of one file; ``split`` None reads them from the file."""
+    """Return the checked arrays of one file; ``split`` None reads them from the file."""
     if not path.is_file():
         raise DatasetError(f"{path} does not exist; {ADVICE}")
     required = ("x", "y", "client") + (("split",) if split is None else ())
@@ -98,7 +119,7 @@ def _read(path, split):
 
 
 def _read_mapped(path):
-    """Return the checked `NpzExamples` of a directory of npy files; ``x`` is memory-mapped."""
+    """Return the checked arrays of a directory of npy files; ``x`` is memory-mapped."""
     arrays = []
     for name in ("x", "y", "client", "split"):
         file = path / f"{name}.npy"
@@ -120,10 +141,11 @@ def _read_mapped(path):
 
 
 def _checked(path, x, y, client, split):
-    """Return `NpzExamples` of arrays that fit together, or refuse them."""
+    """Return the arrays if they fit together, or refuse them."""
     split = split.astype(str)
+    sequences = y.ndim == 2 and y.shape == x.shape and x.dtype.kind in "iu"
     for name, array in (("y", y), ("client", client), ("split", split)):
-        if array.ndim != 1:
+        if array.ndim != 1 and not (name == "y" and sequences):
             raise DatasetError(f"{path}: {name} has shape {array.shape}; it must have one axis")
         if len(array) != len(x):
             raise DatasetError(f"{path}: x has {len(x)} examples, {name} has {len(array)}")
@@ -135,20 +157,21 @@ def _checked(path, x, y, client, split):
     _check_values(path, x, y)
     if x.ndim == 3 and x.dtype == np.uint8:
         x = x[..., None]
-    return NpzExamples(x, y, client, split)
+    return _Arrays(x, y, client, split)
 
 
 def _check_values(path, x, y):
     if x.dtype.kind not in "fiub":
         raise DatasetError(f"{path}: x is {x.dtype}; it must be of numbers")
-    if y.dtype.kind not in "iu":
+    if y.dtype.kind not in "iuU":
         raise DatasetError(
-            f"{path}: y is {y.dtype}; labels must be integers, convert them with y.astype(int)"
+            f"{path}: y is {y.dtype}; labels must be integers or strings, convert them with "
+            "y.astype(int)"
         )
-    if y.min() < 0:
-        bad = int(np.argmin(y))
+    if y.dtype.kind == "i" and y.min() < 0:
+        bad = int(np.argmin(y.reshape(len(y), -1).min(1)))
         raise DatasetError(
-            f"{path}: label {y[bad]} at example {bad} is negative; labels are 0, 1, ..."
+            f"{path}: label {y.min()} at example {bad} is negative; labels are 0, 1, ..."
         )
     if x.dtype.kind != "f":
         return

@@ -55,9 +55,9 @@ class Source(NamedTuple):
 def data_directory(name: str) -> pathlib.Path:
     """Return where a dataset's files are looked for and downloaded to.
 
-    ``$PFLALIGN_DATA/NAME``, by default ``~/.cache/pflalign_jax/data/NAME``.
+    ``$PFLALIGN_DATASETS/NAME``, by default ``~/.cache/pflalign_jax/data/NAME``.
     """
-    root = os.environ.get("PFLALIGN_DATA", "~/.cache/pflalign_jax/data")
+    root = os.environ.get("PFLALIGN_DATASETS", "~/.cache/pflalign_jax/data")
     return pathlib.Path(root).expanduser() / name
 
 

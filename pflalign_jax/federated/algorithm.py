@@ -29,6 +29,7 @@ class ClientData(NamedTuple):
       positions: ``[n_max]`` int32 ``0..n_max-1``, as long as the largest client of the dataset:
         the static bound for this client's dynamic size.
       mean, std: normalisation, ``(x - mean) / std``.
+      max_steps: int32 scalar, the most local steps that the client may take; None: no limit.
     """
 
     x: jax.Array
@@ -38,6 +39,7 @@ class ClientData(NamedTuple):
     positions: jax.Array
     mean: jax.Array
     std: jax.Array
+    max_steps: jax.Array | None = None
 
 
 class ClientOutput(NamedTuple):
@@ -77,6 +79,9 @@ class Algorithm(NamedTuple):
         model.
       broadcast: ``server_state -> received``, what every client downloads; by default all of the
         server's state. Keeps server-only state (momentum) off the wire and out of the byte count.
+      newcomer: ``received -> client_state``, how a client that never trained starts; None: from
+        the state that ``init`` gives a client of the current global model.
+      uniform: True: the mean message counts clients equally, not by training examples.
     """
 
     init: Callable[[Any], tuple[Any, Any]]
@@ -85,3 +90,5 @@ class Algorithm(NamedTuple):
     personal_params: Callable[[Any, Any], Any]
     global_params: Callable[[Any], Any] | None
     broadcast: Callable[[Any], Any] = _identity
+    newcomer: Callable[[Any], Any] | None = None
+    uniform: bool = False

@@ -1,5 +1,6 @@
 """A federation as functions: clients placed on devices, rounds, scores by client."""
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Mapping
@@ -76,6 +77,9 @@ class Federation(NamedTuple):
       evaluate: ``(state, adapt=True) -> {name: ClientScores}`` for all clients; changes nothing.
         ``adapt=True`` trains every client from the current global model, scores it and throws
         the result away.
+      evaluate_new: ``(state, adapt=True) -> {name: ClientScores}`` for the dataset's new clients:
+        names begin with ``new_clients``, the received model is the one a newcomer starts with
+        (zero steps), the adapted one has had ``new_client_steps``.
       client_state: ``(state, k) -> client state`` of the client at position ``k``.
       personal_params: ``(state, k) -> params``, the model that client ``k`` starts a round with.
       lower_round: ``state -> jax.stages.Lowered``, the round's program, to look at before or
@@ -90,6 +94,7 @@ class Federation(NamedTuple):
     init: Callable[[jax.Array], FederationState]
     run_round: Callable[..., tuple[FederationState, RoundResult]]
     evaluate: Callable[..., dict[str, ClientScores]]
+    evaluate_new: Callable[..., dict[str, ClientScores]]
     client_state: Callable[[FederationState, int], Any]
     personal_params: Callable[[FederationState, int], Any]
     lower_round: Callable[[FederationState], jax.stages.Lowered]
@@ -111,6 +116,7 @@ def federate(
     eval_batch_size: int | None = None,
     client_state_in: str | None = None,
     state_dir: str | os.PathLike | None = None,
+    new_client_steps: int | None = None,
 ) -> Federation:
     """Simulate a federation of a dataset's clients.
 
@@ -134,6 +140,8 @@ def federate(
         runs; memory on devices does not grow with K, and ``dataset.x`` may be memory-mapped.
         None: see `pflalign_jax.federated.residence.choose_place`.
       state_dir: for ``"disk"``, an empty or new directory; see `disk_store`.
+      new_client_steps: the most local steps of a new client before its adapted model is scored;
+        None: as many as in a round.
 
     Raises:
       ValueError: for a cohort larger than the population, a chunk below 1, another mesh axis, an
@@ -151,6 +159,8 @@ def federate(
         raise ValueError(f"mesh has axes {mesh.axis_names}; it must have the one axis ('{AXIS}',)")
     if client_chunk is not None and client_chunk < 1:
         raise ValueError(f"client_chunk={client_chunk} is not allowed; it must be >= 1")
+    if new_client_steps is not None and new_client_steps < 0:
+        raise ValueError(f"new_client_steps={new_client_steps} is not allowed; it must be >= 0")
 
     eval_splits = [s for s in ("validation", "test") if len(dataset.splits[s].indices)]
     if eval_batch_size is None:
@@ -192,26 +202,6 @@ def federate(
     else:
         residence = staged_from(dataset, mesh, client_chunk, cohort_size, open_store)
 
-    def named_scores(parts):
-        """Return `ClientScores` in the dataset's order from ``(Staged, {model: table})`` pairs."""
-        scores = {}
-        for staged, tables in parts:
-            where, positions = (staged.device, staged.row), staged.positions
-            for model_name, split in itertools.product(tables, eval_splits):
-                name = f"{split}/{model_name}"
-                if name not in scores:
-                    unknown = np.full(num_clients, np.nan)
-                    scores[name] = ClientScores(
-                        np.zeros(num_clients, np.int64), unknown, unknown.copy()
-                    )
-                examples = dataset.splits[split].sizes[positions]
-                count = np.where(examples > 0, examples, np.nan)
-                hits, losses = (_on_host(a)[where] for a in tables[model_name][split])
-                scores[name].examples[positions] = examples
-                scores[name].accuracy[positions] = hits / count
-                scores[name].loss[positions] = losses / count
-        return scores
-
     def init(key):
         data = everywhere(np.asarray(jax.random.key_data(key)), mesh)
         key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
@@ -252,7 +242,8 @@ def federate(
         )
         done = state.round + 1
         clients = residence.keep(staged, new_states, int(done))
-        adapted = named_scores([(staged, {"personal/adapted": table})]) if score else {}
+        table = {"personal/adapted": table}
+        adapted = _named_scores(dataset, eval_splits, [(staged, table)]) if score else {}
         return FederationState(state.key, done, server, clients), RoundResult(
             staged.positions, metrics, work, adapted
         )
@@ -265,7 +256,32 @@ def federate(
             )
             for staged in residence.every(state.clients)
         )
-        return named_scores(parts)
+        return _named_scores(dataset, eval_splits, parts)
+
+    new = dataset.new_clients
+    score_newcomers = score_step(setting._replace(adapt_steps=new_client_steps))
+
+    @functools.cache
+    def newcomers():
+        return on_devices(new, mesh, client_chunk, new.num_clients)
+
+    def first_newcomer(server_and_key):
+        server, key = server_and_key
+        received = algorithm.broadcast(server)
+        if algorithm.newcomer is not None:
+            return algorithm.newcomer(received)
+        if algorithm.global_params is None:
+            return first_states(key)[1]
+        return algorithm.init(algorithm.global_params(received))[1]
+
+    def evaluate_new(state, adapt=True):
+        if new is None:
+            raise ValueError(f"{dataset.name} has no new clients; make it with num_new_clients=...")
+        states = newcomers().init(first_newcomer, (state.server, state.key))
+        (staged,) = newcomers().every(states)
+        tables = score_newcomers(*state._replace(clients=staged.clients), *staged[1:4], adapt=adapt)
+        scores = _named_scores(new, ["test"], [(staged, tables)])
+        return {name.replace("test/", "new_clients/", 1): s for name, s in scores.items()}
 
     def client_state(state, k):
         if not 0 <= k < num_clients:
@@ -289,6 +305,7 @@ def federate(
         init,
         run_round,
         evaluate,
+        evaluate_new,
         client_state,
         personal_params,
         lower_round,
@@ -298,6 +315,28 @@ def federate(
         place,
         mesh,
     )
+
+
+def _named_scores(dataset, splits, parts):
+    """Return `ClientScores` in the dataset's order from ``(Staged, {model: table})`` pairs."""
+    num_clients = dataset.num_clients
+    scores = {}
+    for staged, tables in parts:
+        where, positions = (staged.device, staged.row), staged.positions
+        for model_name, split in itertools.product(tables, splits):
+            name = f"{split}/{model_name}"
+            if name not in scores:
+                unknown = np.full(num_clients, np.nan)
+                scores[name] = ClientScores(
+                    np.zeros(num_clients, np.int64), unknown, unknown.copy()
+                )
+            examples = dataset.splits[split].sizes[positions]
+            count = np.where(examples > 0, examples, np.nan)
+            hits, losses = (_on_host(a)[where] for a in tables[model_name][split])
+            scores[name].examples[positions] = examples
+            scores[name].accuracy[positions] = hits / count
+            scores[name].loss[positions] = losses / count
+    return scores
 
 
 def _on_host(table):

@@ -47,12 +47,14 @@ def local_training(
     local_epochs: int = 1,
     batch_size: int = 10,
     elementwise: bool = False,
+    gradient: Callable[..., tuple[jax.Array, Any]] | None = None,
 ) -> LocalTraining:
     """Return minibatch training of one client with a dynamic number of steps.
 
     Every epoch visits the client's ``n`` examples once, in a fresh permutation drawn on the
     device, in ``ceil(n / batch_size)`` steps. The last batch of an epoch may be smaller: its
-    padding is masked. A client with ``n = 0`` (padding) takes no step.
+    padding is masked. A client with ``n = 0`` (padding) takes no step, and none takes more than
+    ``ClientData.max_steps``.
 
     Args:
       loss: ``(params, Batch, key) -> scalar``, the mean over the batch's real examples.
@@ -62,6 +64,8 @@ def local_training(
       elementwise: True says that ``tx`` treats every coordinate alone (SGD, Adam, alignment), so
         that it may see arrays with one axis instead of the parameters' shapes: the same numbers,
         much faster on a CPU where the last axis is short, like 10 classes.
+      gradient: ``(params, Batch, key) -> (value, direction)``, what a step descends along, where
+        that is not the loss's gradient; ``loss`` is then not used.
 
     Returns:
       A `LocalTraining`. ``train`` consumes its key: one draw for the permutations, one for each
@@ -74,12 +78,14 @@ def local_training(
         if value < 1:
             raise ValueError(f"local_training: {name}={value!r} is not allowed; it must be >= 1")
     tx = optax.with_extra_args_support(tx)
+    gradient = jax.value_and_grad(loss) if gradient is None else gradient
 
     def steps_per_epoch(data):
         return (data.size + batch_size - 1) // batch_size
 
     def num_steps(data):
-        return local_epochs * steps_per_epoch(data)
+        steps = local_epochs * steps_per_epoch(data)
+        return steps if data.max_steps is None else jnp.minimum(steps, data.max_steps)
 
     def train(params, opt_state, data, key, **extra):
         order_key, loss_key = jax.random.split(key)
@@ -93,9 +99,8 @@ def local_training(
             chosen = orders[t // per_epoch, jnp.minimum(position, last)]
             batch = take(data, chosen, position < data.size)
             loss_key_t = jax.random.fold_in(loss_key, t)
-            value, grads = jax.value_and_grad(
-                lambda params: loss(_shaped(params, given[0]), batch, loss_key_t)
-            )(params)
+            value, grads = gradient(_shaped(params, given[0]), batch, loss_key_t)
+            grads = _flat(grads) if elementwise else grads
             updates, opt_state = tx.update(grads, opt_state, params, **extra)
             params = optax.apply_updates(params, updates)
             seen = jnp.sum(batch.mask)

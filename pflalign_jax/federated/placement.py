@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pflalign_jax.datasets.base import FederatedDataset
+from pflalign_jax.datasets.shift import shift_features
 
 AXIS = "clients"
 """Name of the mesh axis over which clients are sharded."""
@@ -184,9 +186,32 @@ def _block(dataset, split, placement, room, mesh):
         sharding = NamedSharding(mesh, PartitionSpec(AXIS))
         return jax.make_array_from_callback(shape, sharding, of_device)
 
+    x = flat(dataset.x)
+    if dataset.shift is not None and len(owned.indices):
+        x = _shifted(x, dataset, owned, indices, mesh)
     sizes = by_device(placement, owned.sizes.astype(np.int32), 0)
     return Block(
-        flat(dataset.x),
+        x,
         flat(dataset.y),
         *over_devices((by_device(placement, starts, 0), sizes), mesh),
     )
+
+
+def _shifted(x, dataset, owned, indices, mesh):
+    """Apply every client's feature shift to its examples, on their device."""
+    kind, amounts, low, high, seed = dataset.shift
+    amount_of = np.zeros(len(dataset.y), np.float32)
+    amount_of[owned.indices] = np.repeat(amounts, owned.sizes)
+    number, amount = np.zeros(x.shape[:2], np.int32), np.zeros(x.shape[:2], np.float32)
+    for d, mine in enumerate(indices):
+        number[d, : len(mine)], amount[d, : len(mine)] = mine, amount_of[mine]
+
+    def block(x, amount, number):
+        shift = shift_features(
+            x[0], amount[0], number[0], jnp.int32(seed), kind=kind, low=low, high=high
+        )
+        return shift[None]
+
+    own = PartitionSpec(AXIS)
+    over = jax.shard_map(block, mesh=mesh, in_specs=(own, own, own), out_specs=own, check_vma=False)
+    return jax.jit(over)(x, *over_devices((amount, number), mesh))

@@ -49,6 +49,7 @@ class Setting(NamedTuple):
       mesh: devices along the one axis ``clients``.
       client_chunk: clients vmapped at a time on one device.
       eval_batch_size: examples per step when scoring.
+      adapt_steps: the most local steps of an adaptation that is scored; None: as in a round.
     """
 
     algorithm: Algorithm
@@ -56,6 +57,7 @@ class Setting(NamedTuple):
     mesh: Mesh
     client_chunk: int
     eval_batch_size: int
+    adapt_steps: int | None = None
 
 
 def round_step(setting: Setting) -> Callable:
@@ -86,6 +88,7 @@ def round_step(setting: Setting) -> Callable:
             states = read_rows(clients, chosen)
             output, sizes = _update_chunk(setting, received, states, data, chosen, local_key)
             weights, real = (a.astype(jnp.float32) for a in (sizes, sizes > 0))
+            weights = real if algorithm.uniform else weights
             total = jax.tree.map(_add_weighted(weights), total, output.message)
             metrics = jax.tree.map(_add_weighted(real), metrics, output.metrics)
             if score:
@@ -154,7 +157,9 @@ def score_step(setting: Setting) -> Callable:
             start = functools.partial(algorithm.personal_params, received)
             score("personal/received", each(start, chosen, states))
             if adapt:
-                output, _ = _update_chunk(setting, received, states, data, chosen, adapt_key)
+                output, _ = _update_chunk(
+                    setting, received, states, data, chosen, adapt_key, setting.adapt_steps
+                )
                 score("personal/adapted", output.params)
             return tables
 
@@ -209,13 +214,13 @@ def _over_devices(setting, function, data, out_specs):
     )
 
 
-def _update_chunk(setting, received, states, data, rows, key):
+def _update_chunk(setting, received, states, data, rows, key, max_steps=None):
     """Run ``client_update`` on a chunk; also return its ``[chunk]`` training sizes."""
     train = data.splits["train"]
     starts, sizes, ids = read_rows((train.start, train.size, data.ids), rows)
 
     def one(state, start, size, client_id):
-        window = _client_data(data, start, size)
+        window = _client_data(data, start, size)._replace(max_steps=max_steps)
         client_key = jax.random.fold_in(key, client_id)
         return setting.algorithm.client_update(received, state, window, client_key)
 

@@ -1,0 +1,114 @@
+"""Look at the partition of an experiment's dataset, and save it.
+
+python -m experiments.partition --config=experiments/digits.py [--workdir=DIR]
+    [--config.dataset.partition=pathological ...]
+
+Prints a table of clients and writes partition.npz (for --config.dataset.partition_file), a row per
+client in partition.csv, and the charts label_counts, client_sizes and examples.
+
+"""
+
+import csv
+import pathlib
+
+import numpy as np
+from absl import app, flags
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from experiments import config as vocabulary
+from experiments import plots, workdir
+from experiments.run import USER_ERRORS, default_workdir, fail, parse_flags
+from experiments.training import build_dataset
+from pflalign_jax import datasets
+from pflalign_jax.datasets import SPLITS, FederatedDataset
+
+COLUMNS = ("client", "new", *SPLITS, "labels", "label_entropy", "label_distance")
+SHOWN = 12
+"""Clients in the printed table; all are in the csv file."""
+
+
+def table_rows(dataset: FederatedDataset) -> list[dict[str, object]]:
+    """Return a row per client, new clients last.
+
+    ``label_entropy`` is the entropy of a client's labels in bits; ``label_distance`` the total
+    variation distance, in [0, 1], between them and the labels of all clients that train.
+    """
+    whole = datasets.label_counts(dataset).sum(0)
+    whole = whole / whole.sum()
+    rows = []
+    for group, new in ((dataset, 0), (dataset.new_clients, 1)):
+        if group is None:
+            continue
+        counts = datasets.label_counts(group)
+        shares = counts / counts.sum(1, keepdims=True)
+        entropy = -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(1)
+        distance = 0.5 * np.abs(shares - whole).sum(1)
+        sizes = [group.splits[split].sizes for split in SPLITS]
+        labels = (counts > 0).sum(1)
+        for k, name in enumerate(group.client_names.tolist()):
+            own = (int(size[k]) for size in sizes)
+            values = (name, new, *own, int(labels[k]), float(entropy[k]), float(distance[k]))
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
+def client_table(dataset: FederatedDataset, rows: list[dict[str, object]]) -> Table:
+    """Return the table to print: the first clients, then smallest, median and largest of each."""
+    table = Table(
+        title=f"{dataset.name}: {dataset.num_clients} clients"
+        + (f" and {dataset.new_clients.num_clients} new" if dataset.new_clients else "")
+        + f", {dataset.num_classes} classes",
+        caption="label_entropy in bits; label_distance: total variation from the labels of all, "
+        "0 = alike, 1 = disjoint",
+        box=box.SIMPLE_HEAD,
+    )
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "client" else "right")
+    for row in rows[:SHOWN]:
+        table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()))
+    if len(rows) > SHOWN:
+        table.add_row(f"... {len(rows) - SHOWN} more")
+    table.add_section()
+    for title, statistic in (("smallest", np.min), ("median", np.median), ("largest", np.max)):
+        values = (f"{statistic([row[c] for row in rows]):g}" for c in COLUMNS[2:6])
+        shares = (f"{statistic([row[c] for row in rows]):.2f}" for c in COLUMNS[6:])
+        table.add_row(f"[bold]{title}", "", *values, *shares)
+    return table
+
+
+def main(argv: list[str]) -> None:
+    """Show and save the partition of ``--config``'s dataset."""
+    del argv
+    config = flags.FLAGS.config
+    try:
+        dataset = build_dataset(vocabulary.resolve(config))
+        path = pathlib.Path(
+            flags.FLAGS.workdir
+            or default_workdir(flags.FLAGS["config"].config_filename, "partition")
+        )
+        workdir.create(path)
+    except USER_ERRORS as error:
+        fail(str(error))
+    rows = table_rows(dataset)
+    datasets.save_partition(path / "partition.npz", dataset)
+    with (path / "partition.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    plots.write_partition(path / "plots", dataset)
+    console = Console()
+    console.print(client_table(dataset, rows))
+    for note in dataset.notes:
+        console.print(f"Note: {note}")
+    console.print(f"hash {datasets.partition_hash(dataset)}", soft_wrap=True)
+    console.print(
+        f"Files: {path}/ with partition.npz, partition.csv, plots/. Use it with "
+        f"--config.dataset.partition_file={path}/partition.npz",
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,7 +1,49 @@
 """Algorithms, one file each; a factory returns an `Algorithm`."""
 
-from pflalign_jax.algorithms.fedavg import fedavg
+from pflalign_jax.algorithms.apfl import apfl
+from pflalign_jax.algorithms.ditto import ditto
+from pflalign_jax.algorithms.fedala import fedala
+from pflalign_jax.algorithms.fedamp import fedamp
+from pflalign_jax.algorithms.fedavg import averaging, fedavg
+from pflalign_jax.algorithms.fedbabu import fedbabu
+from pflalign_jax.algorithms.fedbn import fedbn
+from pflalign_jax.algorithms.feddyn import feddyn
+from pflalign_jax.algorithms.fedopt import fedadam, fedavgm, fedopt, fedyogi
+from pflalign_jax.algorithms.fedper import fedper, partly_local
+from pflalign_jax.algorithms.fedprox import fedprox
+from pflalign_jax.algorithms.fedrep import fedrep
+from pflalign_jax.algorithms.lgfedavg import lgfedavg
 from pflalign_jax.algorithms.local import local
+from pflalign_jax.algorithms.perfedavg import perfedavg
+from pflalign_jax.algorithms.pfedme import pfedme
 from pflalign_jax.algorithms.pflalign import pflalign
+from pflalign_jax.algorithms.scaffold import scaffold
 
-__all__ = ["fedavg", "local", "pflalign"]
+__all__ = [
+    "apfl",
+    "averaging",
+    "ditto",
+    "fedadam",
+    "fedala",
+    "fedamp",
+    "fedavg",
+    "fedavgm",
+    "fedbabu",
+    "fedbn",
+    "feddyn",
+    "fedopt",
+    "fedper",
+    "fedprox",
+    "fedrep",
+    "fedyogi",
+    "lgfedavg",
+    "local",
+    "partly_local",
+    "perfedavg",
+    "pfedme",
+    "pflalign",
+    "scaffold",
+]
+
+NAMES = tuple(n for n in __all__ if n not in ("averaging", "fedopt", "partly_local"))
+"""What a config's ``algorithm.name`` can be; the others are made from optimisers or masks."""

@@ -8,9 +8,10 @@ from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_tra
 
 
 class ServerState(NamedTuple):
-    """The global model ``w``."""
+    """The global model ``w``, and the state of the server's optimiser, which is never sent."""
 
     params: Any
+    opt_state: Any = ()
 
 
 def fedavg(
@@ -31,23 +32,53 @@ def fedavg(
       McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
       Data", AISTATS 2017, Algorithm 1.
     """
-    tx = local_sgd(learning_rate)
+    return averaging(
+        loss, local_sgd(learning_rate), local_epochs=local_epochs, batch_size=batch_size
+    )
+
+
+def averaging(
+    loss,
+    tx: optax.GradientTransformation,
+    server_tx: optax.GradientTransformation | None = None,
+    *,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return federated averaging with any local and any server optimiser.
+
+    Args:
+      loss: ``(params, Batch, key) -> scalar``.
+      tx: the local optimiser, elementwise, new in every round; its ``update`` gets the global
+        model as ``centre``.
+      server_tx: takes minus the mean of ``w_i - w`` for its gradient; None adds the mean.
+      local_epochs, batch_size: local work per round.
+    """
     local = local_training(
         loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
     )
 
+    def init(params):
+        return ServerState(params, () if server_tx is None else server_tx.init(params)), ()
+
     def client_update(server, client, data, key):
-        result = local.train(server.params, tx.init(server.params), data, key)
-        delta = optax.tree.sub(result.params, server.params)
+        w = server.params
+        result = local.train(w, tx.init(w), data, key, centre=w)
+        delta = optax.tree.sub(result.params, w)
         return ClientOutput(delta, client, result.params, result.steps, result.metrics)
 
     def server_update(server, mean_delta):
-        return ServerState(optax.apply_updates(server.params, mean_delta))
+        if server_tx is None:
+            return ServerState(optax.apply_updates(server.params, mean_delta))
+        gradient = optax.tree.scale(-1, mean_delta)
+        updates, opt_state = server_tx.update(gradient, server.opt_state, server.params)
+        return ServerState(optax.apply_updates(server.params, updates), opt_state)
 
     return Algorithm(
-        init=lambda params: (ServerState(params), ()),
+        init=init,
         client_update=client_update,
         server_update=server_update,
         personal_params=lambda server, client: server.params,
         global_params=lambda server: server.params,
+        broadcast=lambda server: ServerState(server.params),
     )

@@ -1,6 +1,6 @@
 """What every algorithm runs on: local training, the round, evaluation."""
 
-from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput, Mean
+from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput, Gathered, Mean
 from pflalign_jax.federated.evaluation import ClientScores, summarise
 from pflalign_jax.federated.federation import (
     Federation,
@@ -8,7 +8,14 @@ from pflalign_jax.federated.federation import (
     RoundResult,
     federate,
 )
-from pflalign_jax.federated.local import LocalResult, LocalTraining, local_sgd, local_training
+from pflalign_jax.federated.local import (
+    LocalResult,
+    LocalTraining,
+    local_sgd,
+    local_training,
+    proximal,
+)
+from pflalign_jax.federated.paths import cut, joined, part_mask
 from pflalign_jax.federated.store import StoreError
 
 __all__ = [
@@ -18,13 +25,18 @@ __all__ = [
     "ClientScores",
     "Federation",
     "FederationState",
+    "Gathered",
     "LocalResult",
     "LocalTraining",
     "Mean",
     "RoundResult",
     "StoreError",
+    "cut",
     "federate",
+    "joined",
     "local_sgd",
     "local_training",
+    "part_mask",
+    "proximal",
     "summarise",
 ]

@@ -61,6 +61,20 @@ class ClientOutput(NamedTuple):
     metrics: Mapping[str, Mean]
 
 
+class Gathered(NamedTuple):
+    """All messages of a round, in an order that depends on devices; absent rows have weight 0.
+
+    Attributes:
+      messages: leaves ``[N, ...]``.
+      weights: ``[N]`` float32, training examples; 0 where no client took part.
+      ids: ``[N]`` int32, the clients' identities (`FederatedDataset.client_ids`); -1 for padding.
+    """
+
+    messages: Any
+    weights: jax.Array
+    ids: jax.Array
+
+
 def _identity(server):
     return server
 
@@ -82,6 +96,8 @@ class Algorithm(NamedTuple):
       newcomer: ``received -> client_state``, how a client that never trained starts; None: from
         the state that ``init`` gives a client of the current global model.
       uniform: True: the mean message counts clients equally, not by training examples.
+      gather: True: ``server_update`` gets `Gathered` messages instead of their mean. Every device
+        then holds all messages of a round: for a few clients that all take part (cross-silo).
     """
 
     init: Callable[[Any], tuple[Any, Any]]
@@ -92,3 +108,4 @@ class Algorithm(NamedTuple):
     broadcast: Callable[[Any], Any] = _identity
     newcomer: Callable[[Any], Any] | None = None
     uniform: bool = False
+    gather: bool = False

@@ -140,6 +140,25 @@ def local_sgd(learning_rate: float) -> optax.GradientTransformation:
     return optax.sgd(learning_rate)
 
 
+def proximal(mu: float) -> optax.GradientTransformationExtraArgs:
+    """Return a transform that adds ``μ (params - centre)``, the gradient of ``μ/2 ‖w - centre‖²``.
+
+    Its ``update`` takes ``centre``, a tree like the parameters.
+
+    Raises:
+      ValueError: unless ``mu`` is finite and >= 0.
+    """
+    if not 0 <= mu < math.inf:
+        raise ValueError(f"mu={mu!r} is not allowed; it must be finite and >= 0")
+
+    def update(updates, state, params, *, centre, **extra):
+        del extra
+        pull = jax.tree.map(lambda g, w, c: g + mu * (w - c), updates, params, centre)
+        return pull, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
 def epoch_order(key: jax.Array, data: ClientData) -> jax.Array:
     """Return ``[n_max]`` int32 whose first ``data.size`` entries permute ``0..size-1``.
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput
+from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput, Gathered
 from pflalign_jax.federated.evaluation import score_client
 from pflalign_jax.federated.placement import AXIS
 from pflalign_jax.federated.rows import each, read_rows, visit_rows, write_rows
@@ -81,6 +81,10 @@ def round_step(setting: Setting) -> Callable:
         window = _client_data(data, train.start[0], train.size[0])
         sent = output_shapes(setting, received, one_client, window)
         total = jax.tree.map(lambda a: jnp.zeros(a.shape, _wide(a.dtype)), sent.message)
+        if algorithm.gather:
+            lead = data.ids.shape
+            total = jax.tree.map(lambda a: jnp.zeros(lead + a.shape, a.dtype), sent.message)
+            total = Gathered(total, jnp.zeros(lead), data.ids)
         metrics = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sent.metrics)
 
         def visit(carry, chosen):
@@ -89,7 +93,12 @@ def round_step(setting: Setting) -> Callable:
             output, sizes = _update_chunk(setting, received, states, data, chosen, local_key)
             weights, real = (a.astype(jnp.float32) for a in (sizes, sizes > 0))
             weights = real if algorithm.uniform else weights
-            total = jax.tree.map(_add_weighted(weights), total, output.message)
+            if algorithm.gather:
+                messages, kept, ids = total
+                messages = write_rows(messages, chosen, output.message)
+                total = Gathered(messages, write_rows(kept, chosen, weights), ids)
+            else:
+                total = jax.tree.map(_add_weighted(weights), total, output.message)
             metrics = jax.tree.map(_add_weighted(real), metrics, output.metrics)
             if score:
                 table = _score_chunk(setting, output.params, data, chosen, table)
@@ -100,14 +109,21 @@ def round_step(setting: Setting) -> Callable:
         table = _empty_table(data) if score else {}
         none = jnp.zeros((), jnp.int32)
         carry = (clients, total, jnp.zeros(()), metrics, none, none, table)
-        clients, *sums, turns, table = visit_rows(visit, carry, rows, count, setting.client_chunk)
-        total, weight, metrics, useful, turns_of_all = jax.lax.psum([*sums, turns], AXIS)
+        clients, total, *sums, turns, table = visit_rows(
+            visit, carry, rows, count, setting.client_chunk
+        )
+        if algorithm.gather:
+            inbox = jax.lax.all_gather(total, AXIS, tiled=True)
+        else:
+            sums = [total, *sums]
+        *total, weight, metrics, useful, turns_of_all = jax.lax.psum([*sums, turns], AXIS)
         executed = turns_of_all * setting.client_chunk
         work = Work(useful, executed, jax.lax.pmax(turns, AXIS), turns_of_all)
-        mean = jax.tree.map(
-            lambda t, a: (t / weight.astype(t.dtype)).astype(a.dtype), total, sent.message
-        )
-        return algorithm.server_update(server, mean), _lead(clients), metrics, work, _lead(table)
+        if not algorithm.gather:
+            inbox = jax.tree.map(
+                lambda t, a: (t / weight.astype(t.dtype)).astype(a.dtype), total[0], sent.message
+            )
+        return algorithm.server_update(server, inbox), _lead(clients), metrics, work, _lead(table)
 
     @functools.partial(
         jax.jit,

@@ -1,0 +1,90 @@
+"""APFL: every client mixes its own model with the global one, in a share that it learns."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pflalign_jax.algorithms.fedavg import ServerState
+from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
+
+
+class ClientState(NamedTuple):
+    """The client's own model ``v_i`` and its share ``α_i`` in [0, 1], float32 scalar."""
+
+    params: Any
+    alpha: jax.Array
+
+
+class Triple(NamedTuple):
+    """What a client trains."""
+
+    w: Any
+    v: Any
+    alpha: jax.Array
+
+
+def apfl(
+    loss,
+    learning_rate: float = 0.1,
+    *,
+    alpha: float = 0.5,
+    adaptive: bool = True,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return APFL.
+
+    The personal model is ``v̄ = α v_i + (1 - α) w_i``. A local step: ``w_i -= η ∇F(w_i)``,
+    ``v_i -= η α ∇F(v̄)``, ``α -= η <v_i - w_i, ∇F(v̄)>``, kept in [0, 1]; a round starts with
+    ``w_i = w``. The server averages w_i as FedAvg does. With a fixed α, 0 is FedAvg and 1 local
+    training.
+
+    Args:
+      loss: ``(params, Batch, key) -> scalar``.
+      learning_rate: ``η``.
+      alpha: the first ``α``; the paper tries 0.25, 0.5 and 0.75.
+      adaptive: whether α is learnt.
+      local_epochs, batch_size: local work per round.
+
+    References:
+      Deng, Kamani and Mahdavi, "Adaptive Personalized Federated Learning", arXiv:2003.13461,
+      Algorithm 1 and equation 10. Departure: α moves at every local step, not once a round.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"apfl: alpha={alpha!r} is not allowed; it must be in [0, 1]")
+    grad = jax.value_and_grad(loss)
+
+    def mixed(share, v, w):
+        return jax.tree.map(lambda v, w: share * v + (1 - share) * w, v, w)
+
+    def gradient(params, batch, key):
+        w, v, share = params.w, params.v, jnp.clip(params.alpha, 0, 1)
+        _, g = grad(w, batch, key)
+        value, own = grad(mixed(share, v, w), batch, key)
+        slope = optax.tree.vdot(optax.tree.sub(v, w), own) if adaptive else jnp.zeros(())
+        return value, Triple(g, optax.tree.scale(share, own), slope)
+
+    tx = local_sgd(learning_rate)
+    local = local_training(
+        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True,
+        gradient=gradient,
+    )  # fmt: skip
+
+    def client_update(server, client, data, key):
+        start = Triple(server.params, client.params, client.alpha)
+        result = local.train(start, tx.init(start), data, key)
+        w, v, share = result.params
+        share = jnp.clip(share, 0, 1)
+        message = optax.tree.sub(w, server.params)
+        state = ClientState(v, share)
+        return ClientOutput(message, state, mixed(share, v, w), result.steps, result.metrics)
+
+    return Algorithm(
+        init=lambda params: (ServerState(params), ClientState(params, jnp.float32(alpha))),
+        client_update=client_update,
+        server_update=lambda s, mean: ServerState(optax.apply_updates(s.params, mean)),
+        personal_params=lambda s, client: mixed(client.alpha, client.params, s.params),
+        global_params=lambda server: server.params,
+    )

@@ -1,0 +1,64 @@
+"""Ditto: FedAvg, and beside it personal models that are pulled towards the global one."""
+
+from typing import Any, NamedTuple
+
+import optax
+
+from pflalign_jax.algorithms.fedavg import ServerState
+from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training, proximal
+
+
+class ClientState(NamedTuple):
+    """The personal model ``v_i``, and its optimiser's state across rounds."""
+
+    params: Any
+    opt_state: Any
+
+
+def ditto(
+    loss,
+    learning_rate: float = 0.1,
+    *,
+    lam: float = 0.1,
+    personal_tx: optax.GradientTransformation | None = None,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return Ditto.
+
+    A round of one client: FedAvg's steps from ``w``, whose ``w_i - w`` is the message; and as many
+    of ``v_i -= η (∇F(v_i) + λ (v_i - w))``, on the same batches. λ = 0 is local training.
+
+    Args:
+      loss: ``(params, Batch, key) -> scalar``.
+      learning_rate: ``η`` of both.
+      lam: ``λ`` >= 0; the paper chooses among 0.1, 1 and 2.
+      personal_tx: elementwise optimiser of the personal model instead of SGD, for example
+        `pflalign_jax.align_transform`; its state stays with the client.
+      local_epochs, batch_size: local work per round, of each of the two.
+
+    References:
+      Li et al., "Ditto: Fair and Robust Federated Learning Through Personalization",
+      arXiv:2012.04221, Algorithm 1.
+    """
+    tx = local_sgd(learning_rate)
+    personal_tx = optax.chain(proximal(lam), tx if personal_tx is None else personal_tx)
+    work = {"local_epochs": local_epochs, "batch_size": batch_size, "elementwise": True}
+    shared = local_training(loss, tx, **work)
+    personal = local_training(loss, personal_tx, **work)
+
+    def client_update(server, client, data, key):
+        w = server.params
+        result = shared.train(w, tx.init(w), data, key)
+        own = personal.train(client.params, client.opt_state, data, key, centre=w)
+        message = optax.tree.sub(result.params, w)
+        state = ClientState(own.params, own.opt_state)
+        return ClientOutput(message, state, own.params, result.steps + own.steps, own.metrics)
+
+    return Algorithm(
+        init=lambda params: (ServerState(params), ClientState(params, personal_tx.init(params))),
+        client_update=client_update,
+        server_update=lambda s, mean: ServerState(optax.apply_updates(s.params, mean)),
+        personal_params=lambda server, client: client.params,
+        global_params=lambda server: server.params,
+    )

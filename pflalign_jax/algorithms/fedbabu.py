@@ -1,0 +1,81 @@
+"""FedBABU: the head is never trained in the federation, only when a client personalises."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    cut,
+    joined,
+    local_sgd,
+    local_training,
+    part_mask,
+)
+
+
+class ServerState(NamedTuple):
+    """The shared body, and the head as it was drawn, the same for all and never changed."""
+
+    body: Any
+    head: Any
+
+
+def fedbabu(
+    loss,
+    learning_rate: float = 0.1,
+    *,
+    head: Sequence[str],
+    fine_tune_epochs: int = 1,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return FedBABU.
+
+    A client trains the body under the first, fixed head and sends what it has moved; the server
+    averages bodies. A client's adapted model is the received one after ``fine_tune_epochs`` of SGD
+    on body and head.
+
+    Args:
+      loss: ``(params, Batch, key) -> scalar``.
+      learning_rate: of SGD, for both.
+      head: names of the head's layers, see `pflalign_jax.federated.part_mask`.
+      fine_tune_epochs: of the personalisation; the paper takes 1 to 5.
+      local_epochs, batch_size: local work per round.
+
+    References:
+      Oh, Kim and Yun, "FedBABU: Toward Enhanced Representation for Federated Image
+      Classification", arXiv:2106.06042, Algorithm 1.
+    """
+    tx = local_sgd(learning_rate)
+    work = {"batch_size": batch_size, "elementwise": True}
+    tuning = local_training(loss, tx, local_epochs=fine_tune_epochs, **work)
+
+    def init(params):
+        fixed, body = cut(params, part_mask(params, head))
+        return ServerState(body, fixed), ()
+
+    def whole(server, client=()):
+        return joined(server.head, server.body)
+
+    def client_update(server, client, data, key):
+        def body_loss(body, batch, key):
+            return loss(joined(server.head, body), batch, key)
+
+        training = local_training(body_loss, tx, local_epochs=local_epochs, **work)
+        result = training.train(server.body, tx.init(server.body), data, key)
+        start = whole(server)
+        tuned = tuning.train(start, tx.init(start), data, jax.random.fold_in(key, 1))
+        message = optax.tree.sub(result.params, server.body)
+        return ClientOutput(message, client, tuned.params, result.steps, result.metrics)
+
+    return Algorithm(
+        init=init,
+        client_update=client_update,
+        server_update=lambda s, mean: s._replace(body=optax.tree.add(s.body, mean)),
+        personal_params=whole,
+        global_params=whole,
+    )

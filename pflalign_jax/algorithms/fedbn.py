@@ -1,0 +1,36 @@
+"""FedBN: normalisation layers stay with every client."""
+
+from collections.abc import Sequence
+
+from pflalign_jax.algorithms.fedper import partly_local
+from pflalign_jax.federated import Algorithm, local_sgd, part_mask
+
+
+def fedbn(
+    loss,
+    learning_rate: float = 0.1,
+    *,
+    norms: Sequence[str] = ("*Norm*",),
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return FedBN: FedAvg of everything but normalisation layers.
+
+    Args:
+      loss: ``(params, Batch, key) -> scalar``.
+      learning_rate: of SGD.
+      norms: names or patterns of the layers that stay local; with batch normalisation that is
+        scale, bias and running statistics, which are parameters here.
+      local_epochs, batch_size: local work per round.
+
+    Raises:
+      ValueError: when the parameters are made, for a model without such layers.
+
+    References:
+      Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch Normalization",
+      arXiv:2102.07623, Algorithm 1.
+    """
+    tx = local_sgd(learning_rate)
+    return partly_local(
+        loss, tx, lambda p: part_mask(p, norms), local_epochs=local_epochs, batch_size=batch_size
+    )

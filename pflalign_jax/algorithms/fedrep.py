@@ -1,0 +1,80 @@
+"""FedRep: the head is fitted first, then the shared representation."""
+
+from collections.abc import Sequence
+
+import optax
+
+from pflalign_jax.algorithms.fedper import ClientState, ServerState
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    cut,
+    joined,
+    local_sgd,
+    local_training,
+    part_mask,
+)
+
+
+def fedrep(
+    loss,
+    learning_rate: float = 0.1,
+    *,
+    head: Sequence[str],
+    head_epochs: int = 1,
+    body_tx: optax.GradientTransformation | None = None,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return FedRep.
+
+    A round of one client: ``head_epochs`` of SGD on its own head with the received body fixed,
+    then ``local_epochs`` on the body with the head fixed. The server averages bodies.
+
+    Args:
+      loss: ``(params, Batch, key) -> scalar``.
+      learning_rate: of SGD, for both.
+      head: names of the layers that stay local, see `pflalign_jax.federated.part_mask`.
+      head_epochs: passes over the data for the head; the paper takes 10 or more.
+      body_tx: elementwise optimiser of the body instead of SGD, new in every round.
+      local_epochs: passes over the data for the body; the paper takes 1 or 5.
+      batch_size: examples per step.
+
+    References:
+      Collins et al., "Exploiting Shared Representations for Personalized Federated Learning",
+      arXiv:2102.07078, Algorithm 1.
+    """
+    tx = local_sgd(learning_rate)
+    body_tx = tx if body_tx is None else body_tx
+
+    def client_update(server, client, data, key):
+        def head_loss(own, batch, key):
+            return loss(joined(own, server.shared), batch, key)
+
+        def body_loss(shared, batch, key):
+            return loss(joined(fitted.params, shared), batch, key)
+
+        work = {"batch_size": batch_size, "elementwise": True}
+        train_head = local_training(head_loss, tx, local_epochs=head_epochs, **work).train
+        train_body = local_training(body_loss, body_tx, local_epochs=local_epochs, **work).train
+        fitted = train_head(client.own, tx.init(client.own), data, key)
+        result = train_body(server.shared, body_tx.init(server.shared), data, key)
+        return ClientOutput(
+            optax.tree.sub(result.params, server.shared),
+            ClientState(fitted.params),
+            joined(fitted.params, result.params),
+            fitted.steps + result.steps,
+            result.metrics,
+        )
+
+    def init(params):
+        own, shared = cut(params, part_mask(params, head))
+        return ServerState(shared), ClientState(own)
+
+    return Algorithm(
+        init=init,
+        client_update=client_update,
+        server_update=lambda s, mean: ServerState(optax.tree.add(s.shared, mean)),
+        personal_params=lambda server, client: joined(client.own, server.shared),
+        global_params=None,
+    )

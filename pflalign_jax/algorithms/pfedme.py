@@ -1,0 +1,95 @@
+"""pFedMe: personal models from Moreau envelopes around a global one."""
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from pflalign_jax.algorithms.fedavg import ServerState
+from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
+
+
+class ClientState(NamedTuple):
+    """The personal model ``θ_i``."""
+
+    params: Any
+
+
+class Pair(NamedTuple):
+    """What a client trains: its local copy of the global model, and the personal model."""
+
+    w: Any
+    theta: Any
+
+
+def pfedme(
+    loss,
+    learning_rate: float = 0.01,
+    *,
+    personal_learning_rate: float = 0.1,
+    lam: float = 15.0,
+    inner_steps: int = 5,
+    beta: float = 1.0,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return pFedMe.
+
+    A local step with one batch: ``θ ≈ argmin F(θ; batch) + λ/2 ‖θ - w_i‖²`` by ``inner_steps``
+    gradient steps from the last θ, then ``w_i -= η λ (w_i - θ)``. The server:
+    ``w = (1 - β) w + β mean(w_i)``, clients counted equally.
+
+    Args:
+      loss: ``(params, Batch, key) -> scalar``.
+      learning_rate: ``η`` of the local copy; ``η λ`` is how far it moves to θ in a step.
+      personal_learning_rate: of the inner steps; stable below about ``2 / λ``.
+      lam: ``λ``; the paper uses 15.
+      inner_steps: K; the paper uses 5.
+      beta: ``β`` of the server; 1 to 4 in the paper.
+      local_epochs, batch_size: local work per round.
+
+    References:
+      Dinh, Tran and Nguyen, "Personalized Federated Learning with Moreau Envelopes",
+      arXiv:2006.08848, Algorithm 1. Departure: a round is epochs over the client's data, not R
+      batches drawn anew.
+    """
+    grad = jax.value_and_grad(loss)
+
+    def gradient(params, batch, key):
+        def inner(_, carry):
+            _, theta = carry
+            value, g = grad(theta, batch, key)
+            pull = jax.tree.map(lambda g, t, w: g + lam * (t - w), g, theta, params.w)
+            return value, optax.tree.add_scale(theta, -personal_learning_rate, pull)
+
+        value, _ = grad(params.theta, batch, key)
+        value, theta = jax.lax.fori_loop(0, inner_steps, inner, (value, params.theta))
+        to_theta = optax.tree.scale(lam, optax.tree.sub(params.w, theta))
+        return value, Pair(to_theta, optax.tree.sub(params.theta, theta))
+
+    tx = optax.multi_transform(
+        {"w": local_sgd(learning_rate), "theta": optax.sgd(1.0)}, Pair("w", "theta")
+    )
+    local = local_training(
+        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True,
+        gradient=gradient,
+    )  # fmt: skip
+
+    def client_update(server, client, data, key):
+        pair = Pair(server.params, client.params)
+        result = local.train(pair, tx.init(pair), data, key)
+        w, theta = result.params
+        message = optax.tree.sub(w, server.params)
+        return ClientOutput(message, ClientState(theta), theta, result.steps, result.metrics)
+
+    def server_update(server, mean):
+        return ServerState(optax.tree.add_scale(server.params, beta, mean))
+
+    return Algorithm(
+        init=lambda params: (ServerState(params), ClientState(params)),
+        client_update=client_update,
+        server_update=server_update,
+        personal_params=lambda server, client: client.params,
+        global_params=lambda server: server.params,
+        uniform=True,
+    )

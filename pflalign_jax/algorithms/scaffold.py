@@ -1,0 +1,97 @@
+"""SCAFFOLD: control variates against client drift."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
+
+
+class ServerState(NamedTuple):
+    """The global model ``w`` and control variate ``c``."""
+
+    params: Any
+    control: Any
+
+
+class ClientState(NamedTuple):
+    """The client's control variate ``c_i``."""
+
+    control: Any
+
+
+def scaffold(
+    loss,
+    learning_rate: float = 0.1,
+    *,
+    server_learning_rate: float = 1.0,
+    participation: float = 1.0,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return SCAFFOLD with control variates of option II.
+
+    A round of one client: T steps ``w_i -= η (g - c_i + c)`` from ``w``, then
+    ``c_i' = c_i - c + (w - w_i) / (T η)``; the message is ``(w_i - w, c_i' - c_i)``. The server:
+    ``w += η_g mean(w_i - w)``, ``c += C/K mean(c_i' - c_i)``, clients counted equally. With one
+    client it is FedAvg.
+
+    Args:
+      loss: ``(params, Batch, key) -> scalar``.
+      learning_rate: ``η`` > 0 of the clients.
+      server_learning_rate: ``η_g``.
+      participation: C / K, the share of clients in a round.
+      local_epochs, batch_size: local work per round.
+
+    References:
+      Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning",
+      arXiv:1910.06378, Algorithm 1.
+    """
+    if learning_rate == 0:
+        raise ValueError("scaffold: learning_rate=0 is not allowed; it divides by it")
+    tx = optax.chain(add_drift(), local_sgd(learning_rate))
+    local = local_training(
+        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
+    )
+
+    def init(params):
+        none = optax.tree.zeros_like(params)
+        return ServerState(params, none), ClientState(none)
+
+    def client_update(server, client, data, key):
+        w, drift = server.params, optax.tree.sub(server.control, client.control)
+        result = local.train(w, tx.init(w), data, key, drift=drift)
+        delta = optax.tree.sub(result.params, w)
+        steps = jnp.maximum(result.steps, 1).astype(jnp.float32)
+        change = optax.tree.add_scale(
+            optax.tree.scale(-1, server.control), -1 / (steps * learning_rate), delta
+        )
+        state = ClientState(optax.tree.add(client.control, change))
+        return ClientOutput((delta, change), state, result.params, result.steps, result.metrics)
+
+    def server_update(server, mean):
+        delta, change = mean
+        return ServerState(
+            optax.tree.add_scale(server.params, server_learning_rate, delta),
+            optax.tree.add_scale(server.control, participation, change),
+        )
+
+    return Algorithm(
+        init=init,
+        client_update=client_update,
+        server_update=server_update,
+        personal_params=lambda server, client: server.params,
+        global_params=lambda server: server.params,
+        uniform=True,
+    )
+
+
+def add_drift() -> optax.GradientTransformationExtraArgs:
+    """Return a transform that adds ``drift``, a tree like the parameters, to the gradient."""
+
+    def update(updates, state, params=None, *, drift, **extra):
+        del params, extra
+        return optax.tree.add(updates, drift), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

@@ -1,0 +1,198 @@
+"""Every baseline's rounds, worked out by hand; see `hand`."""
+
+import numpy as np
+import optax
+import pytest
+from hand import after, body_loss, floats, loss, two_clients
+
+from pflalign_jax import algorithms
+
+HEAD = {"head": ("head",)}
+
+
+def near(value):
+    return pytest.approx(value, abs=1e-6)
+
+
+def test_fedprox():
+    # a: 1, 1.5, then -.5 + (1.5 - 1) = 0; b: 1, .5, .5; mean (.5 - 3 * .5) / 4.
+    algorithm = algorithms.fedprox(body_loss, 0.5, mu=1.0, local_epochs=2)
+    assert float(after(algorithm, 1)[0].params["body"]) == near(0.75)
+    plain = algorithms.fedavg(body_loss, 0.5, local_epochs=2)
+    assert float(after(plain, 1)[0].params["body"]) == near(1 + (0.75 - 3 * 0.75) / 4)
+
+
+def test_fedavgm():
+    # FedAvg's means are -.25, then from .75 -.125; the momentum .9 * .25 + .125.
+    algorithm = algorithms.fedavgm(body_loss, 0.5)
+    assert float(after(algorithm, 1)[0].params["body"]) == near(0.75)
+    assert float(after(algorithm, 2)[0].params["body"]) == near(0.75 - 0.35)
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi"])
+def test_adaptive_servers_take_unit_steps_at_first(name):
+    algorithm = getattr(algorithms, name)(body_loss, 0.5, server_learning_rate=0.1, tau=0.01)
+    # The mean is -.25: a step of .1 * .25 / (.25 + .01); Yogi's moments start at 1e-6.
+    step = 1 - float(after(algorithm, 1)[0].params["body"])
+    assert step == pytest.approx(0.1 * 0.25 / 0.26, rel=2e-3)
+
+
+def test_any_server_optimiser():
+    algorithm = algorithms.fedopt(body_loss, optax.sgd(2.0), 0.5)
+    assert float(after(algorithm, 1)[0].params["body"]) == near(0.5)
+
+
+def test_scaffold():
+    # T = 2, η = .25. a: 1, 1.25, 1.4375, c_a = -.4375 / .5; b is its mirror image.
+    algorithm = algorithms.scaffold(body_loss, 0.25, local_epochs=2, participation=0.5)
+    server, clients, _ = after(algorithm, 1)
+    assert float(server.params["body"]) == near(1)  # clients count equally
+    assert [float(c.control["body"]) for c in clients] == near([-0.875, 0.875])
+    assert float(server.control["body"]) == near(0)
+    # Round 2, a: drift .875; 1 - .25 (-1 + .875) = 1.03125; then g = -.96875.
+    second = 1.03125 - 0.25 * (-0.96875 + 0.875)
+    _, clients, _ = after(algorithm, 2)
+    assert float(clients[0].control["body"]) == near(-0.875 - (second - 1) / 0.5)
+
+
+def test_scaffolds_server_control_moves_by_the_share_of_clients():
+    algorithm = algorithms.scaffold(body_loss, 0.5, participation=0.25)
+    server, clients, _ = after(algorithm, 1, two_clients((1,)))
+    assert float(clients[0].control["body"]) == near(-1)
+    assert float(server.control["body"]) == near(-0.25)
+
+
+def test_feddyn():
+    algorithm = algorithms.feddyn(body_loss, 0.5, alpha=0.5)
+    server, clients, _ = after(algorithm, 1)
+    assert [float(c.h["body"]) for c in clients] == near([-0.25, 0.25])
+    # Round 2, a: gradient -1 - h_a = -.75, w_a = 1.375, h_a = -.25 - .5 * .375.
+    _, clients, _ = after(algorithm, 2)
+    assert float(clients[0].h["body"]) == near(-0.4375)
+    # One client alone: h = -.5 * .5, w = 1.5 + .25 / .5.
+    server, _, _ = after(algorithm, 1, two_clients((1,)))
+    assert float(server.h["body"]) == near(-0.25)
+    assert float(server.params["body"]) == near(2.0)
+
+
+def test_perfedavg():
+    # b: w' = .5, g = .5, w = .75; a with its one example twice: w' = 1.5, w = 1.25.
+    first = algorithms.perfedavg(body_loss, 0.5, alpha=0.5)
+    assert float(after(first, 1)[0].params["body"]) == near(0.875)
+    # The Hessian is 1: the step is (1 - α) as long.
+    second = algorithms.perfedavg(body_loss, 0.5, alpha=0.5, hessian_free=True)
+    assert float(after(second, 1)[0].params["body"]) == pytest.approx(0.9375, abs=1e-4)
+
+
+def test_pfedme():
+    # λ = 1, inner step .5: θ_a = 1.5 (where -.5 + .5 = 0), w_a = 1 - .5 (1 - 1.5) = 1.25.
+    algorithm = algorithms.pfedme(
+        body_loss, 0.5, personal_learning_rate=0.5, lam=1.0, inner_steps=2, beta=2.0
+    )
+    server, clients, personal = after(algorithm, 1)
+    assert [float(c.params["body"]) for c in clients] == near([1.5, 0.5])
+    assert float(server.params["body"]) == near(1)
+    assert personal == [c.params for c in clients]
+    server, _, _ = after(algorithm, 1, two_clients((1,)))
+    assert float(server.params["body"]) == near(1.5)  # β = 2
+
+
+def test_ditto():
+    # w as FedAvg: .625. v_a: 1, 1.5, 1.5; round 2, centre .625: 1.3125, 1.3125.
+    algorithm = algorithms.ditto(body_loss, 0.5, lam=1.0, local_epochs=2)
+    server, _, personal = after(algorithm, 1)
+    assert float(server.params["body"]) == near(0.625)
+    assert [float(p["body"]) for p in personal] == near([1.5, 0.5])
+    assert float(after(algorithm, 2)[2][0]["body"]) == near(1.3125)
+
+
+def test_apfl():
+    # a: w = 1.5, v = 1 + .5 * .5; received with w = .75: .5 * 1.25 + .5 * .75.
+    algorithm = algorithms.apfl(body_loss, 0.5)
+    server, clients, personal = after(algorithm, 1)
+    assert float(server.params["body"]) == near(0.75)
+    assert float(clients[0].params["body"]) == near(1.25)
+    assert float(personal[0]["body"]) == near(1.0)
+    # Round 2: <v - w, g> = .5 * -1, α = .5 + .5 * .5.
+    assert float(after(algorithm, 2)[1][0].alpha) == near(0.75)
+
+
+def test_fedper():
+    # η = .25, both parts move by .25.
+    server, clients, personal = after(algorithms.fedper(loss, 0.25, **HEAD), 1)
+    assert floats(server.shared) == {"body": near(0.875), "head": None}
+    assert [float(c.own["head"]) for c in clients] == near([0.25, -0.25])
+    assert floats(personal[0]) == {"body": near(0.875), "head": near(0.25)}
+
+
+def test_lgfedavg():
+    server, clients, _ = after(algorithms.lgfedavg(loss, 0.25, **HEAD), 1)
+    assert floats(server.shared) == {"body": None, "head": near(-0.125)}
+    assert [float(c.own["body"]) for c in clients] == near([1.25, 0.75])
+
+
+def test_fedbn():
+    server, clients, _ = after(algorithms.fedbn(loss, 0.25, norms=("he*",)), 1)
+    assert floats(server.shared) == {"body": near(0.875), "head": None}
+    assert float(clients[1].own["head"]) == near(-0.25)
+
+
+def test_fedrep():
+    # Head first: a: .25; then the body at 1.25: g = -.75, body 1.1875; b is its mirror image.
+    server, clients, _ = after(algorithms.fedrep(loss, 0.25, **HEAD), 1)
+    assert [float(c.own["head"]) for c in clients] == near([0.25, -0.25])
+    assert float(server.shared["body"]) == near(1 + (0.1875 - 3 * 0.1875) / 4)
+
+
+def test_fedbabu():
+    server, _, personal = after(algorithms.fedbabu(loss, 0.25, **HEAD), 2)
+    # Bodies: 1, .875, then a: .875 + .25 * 1.125, b: .875 - .25 * .875.
+    assert float(server.body["body"]) == near(0.875 + (0.28125 - 3 * 0.21875) / 4)
+    assert float(server.head["head"]) == 0 and float(personal[0]["head"]) == 0
+
+
+def test_fedala():
+    # Round 1 is FedAvg: w = (.875, -.125), θ_a = (1.25, .25). Round 2, a: prediction .75,
+    # dF/dW = -1.25 * -.375, W = 1 - .46875; head .25 - .375 W.
+    algorithm = algorithms.fedala(loss, 0.25, **HEAD)
+    _, clients, _ = after(algorithm, 2)
+    weight = 1 - 0.46875
+    assert float(clients[0].weights["head"]) == near(weight)
+    head = 0.25 - 0.375 * weight
+    error = 0.875 + head - 2
+    assert floats(clients[0].params) == {
+        "body": near(0.875 - 0.25 * error), "head": near(head - 0.25 * error)
+    }  # fmt: skip
+
+
+def test_fedamp():
+    # Round 1: all models are equal, u = 1; a: 1.5, b: .5. Round 2: distance² = 1.
+    algorithm = algorithms.fedamp(body_loss, 0.5, num_clients=2, alpha=0.5, sigma=1.0, lam=0.0)
+    server, _, personal = after(algorithm, 1)
+    assert server.models["body"].tolist() == [1.5, 0.5]
+    share = 0.5 * np.exp(-1.0)
+    assert [float(p["body"]) for p in personal] == near([1.5 - share, 0.5 + share])
+    capped = algorithms.fedamp(body_loss, 0.5, num_clients=2, alpha=9.0, sigma=1.0, lam=0.0)
+    assert float(after(capped, 1)[2][0]["body"]) == near(0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("fedprox", {"mu": -1.0}, r"mu=-1\.0"),
+        ("scaffold", {"learning_rate": 0.0}, "learning_rate=0"),
+        ("feddyn", {"alpha": 0.0}, r"alpha=0\.0"),
+        ("perfedavg", {"batch_size": 5}, "batch_size=5"),
+        ("apfl", {"alpha": 1.5}, r"alpha=1\.5"),
+        ("fedamp", {"num_clients": 2, "sigma": 0.0}, r"sigma=0\.0"),
+    ],
+)
+def test_bad_hyperparameters_are_named(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(algorithms, name)(loss, **arguments)
+
+
+@pytest.mark.parametrize("name", ["fedper", "fedrep", "fedbabu", "lgfedavg", "fedala"])
+def test_an_unknown_head_is_named(name):
+    with pytest.raises(ValueError, match=r"'heat'; the parameters are \['body', 'head'\]"):
+        after(getattr(algorithms, name)(loss, head=("heat",)), 1)

@@ -1,0 +1,83 @@
+"""Limits in which algorithms must coincide, to float tolerance, on ragged clients."""
+
+import jax
+import numpy as np
+import pytest
+
+from pflalign_jax import algorithms
+from pflalign_jax.datasets import digits, select_clients
+from pflalign_jax.federated import federate
+from pflalign_jax.models import cross_entropy, mlp
+
+MODEL = mlp(10, hidden=(8,))
+LOSS = cross_entropy(MODEL)
+DATA = digits(num_clients=5, alpha=0.3)
+WORK = {"local_epochs": 2, "batch_size": 10}
+
+
+def models(algorithm, data=DATA, rounds=3):
+    """Return all personal models after some rounds, on the host."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("clients",))
+    federation = federate(algorithm, MODEL, data, mesh=mesh)
+    state = federation.init(jax.random.key(0))
+    for _ in range(rounds):
+        state, _ = federation.run_round(state)
+    return [
+        jax.tree.map(np.asarray, federation.personal_params(state, k))
+        for k in range(data.num_clients)
+    ]
+
+
+def global_model(algorithm, data=DATA, rounds=3):
+    federation = federate(algorithm, MODEL, data)
+    state = federation.init(jax.random.key(0))
+    for _ in range(rounds):
+        state, _ = federation.run_round(state)
+    return algorithm.global_params(algorithm.broadcast(state.server))
+
+
+def assert_close(found, expected):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected
+    )
+
+
+FEDAVG = algorithms.fedavg(LOSS, 0.1, **WORK)
+LOCAL = algorithms.local(LOSS, 0.1, **WORK)
+AS_FEDAVG = {
+    "fedprox, μ = 0": algorithms.fedprox(LOSS, 0.1, mu=0.0, **WORK),
+    "fedavgm, no momentum": algorithms.fedavgm(LOSS, 0.1, momentum=0.0, **WORK),
+    "fedper, no head": algorithms.fedper(LOSS, 0.1, head=(), **WORK),
+    "lgfedavg, all head": algorithms.lgfedavg(LOSS, 0.1, head=("*",), **WORK),
+    "fedala, no weights": algorithms.fedala(LOSS, 0.1, head=(), **WORK),
+    "apfl, α = 0": algorithms.apfl(LOSS, 0.1, alpha=0.0, adaptive=False, **WORK),
+    "pflalign, sgd": algorithms.pflalign(LOSS, 0.1, precondition=False, realignment=False, **WORK),
+}
+AS_LOCAL = {
+    "ditto, λ = 0": algorithms.ditto(LOSS, 0.1, lam=0.0, **WORK),
+    "apfl, α = 1": algorithms.apfl(LOSS, 0.1, alpha=1.0, adaptive=False, **WORK),
+    "fedper, all head": algorithms.fedper(LOSS, 0.1, head=("*",), **WORK),
+    "lgfedavg, no head": algorithms.lgfedavg(LOSS, 0.1, head=(), **WORK),
+}
+
+
+@pytest.mark.parametrize("name", AS_FEDAVG)
+def test_as_fedavg(name):
+    assert_close(models(AS_FEDAVG[name]), models(FEDAVG))
+
+
+@pytest.mark.parametrize("name", AS_LOCAL)
+def test_as_local(name):
+    assert_close(models(AS_LOCAL[name]), models(LOCAL))
+
+
+def test_dittos_global_model_is_fedavgs():
+    ditto = algorithms.ditto(LOSS, 0.1, lam=0.5, **WORK)
+    assert_close(global_model(ditto), global_model(FEDAVG))
+
+
+@pytest.mark.parametrize("name", ["scaffold"])
+def test_one_client_alone_is_fedavg(name):
+    alone = select_clients(DATA, np.array([2]))
+    algorithm = getattr(algorithms, name)(LOSS, 0.1, **WORK)
+    assert_close(models(algorithm, alone), models(FEDAVG, alone))

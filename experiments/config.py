@@ -22,7 +22,7 @@ class ConfigError(ValueError):
 FACTORIES: Mapping[str, Mapping[str, Callable]] = {
     "dataset": {name: getattr(datasets, name) for name in datasets.NAMES},
     "model": {name: getattr(models, name) for name in models.NAMES},
-    "algorithm": {name: getattr(algorithms, name) for name in algorithms.__all__},
+    "algorithm": {name: getattr(algorithms, name) for name in algorithms.NAMES},
 }
 """What each section's ``name`` can be."""
 
@@ -75,7 +75,7 @@ HELP = {
     "dataset.split_by": "stratified, random or temporal; None = temporal for text, else stratified",
     "dataset.source_split": "False pools the train and test sets that the data came with",
     "dataset.feature_shift": "rotation, contrast, brightness or noise, different for each client",
-    "dataset.feature_shift_strength": "the most of it: degrees, powers of 2, or shares of the range",
+    "dataset.feature_shift_strength": "the most of it: degrees, powers of 2, shares of the range",
     "dataset.label_shift": "swap or permute: labels mean something else in each client",
     "dataset.shift_groups": "number of different shifts; None = each client its own",
     "dataset.normalise": "fixed, or train: mean and deviation of all clients' training examples",
@@ -113,11 +113,39 @@ HELP = {
     "algorithm.correction": "pflalign: 'probability', 'sign', 'none' or a constant in [0, 1]",
     "algorithm.realignment": "pflalign: False keeps directions at zero",
     "algorithm.memory_dtype": "pflalign: 'bfloat16' halves the averages kept between rounds",
+    "algorithm.head": "methods with a head: names of its layers; None = the model's last layer",
+    "algorithm.alpha": "apfl: first share of the own model; feddyn, fedamp, perfedavg: see there",
+    "algorithm.mu": "fedprox: pull to the global model",
+    "algorithm.lam": "ditto, pfedme, fedamp: pull of the personal to the global model",
+    "algorithm.server_learning_rate": "fedavgm, fedadam, fedyogi, scaffold: step of the server",
+    "algorithm.momentum": "fedavgm: of the server",
+    "algorithm.b1": "fedadam, fedyogi: decay of the first moment",
+    "algorithm.b2": "fedadam, fedyogi: decay of the second moment",
+    "algorithm.tau": "fedadam, fedyogi: added to the denominator",
+    "algorithm.hessian_free": "perfedavg: True adds the second-order term",
+    "algorithm.delta": "perfedavg: of its finite difference",
+    "algorithm.personal_learning_rate": "pfedme: of the inner steps",
+    "algorithm.inner_steps": "pfedme: inner steps per batch",
+    "algorithm.adaptive": "apfl: whether the share is learnt",
+    "algorithm.head_epochs": "fedrep: passes over the data for the head",
+    "algorithm.fine_tune_epochs": "fedbabu: passes over the data to personalise",
+    "algorithm.norms": "fedbn: names or patterns of the layers that stay local",
+    "algorithm.weight_learning_rate": "fedala: of its mixing weights",
+    "algorithm.weight_epochs": "fedala: passes over the data for its mixing weights",
+    "algorithm.sigma": "fedamp: width of the attention",
     "learning_rates": "step sizes chosen on validation for this experiment, by algorithm",
+    "compare.algorithms": "what experiments.compare compares: algorithms or variants",
+    "compare.grid": "its step sizes",
+    "compare.grids": "other grids, by algorithm or variant",
+    "compare.extensions": "how often a grid may grow whose best value lies at its edge",
+    "compare.variants": "names for algorithms with other fields than their defaults",
 }
 
-# Arguments that the runner supplies itself.
-_SUPPLIED = {"loss", "num_classes", "local_epochs", "batch_size"}
+_SUPPLIED = {"loss", "num_classes", "local_epochs", "batch_size", "participation", "num_clients"}
+"""Arguments of models and algorithms that the runner supplies itself."""
+
+_MODELS_OWN = "head"
+"""The argument of algorithms that the runner takes from the model where the config has None."""
 
 
 def parameters(section: str, name: str) -> dict[str, inspect.Parameter]:
@@ -142,6 +170,15 @@ def default_config() -> ConfigDict:
         config[section] = ConfigDict({"name": field(None), **{k: field(None) for k in names}})
     config.dataset.name, config.model.name, config.algorithm.name = "digits", "mlp", "pflalign"
     config.learning_rates = ConfigDict({name: field(None) for name in FACTORIES["algorithm"]})
+    config.compare = ConfigDict(
+        {
+            "algorithms": field(tuple(FACTORIES["algorithm"])),
+            "grid": field((0.01, 0.03, 0.1, 0.3)),
+            "grids": ConfigDict({"pflalign": field((0.3, 1.0, 3.0, 10.0))}),
+            "extensions": 3,
+            "variants": ConfigDict(),
+        }
+    )
     return config.lock()
 
 
@@ -195,6 +232,8 @@ def _resolve_section(section, fields):
     for key, parameter in accepted.items():
         if key in set_fields:
             value = _checked(f"{section}.{key}", set_fields[key], hints.get(key, object))
+        elif key == _MODELS_OWN:
+            continue
         elif parameter.default is inspect.Parameter.empty:
             raise ConfigError(
                 f"config.{section}.{key} is not set, and {section} {name!r} needs it; "

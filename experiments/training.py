@@ -1,6 +1,7 @@
 """From a config to a finished run: build, train, evaluate, write."""
 
 import importlib.metadata
+import inspect
 import math
 import pathlib
 import time
@@ -49,18 +50,23 @@ class Outcome(NamedTuple):
     scores: dict[str, ClientScores]
 
 
-def build(config: ConfigDict, state_dir: pathlib.Path | None = None) -> Experiment:
+def build(
+    config: ConfigDict,
+    state_dir: pathlib.Path | None = None,
+    dataset: FederatedDataset | None = None,
+) -> Experiment:
     """Resolve a config and build its dataset, model, algorithm and federation.
 
     Args:
       config: the experiment.
       state_dir: where to keep client states on disk, if they are to be there.
+      dataset: the config's dataset, if it has been built before.
 
     Raises:
       ConfigError, DatasetError: naming the field or the file, its value and what to do.
     """
     config = resolve(config)
-    dataset = build_dataset(config)
+    dataset = build_dataset(config) if dataset is None else dataset
     model = _call(config, "model", num_classes=dataset.num_classes)
     if config.compute_dtype != "float32":
         model = with_compute_dtype(model, config.compute_dtype)
@@ -70,6 +76,9 @@ def build(config: ConfigDict, state_dir: pathlib.Path | None = None) -> Experime
         cross_entropy(model),
         local_epochs=config.local_epochs,
         batch_size=config.batch_size,
+        participation=(config.cohort_size or dataset.num_clients) / dataset.num_clients,
+        num_clients=dataset.num_clients,
+        head=model.head,
     )
     try:
         federation = federate(
@@ -97,11 +106,16 @@ def build_dataset(config: ConfigDict) -> FederatedDataset:
 
 
 def _call(config, section, *args, **supplied):
-    """Call the function that a section of a resolved config names."""
+    """Call the function that a section of a resolved config names.
+
+    ``supplied`` are further arguments, for those that take them and where the config has none.
+    """
     fields = dict(config[section])
     factory = FACTORIES[section][fields.pop("name")]
+    takes = inspect.signature(factory).parameters
+    supplied = {name: value for name, value in supplied.items() if name in takes}
     try:
-        return factory(*args, **fields, **supplied)
+        return factory(*args, **{**supplied, **fields})
     except datasets.DatasetError:
         raise
     except ValueError as error:

@@ -4,6 +4,78 @@ from pflalign_jax.datasets import partition
 from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples, FederatedDataset, Owned
 from pflalign_jax.datasets.deal import PARTITIONS, deal
 from pflalign_jax.datasets.federated import describe, features_of, label_counts, select_clients
-from pflalign_jax.datasets.named import digits
+from pflalign_jax.datasets.named import (
+    SOURCES,
+    ag_news,
+    cifar10,
+    cifar100,
+    digits,
+    emnist,
+    fashion_mnist,
+    femnist,
+    leaf,
+    mnist,
+    nist_writers,
+    npz,
+    shakespeare,
+    synthetic,
+    tables,
+    tiny_imagenet,
+    uci_har,
+)
 from pflalign_jax.datasets.partition_file import partition_hash, save_partition
-NAMES = ("digits",)
+
+NAMES = (
+    "digits",
+    "mnist",
+    "fashion_mnist",
+    "emnist",
+    "femnist",
+    "nist_writers",
+    "cifar10",
+    "cifar100",
+    "tiny_imagenet",
+    "shakespeare",
+    "ag_news",
+    "uci_har",
+    "synthetic",
+    "leaf",
+    "npz",
+    "tables",
+)
+"""What a config's ``dataset.name`` can be: functions of this module."""
+
+__all__ = [
+    "NAMES",
+    "PARTITIONS",
+    "SOURCES",
+    "SPLITS",
+    "DatasetError",
+    "Examples",
+    "FederatedDataset",
+    "Owned",
+    "ag_news",
+    "cifar10",
+    "cifar100",
+    "deal",
+    "describe",
+    "digits",
+    "emnist",
+    "fashion_mnist",
+    "features_of",
+    "femnist",
+    "label_counts",
+    "leaf",
+    "mnist",
+    "nist_writers",
+    "npz",
+    "partition",
+    "partition_hash",
+    "save_partition",
+    "select_clients",
+    "shakespeare",
+    "synthetic",
+    "tables",
+    "tiny_imagenet",
+    "uci_har",
+]

@@ -1,6 +1,7 @@
 """The datasets by name: every function loads examples and deals them out to clients.
 
-All take the keyword arguments of `pflalign_jax.datasets.deal`.
+All take the keyword arguments of `pflalign_jax.datasets.deal`. What their files are, how they are
+licensed and how many examples they hold is in `pflalign_jax.datasets.SOURCES`.
 """
 
 from typing import Unpack
@@ -8,17 +9,50 @@ from typing import Unpack
 import numpy as np
 import sklearn.datasets
 
-from pflalign_jax.datasets import (
-    ag_news as ag_news_files,
-)
-from pflalign_jax.datasets import cifar, femnist_files, leaf, mnist, shakespeare_files, tables
-from pflalign_jax.datasets import nist_writers as nist_files
-from pflalign_jax.datasets import synthetic as fedprox
-from pflalign_jax.datasets import tiny_imagenet as tiny_files
-from pflalign_jax.datasets import uci_har as har_files
 from pflalign_jax.datasets.base import Examples, FederatedDataset
 from pflalign_jax.datasets.deal import Dealing, deal
-from pflalign_jax.datasets.npz_files import load_npz
+from pflalign_jax.datasets.loaders import ag_news as ag_news_files
+from pflalign_jax.datasets.loaders import cifar, tff
+from pflalign_jax.datasets.loaders import mnist as mnist_files
+from pflalign_jax.datasets.loaders import shakespeare as shakespeare_files
+from pflalign_jax.datasets.loaders import tiny_imagenet as tiny_imagenet_files
+from pflalign_jax.datasets.loaders import uci_har as uci_har_files
+from pflalign_jax.datasets.loaders.femnist import load_femnist
+from pflalign_jax.datasets.loaders.leaf import load_leaf
+from pflalign_jax.datasets.loaders.npz import load_npz
+from pflalign_jax.datasets.loaders.sources import Source
+from pflalign_jax.datasets.loaders.synthetic import make_synthetic
+from pflalign_jax.datasets.loaders.tables import load_tables
+
+DIGITS = Source(
+    name="digits",
+    title="Handwritten digits, 8x8 grey, bundled with scikit-learn",
+    homepage="https://archive.ics.uci.edu/dataset/80",
+    licence="CC BY 4.0",
+    citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998",
+    files=(),
+    counts={"all": 1797},
+    classes=10,
+)
+
+SOURCES = {
+    source.name: source
+    for source in (
+        DIGITS,
+        mnist_files.MNIST,
+        mnist_files.FASHION,
+        mnist_files.EMNIST,
+        tff.FEMNIST,
+        mnist_files.WRITERS,
+        cifar.CIFAR10,
+        cifar.CIFAR100,
+        tiny_imagenet_files.SOURCE,
+        shakespeare_files.SOURCE,
+        ag_news_files.SOURCE,
+        uci_har_files.SOURCE,
+    )
+}
+"""What is known about each dataset, by name."""
 
 
 def digits(**dealing: Unpack[Dealing]) -> FederatedDataset:
@@ -32,3 +66,106 @@ def digits(**dealing: Unpack[Dealing]) -> FederatedDataset:
     bunch = sklearn.datasets.load_digits()
     x, y = bunch.images.astype(np.uint8)[..., None], bunch.target.astype(np.int32)
     return deal(Examples("digits", x, y, 10, mean=0.0, std=16.0), **dealing)
+
+
+def mnist(path: str | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+    """Return MNIST, 70,000 images 28x28x1 in 10 classes; ``path`` see `load_mnist`."""
+    return deal(mnist_files.load_mnist(path), **dealing)
+
+
+def fashion_mnist(path: str | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+    """Return Fashion-MNIST, 70,000 images 28x28x1 in 10 classes; see `load_fashion_mnist`."""
+    return deal(mnist_files.load_fashion_mnist(path), **dealing)
+
+
+def emnist(
+    path: str | None = None, variant: str = "balanced", **dealing: Unpack[Dealing]
+) -> FederatedDataset:
+    """Return EMNIST, letters and digits 28x28x1 without writers; see `load_emnist`."""
+    return deal(mnist_files.load_emnist(path, variant), **dealing)
+
+
+def femnist(
+    path: str | None = None,
+    variant: str = "all",
+    data_dir: str | None = None,
+    **dealing: Unpack[Dealing],
+) -> FederatedDataset:
+    """Return FEMNIST, letters and digits 28x28x1 of about 3,400 writers; see `load_femnist`."""
+    return deal(load_femnist(path, variant, data_dir), **dealing)
+
+
+def nist_writers(path: str | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+    """Return MNIST's digits by writer, joined to QMNIST's labels; see `load_nist_writers`."""
+    return deal(mnist_files.load_nist_writers(path), **dealing)
+
+
+def cifar10(path: str | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+    """Return CIFAR-10, 60,000 images 32x32x3 in 10 classes; see `load_cifar10`."""
+    return deal(cifar.load_cifar10(path), **dealing)
+
+
+def cifar100(
+    path: str | None = None, labels: str = "fine", **dealing: Unpack[Dealing]
+) -> FederatedDataset:
+    """Return CIFAR-100, 60,000 images 32x32x3; naturally by superclass; see `load_cifar100`."""
+    return deal(cifar.load_cifar100(path, labels), **dealing)
+
+
+def tiny_imagenet(path: str | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+    """Return Tiny-ImageNet, 110,000 images 64x64x3 in 200 classes; see `load_tiny_imagenet`."""
+    return deal(tiny_imagenet_files.load_tiny_imagenet(path), **dealing)
+
+
+def shakespeare(path: str, length: int = 80, **dealing: Unpack[Dealing]) -> FederatedDataset:
+    """Return Shakespeare by role, to predict the next character; see `load_shakespeare`."""
+    return deal(shakespeare_files.load_shakespeare(path, length), **dealing)
+
+
+def ag_news(
+    path: str | None = None,
+    length: int = 64,
+    vocabulary: int = 20_000,
+    **dealing: Unpack[Dealing],
+) -> FederatedDataset:
+    """Return AG News, 127,600 news items in four topics, as words; see `load_ag_news`."""
+    return deal(ag_news_files.load_ag_news(path, length, vocabulary), **dealing)
+
+
+def uci_har(path: str | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+    """Return UCI HAR, six activities of 30 people, signals [128, 9]; see `load_uci_har`."""
+    return deal(uci_har_files.load_uci_har(path), **dealing)
+
+
+def synthetic(
+    model_alpha: float = 1.0,
+    beta: float = 1.0,
+    devices: int = 30,
+    iid: bool = False,
+    **dealing: Unpack[Dealing],
+) -> FederatedDataset:
+    """Return FedProx's synthetic clients, drawn with the same seed; see `make_synthetic`."""
+    return deal(make_synthetic(model_alpha, beta, devices, iid, dealing.get("seed", 0)), **dealing)
+
+
+def leaf(
+    path: str, shape: tuple[int, ...] | None = None, **dealing: Unpack[Dealing]
+) -> FederatedDataset:
+    """Return any dataset of numbers in LEAF's json format; see `load_leaf`."""
+    return deal(load_leaf(path, shape), **dealing)
+
+
+def npz(path: str, num_classes: int | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+    """Return your own arrays ``x``, ``y``, ``client`` in npz or npy files; see `load_npz`."""
+    return deal(load_npz(path, num_classes), **dealing)
+
+
+def tables(
+    path: str,
+    label: str = "label",
+    client_column: str = "client",
+    split_column: str | None = None,
+    **dealing: Unpack[Dealing],
+) -> FederatedDataset:
+    """Return your own tables in csv or parquet files; see `load_tables`."""
+    return deal(load_tables(path, label, client_column, split_column), **dealing)

@@ -29,14 +29,28 @@ class Model(NamedTuple):
     Attributes:
       init: ``(key, x) -> params`` for features ``x`` of shape ``[B, ...]``; consumes ``key``.
       apply: ``(params, x) -> logits``, ``[B, num_classes]`` (``[B, L, num_classes]``).
+      train_apply: ``(params, x, mask) -> logits``, used by the training loss only; None: `apply`.
+        For layers that behave differently in training, such as batch normalisation; ``mask`` is
+        `Batch.mask`.
+      head: names of the layers that map features to logits, at the top of the parameter tree; ``()``
+        if the model does not say.
+      features: ``(params, x) -> [B, F]`` (``[B, L, F]``), what goes into the head, a dense layer;
+        None if the model has no single one.
     """
 
     init: Callable[[jax.Array, jax.Array], Any]
     apply: Callable[[Any, jax.Array], jax.Array]
+    train_apply: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
+    head: tuple[str, ...] = ()
+    features: Callable[[Any, jax.Array], jax.Array] | None = None
 
 
-def from_flax(module: nn.Module) -> Model:
+def from_flax(module: nn.Module, head: str | None = None) -> Model:
     """Return the `Model` of a flax linen module that has parameters only (no mutable state).
+
+    Args:
+      module: maps ``[B, ...]`` to logits.
+      head: name of its last dense layer, for methods that share and keep parts of a model.
 
     >>> model = from_flax(nn.Dense(3))
     >>> params = model.init(jax.random.key(0), jnp.ones((1, 2)))
@@ -50,11 +64,31 @@ def from_flax(module: nn.Module) -> Model:
         if extra:
             raise ValueError(
                 f"{type(module).__name__} has variable collections {extra} beside 'params'; "
-                "only parameters are supported, use normalisation without running statistics"
+                "only parameters are supported; use normalisation without running statistics, or "
+                "pflalign_jax.models.BatchNorm, which keeps them as parameters"
             )
         return variables["params"]
 
-    return Model(init, lambda params, x: module.apply({"params": params}, x))
+    def apply(params, x):
+        return module.apply({"params": params}, x)
+
+    def features(params, x):
+        seen = []
+
+        def look(call, args, kwargs, context):
+            if context.module.path == (head,) and context.method_name == "__call__":
+                seen.append(args[0])
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(look):
+            apply(params, x)
+        if not seen:
+            raise ValueError(f"{type(module).__name__} calls no layer named {head!r}")
+        return seen[0]
+
+    if head is None:
+        return Model(init, apply)
+    return Model(init, apply, head=(head,), features=features)
 
 
 def with_compute_dtype(model: Model, dtype: str) -> Model:
@@ -67,10 +101,15 @@ def with_compute_dtype(model: Model, dtype: str) -> Model:
     def cast(a):
         return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
-    def apply(params, x):
-        return model.apply(jax.tree.map(cast, params), cast(x)).astype(jnp.float32)
+    def in_dtype(function):
+        def apply(params, x, *mask):
+            return function(jax.tree.map(cast, params), cast(x), *mask).astype(jnp.float32)
 
-    return Model(model.init, apply)
+        return apply
+
+    train_apply = None if model.train_apply is None else in_dtype(model.train_apply)
+    features = None if model.features is None else in_dtype(model.features)
+    return Model(model.init, in_dtype(model.apply), train_apply, model.head, features)
 
 
 def example_losses(logits: jax.Array, y: jax.Array) -> jax.Array:
@@ -88,13 +127,17 @@ def example_hits(logits: jax.Array, y: jax.Array) -> jax.Array:
 def cross_entropy(model: Model) -> Callable[[Any, Batch, jax.Array], jax.Array]:
     """Return ``loss(params, batch, key)``, the mean cross-entropy of the batch's real examples.
 
-    A mask of zeros gives a loss of 0. ``key`` is not used; models with dropout bring a loss of
-    their own that does.
+    It uses ``model.train_apply`` where the model has one. A mask of zeros gives a loss of 0.
+    ``key`` is not used; models with dropout bring a loss of their own that does.
     """
 
     def loss(params, batch, key):
         del key
-        losses = example_losses(model.apply(params, batch.x), batch.y)
+        if model.train_apply is None:
+            logits = model.apply(params, batch.x)
+        else:
+            logits = model.train_apply(params, batch.x, batch.mask)
+        losses = example_losses(logits, batch.y)
         return jnp.sum(losses * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
 
     return loss

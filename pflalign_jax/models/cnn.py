@@ -84,4 +84,4 @@ def cnn(
     """
     if conv not in CONVOLUTIONS:
         raise ValueError(f"cnn: conv={conv!r} is unknown; use one of {sorted(CONVOLUTIONS)}")
-    return from_flax(CNN(num_classes, conv, tuple(features), dense))
+    return from_flax(CNN(num_classes, conv, tuple(features), dense), head="Dense_1")

@@ -29,7 +29,7 @@ class MLP(nn.Module):
 
 def mlp(num_classes: int, hidden: Sequence[int] = (200,)) -> Model:
     """Return a multilayer perceptron with ReLU; see `MLP`."""
-    return from_flax(MLP(num_classes, tuple(hidden)))
+    return from_flax(MLP(num_classes, tuple(hidden)), head=f"Dense_{len(hidden)}")
 
 
 def logistic(num_classes: int) -> Model:

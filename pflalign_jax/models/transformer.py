@@ -57,4 +57,4 @@ def transformer(num_classes: int, width: int = 128, layers: int = 2, heads: int 
     """
     if heads < 1 or width % heads:
         raise ValueError(f"transformer: heads={heads} does not divide width={width}")
-    return from_flax(Transformer(num_classes, width, layers, heads))
+    return from_flax(Transformer(num_classes, width, layers, heads), head="Dense_0")

@@ -2,10 +2,8 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
-
-import pooch
 
 from pflalign_jax.datasets.base import DatasetError, Examples
 
@@ -70,6 +68,8 @@ def fetch(source: Source) -> pathlib.Path:
       DatasetError: naming the file, where it should come from, the directory that it was looked
         for in and what to do, if it cannot be downloaded or differs from its checksum.
     """
+    import pooch  # late: nothing else needs it
+
     directory = data_directory(source.name)
     for file in source.files:
         path = directory / file.name
@@ -108,3 +108,17 @@ def checked_counts(source: Source, examples: Examples, where: object) -> Example
 
 def _first_line(error):
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def found(directory: pathlib.Path, names: Sequence[str], source: Source) -> pathlib.Path:
+    """Return the first of ``names`` that is a file in ``directory``.
+
+    Raises:
+      DatasetError: naming the directory, what was looked for, and where it can be had.
+    """
+    for name in names:
+        if (directory / name).is_file():
+            return directory / name
+    origin = f"; it can be had from {source.files[0].url}" if source.files else ""
+    state = "has none of" if directory.is_dir() else "is not a directory with"
+    raise DatasetError(f"{source.name}: {directory} {state} {', '.join(names)}{origin}")

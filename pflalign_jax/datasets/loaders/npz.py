@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples
-from pflalign_jax.datasets.labels import mapped_labels
+from pflalign_jax.datasets.loaders.labels import mapped_labels
 
 ADVICE = (
     "data are a directory with train.npz and test.npz, each with arrays x, y and client, or one "
@@ -44,7 +44,8 @@ def load_npz(path: str | os.PathLike, num_classes: int | None = None) -> Example
     Raises:
       DatasetError: naming the file, the bad value and what to do, for a missing or damaged file, a
         missing array, lengths or shapes that differ, negative labels or labels outside
-        ``num_classes``, NaN or infinite features, an unknown split, a client without training examples.
+        ``num_classes``, NaN or infinite features, an unknown split, a client without training
+        examples.
     """
     path = pathlib.Path(path)
     if not path.exists():

@@ -1,0 +1,192 @@
+"""Compare algorithms on one experiment: search step sizes on validation, then several seeds.
+
+python -m experiments.compare --config=experiments/digits.py [--algorithms=pflalign,fedavg,...]
+    [--seeds=3] [--workdir=DIR] [--config.rounds=20 ...]
+
+Every algorithm gets the same partition, rounds and local work, and its own search over the grid of
+step sizes (config.compare.grid, or config.compare.grids.ALGORITHM), with the first seed, by the
+validation score of the last round. A grid whose best value lies at its edge is extended, up to
+config.compare.extensions times. The chosen value then runs with all seeds. Trials that are in the
+workdir already are not run again, so that an interrupted comparison goes on.
+
+Writes leaderboard.md, leaderboard.csv, leaderboard.png, and every trial's files in trials/.
+
+"""
+
+import json
+import math
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from experiments import config as vocabulary
+from experiments import leaderboard, training, workdir
+from experiments.devices import cache_programs, use_devices
+from experiments.run import USER_ERRORS, default_workdir, fail, parse_flags
+
+_ALGORITHMS = flags.DEFINE_list(
+    "algorithms", None, "Which to compare; default: config.compare.algorithms."
+)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of the chosen setting.", lower_bound=1)
+
+CHOSEN_BY = training.HEADLINE.format(split="validation")
+
+
+class Trial(NamedTuple):
+    """One run of a comparison.
+
+    Attributes:
+      method: its name in the table: an algorithm, or one of ``config.compare.variants``.
+      learning_rate: step size.
+      seed: of the run.
+      path: its directory.
+      score: validation headline of the last round; -inf if training diverged.
+    """
+
+    method: str
+    learning_rate: float
+    seed: int
+    path: pathlib.Path
+    score: float
+
+
+def search(
+    run: Callable[[float], Trial], grid: list[float], extensions: int
+) -> tuple[Trial, list[Trial]]:
+    """Return the best trial of a grid and all trials; a grid whose best is at its edge grows.
+
+    Args:
+      run: from a step size to its trial.
+      grid: step sizes, at least one.
+      extensions: how often the grid may grow, by the ratio of its two last values.
+    """
+    trials = {rate: run(rate) for rate in sorted(grid)}
+    for _ in range(extensions):
+        rates = sorted(trials)
+        best = max(rates, key=lambda rate: trials[rate].score)
+        if len(rates) < 2 or best not in (rates[0], rates[-1]):
+            break
+        inner = rates[1] if best == rates[0] else rates[-2]
+        beyond = float(f"{best * best / inner:.2g}")
+        trials[beyond] = run(beyond)
+    return max(trials.values(), key=lambda t: t.score), [trials[r] for r in sorted(trials)]
+
+
+def settings(config: ConfigDict, method: str) -> ConfigDict:
+    """Return the config of a method: an algorithm's name, or a variant of one.
+
+    Raises:
+      ConfigError: for a name that is neither.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        variants = dict(config.compare.variants)
+        fields = dict(variants.get(method, {"name": method}))
+        config.algorithm.update(fields)
+        del config["compare"]
+    if method not in variants and method not in vocabulary.FACTORIES["algorithm"]:
+        known = [*vocabulary.FACTORIES["algorithm"], *variants]
+        raise vocabulary.ConfigError(
+            f"algorithm {method!r} is unknown{vocabulary.nearest(method, known)}"
+        )
+    return config
+
+
+def compare(
+    config: ConfigDict, methods: list[str], seeds: int, root: pathlib.Path, say: Callable
+) -> list[leaderboard.Entry]:
+    """Run what is missing of a comparison and return its entries, one per method."""
+    plans = {method: settings(config, method) for method in methods}
+    dataset = training.build_dataset(vocabulary.resolve(plans[methods[0]]))
+    entries = []
+    for number, (method, plan) in enumerate(plans.items(), 1):
+
+        def run(rate, seed=0, method=method, plan=plan, number=number):
+            say(f"{number}/{len(plans)} {method}, step size {rate:g}, seed {seed}")
+            return _trial(plan, method, rate, seed, root, dataset)
+
+        grids = dict(config.compare.grids)
+        grid = list(grids.get(method) or grids.get(plan.algorithm.name) or config.compare.grid)
+        best, searched = search(run, grid, config.compare.extensions)
+        repeats = [best] + [run(best.learning_rate, seed) for seed in range(1, seeds)]
+        entries.append(leaderboard.entry(method, best, searched, repeats))
+    return entries
+
+
+def _trial(plan, method, rate, seed, root, dataset):
+    """Run one trial, unless its directory says that it was run."""
+    path = root / "trials" / f"{method}-{rate:g}-{seed}"
+    plan = plan.copy_and_resolve_references()
+    with plan.unlocked():
+        plan.algorithm.learning_rate, plan.seed = rate, seed
+    wanted = json.loads(json.dumps(vocabulary.resolve(plan).to_dict()))
+    if (path / "summary.json").exists():
+        found = json.loads((path / "config.json").read_text())
+        if found != wanted:
+            differ = sorted(_leaves(found).items() ^ _leaves(wanted).items())
+            raise workdir.WorkdirError(
+                f"{path} was run with another config; it differs in "
+                f"{', '.join(sorted({name for name, _ in differ}))}. Choose another --workdir"
+            )
+    else:
+        shutil.rmtree(path, ignore_errors=True)  # an interrupted trial starts again
+        workdir.create(path)
+        experiment = training.build(plan, path / "client_states", dataset)
+        try:
+            training.train(experiment, path)
+        except training.DivergedError:
+            workdir.write_json(path / "summary.json", {"diverged": True})
+    summary = json.loads((path / "summary.json").read_text())
+    score = -math.inf if "diverged" in summary else summary["last"].get(CHOSEN_BY)
+    if score is None:
+        raise vocabulary.ConfigError(
+            "there is no validation split to choose step sizes by; set "
+            "config.dataset.validation_fraction or validation_count"
+        )
+    return Trial(method, rate, seed, path, score)
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    leaves = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        leaves |= _leaves(value, f"{name}.") if isinstance(value, dict) else {name: str(value)}
+    return leaves
+
+
+def main(argv: list[str]) -> None:
+    """Compare the algorithms on ``--config``."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    use_devices(flags.FLAGS.devices)
+    cache_programs(flags.FLAGS.compilation_cache)
+    config, console = flags.FLAGS.config, Console()
+    file = flags.FLAGS["config"].config_filename
+    root = pathlib.Path(flags.FLAGS.workdir or default_workdir(file, "compare"))
+    methods = list(dict.fromkeys(_ALGORITHMS.value or config.compare.algorithms))
+    try:
+        with console.status("") as status:
+
+            def say(text):
+                status.update(text)
+                if not console.is_terminal:
+                    console.print(text)
+
+            entries = compare(config, methods, _SEEDS.value, root, say)
+        command = f"python -m experiments.compare --config={file} " + leaderboard.command_of(config)
+        leaderboard.write(root, entries, command, config)
+    except USER_ERRORS as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail(f"interrupted; go on with the same command and --workdir={root}")
+    console.print(leaderboard.table(entries))
+    console.print(f"Files: {root}/ with leaderboard.md, .csv, .png, trials/", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

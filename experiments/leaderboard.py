@@ -1,0 +1,204 @@
+"""The tables and the picture of a comparison, from its trials' files."""
+
+import csv
+import json
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+from rich import box
+from rich.table import Table
+
+RIVALS = ("local", "fedavg")
+"""Whose adapted clients the others are compared with, client by client."""
+
+SCORES = ("global", "personal/received", "personal/adapted")
+
+
+class Entry(NamedTuple):
+    """A method's result.
+
+    Attributes:
+      method: its name.
+      learning_rate: the step size chosen.
+      at_edge: whether it is the least or the largest that was tried.
+      searched: step size to validation score in percent, None where training diverged.
+      seeds: how many seeds of the chosen setting.
+      scores: ``model[/stage]/statistic`` to the values of all seeds, test accuracy in percent.
+      clients: client to its adapted test accuracy in percent, the mean over seeds.
+      seconds: per round, the median over seeds.
+      bytes_up, bytes_down: per round.
+      partition_hash: of the data.
+      validation: mean validation score of the chosen setting over seeds, in percent.
+    """
+
+    method: str
+    learning_rate: float
+    at_edge: bool
+    searched: dict[float, float | None]
+    seeds: int
+    scores: dict[str, list[float]]
+    clients: dict[str, float]
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    partition_hash: str
+    validation: float
+
+
+def entry(method: str, best, searched, repeats) -> Entry:
+    """Return the `Entry` of a method from its `experiments.compare.Trial`s."""
+    summaries = [json.loads((t.path / "summary.json").read_text()) for t in repeats]
+    rows = [s["last"] for s in summaries if "diverged" not in s]
+    rates = [t.learning_rate for t in searched]
+    scores = {
+        f"{name}/{statistic}": [100 * row[f"accuracy/test/{name}/{statistic}"] for row in rows]
+        for name in SCORES
+        for statistic in ("mean", "weighted", "worst_decile")
+        if all(f"accuracy/test/{name}/{statistic}" in row for row in rows)
+    }
+    clients: dict[str, list[float]] = {}
+    for trial, summary in zip(repeats, summaries, strict=True):
+        for row in [] if "diverged" in summary else _adapted(trial.path):
+            clients.setdefault(row["client"], []).append(100 * float(row["accuracy"]))
+    return Entry(
+        method,
+        best.learning_rate,
+        len(rates) > 1 and best.learning_rate in (min(rates), max(rates)),
+        {t.learning_rate: 100 * t.score if np.isfinite(t.score) else None for t in searched},
+        len(rows),
+        scores,
+        {client: float(np.mean(values)) for client, values in clients.items()},
+        float(np.median([row["seconds"] for row in rows])) if rows else float("nan"),
+        rows[0]["bytes_up"] if rows else 0,
+        rows[0]["bytes_down"] if rows else 0,
+        next((s["dataset"]["partition_hash"] for s in summaries if "diverged" not in s), ""),
+        100 * float(np.mean([t.score for t in repeats])),
+    )
+
+
+def _adapted(path):
+    """Return the rows of the last round's adapted test scores, one per client."""
+    with (path / "clients.csv").open() as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if (row["split"], row["model"], row["stage"]) == ("test", "personal", "adapted")
+        ]
+    return [row for row in rows if row["round"] == rows[-1]["round"]]
+
+
+def gain(found: Entry, rival: Entry) -> tuple[float, int, int]:
+    """Return the mean difference over clients in percentage points, clients won and lost."""
+    common = found.clients.keys() & rival.clients.keys()
+    differences = np.array([found.clients[c] - rival.clients[c] for c in sorted(common)])
+    if not len(differences):
+        return float("nan"), 0, 0
+    won, lost = int((differences > 1e-9).sum()), int((differences < -1e-9).sum())
+    return float(differences.mean()), won, lost
+
+
+def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns' titles, and a row of texts per entry, the best on test data first."""
+    rivals = [e for name in RIVALS for e in entries if e.method == name]
+    titles = ["method", "step size; grid", "validation", *SCORES, "worst decile"]
+    titles += [f"over {rival.method} (won/lost)" for rival in rivals]
+    titles += ["MB up / down per round", "s per round"]
+
+    def spread(values):
+        if not values:
+            return ""
+        text = f"{np.mean(values):.1f}"
+        return text + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+    def over(found, rival):
+        if found is rival:
+            return ""
+        mean, won, lost = gain(found, rival)
+        return f"{mean:+.1f} ({won}/{lost})"
+
+    rows = []
+    for found in sorted(entries, key=_headline, reverse=True):
+        grid = ", ".join(f"{rate:g}" for rate in sorted(found.searched))
+        edge = "†" if found.at_edge else ""
+        row = [found.method, f"{found.learning_rate:g}{edge}; {grid}", f"{found.validation:.1f}"]
+        row += [spread(found.scores.get(f"{name}/mean", [])) for name in SCORES]
+        row += [spread(found.scores.get("personal/adapted/worst_decile", []))]
+        row += [over(found, rival) for rival in rivals]
+        megabytes = f"{found.bytes_up / 1e6:.3g} / {found.bytes_down / 1e6:.3g}"
+        rows.append([*row, megabytes, f"{found.seconds:.3g}"])
+    return titles, rows
+
+
+def _headline(found):
+    values = found.scores.get("personal/adapted/mean", [])
+    return np.mean(values) if values else -np.inf
+
+
+def table(entries: list[Entry]) -> Table:
+    """Return the leaderboard to print."""
+    titles, rows = cells(entries)
+    result = Table(title="test accuracy in %, mean over clients", box=box.SIMPLE_HEAD)
+    for title in titles:
+        result.add_column(title, justify="left" if title == "method" else "right")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def command_of(config: ConfigDict) -> str:
+    """Return the flags that tell a comparison from its config file's defaults, for the record."""
+    return f"--config.rounds={config.rounds}"
+
+
+def write(root: pathlib.Path, entries: list[Entry], command: str, config: ConfigDict) -> None:
+    """Write ``leaderboard.md``, ``.csv`` and ``.png`` to a comparison's directory."""
+    titles, rows = cells(entries)
+    with (root / "leaderboard.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([titles, *rows])
+    lines = [
+        f"# {config.dataset.name}: {config.rounds} rounds, cohort "
+        f"{config.cohort_size or 'of all clients'}",
+        "",
+        f"    {command}",
+        "",
+        "Test accuracy in %, mean over clients, after the last round; ± is the standard deviation "
+        f"over {max(e.seeds for e in entries)} seeds. Step sizes were chosen by "
+        "accuracy/validation/personal/adapted/mean of the last round with seed 0; † lies at the "
+        "edge of its grid. Gains are paired differences of personal/adapted, client by client, in "
+        "percentage points, with clients won and lost. "
+        f"Partition {entries[0].partition_hash[:16]}.",
+        "",
+        "| " + " | ".join(titles) + " |",
+        "|" + "---|" * len(titles),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
+    (root / "leaderboard.md").write_text("\n".join(lines))
+    figure = chart(entries)
+    FigureCanvasAgg(figure)
+    figure.savefig(root / "leaderboard.png", dpi=150)
+
+
+def chart(entries: list[Entry]) -> Figure:
+    """Draw mean and worst decile of the adapted models, with the standard deviation over seeds."""
+    ranked = sorted(entries, key=_headline)
+    figure = Figure(figsize=(7, 0.32 * len(ranked) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for name, colour, label in (
+        ("personal/adapted/mean", "#0072B2", "mean over clients"),
+        ("personal/adapted/worst_decile", "#D55E00", "worst decile of clients"),
+    ):
+        values = [e.scores.get(name, []) for e in ranked]
+        centre = [np.mean(v) if v else np.nan for v in values]
+        spread = [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
+        axes.errorbar(centre, range(len(ranked)), xerr=spread, fmt="o", color=colour, label=label,
+                      capsize=2)  # fmt: skip
+    axes.set_yticks(range(len(ranked)), [e.method for e in ranked])
+    axes.set(xlabel="accuracy/test/personal/adapted (%)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize="x-small")
+    return figure

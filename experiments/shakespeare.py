@@ -1,0 +1,20 @@
+"""Shakespeare: the next character, by speaking role, a cohort of 50 per round, two-layer LSTM.
+
+--config.dataset.path=PATH is required: LEAF's json, TFF's HDF5 or its archive, or plays as text.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.config import default_config
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = default_config()
+    config.rounds = 30
+    config.eval_every = 15
+    config.cohort_size = 50
+    config.dataset.name = "shakespeare"
+    config.dataset.min_examples = 8
+    config.model.name = "lstm"
+    return config

@@ -1,0 +1,215 @@
+"""LEAF's json format: users with their examples, in folders train and test."""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pflalign_jax.datasets.base import DatasetError, Examples
+from pflalign_jax.datasets.loaders.labels import mapped_labels
+
+ADVICE = (
+    "LEAF's data are a folder with train/*.json and test/*.json (or all_data/*.json), each file "
+    "with 'users', 'num_samples' and 'user_data'"
+)
+
+
+class User(NamedTuple):
+    """One user's examples in one file, as json has them."""
+
+    name: str
+    x: list[Any]
+    y: list[Any]
+    file: pathlib.Path
+
+
+def load_leaf(path: str, shape: tuple[int, ...] | None = None) -> Examples:
+    """Read any LEAF dataset whose examples are vectors of numbers.
+
+    Users that have test examples but none to train on, and users without any, are left out, which
+    is noted. Values that all are multiples of 1/255 in [0, 1] are stored as uint8.
+
+    Args:
+      path: a folder with ``train/*.json`` and ``test/*.json``, or with ``all_data/*.json``, which
+        has no split; or the folder ``data`` above them.
+      shape: of one example, e.g. ``(28, 28, 1)``; None: as it is in the file.
+
+    Raises:
+      DatasetError: naming the file and the user, for what is missing, damaged, or does not fit.
+    """
+    x, y, owner, split, notes = read_users(path, lambda user: _numbers(user, shape))
+    y, num_classes, mapping = mapped_labels(y, path)
+    name = pathlib.Path(path).resolve().name
+    return Examples(name, _as_bytes(x), y, num_classes, owner, split, notes=(*notes, *mapping))
+
+
+def load_femnist_leaf(path: str, variant: str = "all") -> Examples:
+    """Read FEMNIST as LEAF's preprocessing writes it: 28x28, white paper, labels 0..61.
+
+    Args:
+      path: see `load_leaf`.
+      variant: ``"all"``, or ``"digits"``, the labels 0..9 only.
+
+    Raises:
+      DatasetError: as `load_leaf`, or for labels above 61.
+    """
+    x, y, owner, split, notes = read_users(path, lambda user: _numbers(user, (28, 28, 1)))
+    if y.dtype.kind not in "iu" or y.min() < 0 or y.max() > 61:
+        raise DatasetError(f"femnist: {path} has labels up to {y.max()}; FEMNIST's are 0..61")
+    examples = Examples(
+        "femnist", _as_bytes(x), y.astype(np.int32), 62, owner, split, notes=tuple(notes)
+    )
+    return only_digits(examples) if variant == "digits" else examples
+
+
+def only_digits(examples: Examples) -> Examples:
+    """Return the examples with labels 0..9, of users who have some to train on."""
+    kept = examples.y < 10
+    if examples.split is not None:
+        trained = np.unique(examples.owner[kept & (examples.split == "train")])
+        kept &= np.isin(examples.owner, trained)
+    arrays = {name: getattr(examples, name) for name in ("x", "y", "owner", "split")}
+    return examples._replace(
+        num_classes=10, **{k: a[kept] for k, a in arrays.items() if a is not None}
+    )
+
+
+def read_users(path: str, convert: Callable[[User], tuple[np.ndarray, np.ndarray]]):
+    """Return ``x``, ``y``, ``owner``, ``split`` (None without one) and notes of a LEAF folder.
+
+    Args:
+      path: see `load_leaf`.
+      convert: from a user to arrays ``x`` ``[n, ...]`` and ``y`` ``[n, ...]``.
+
+    Raises:
+      DatasetError: naming the file and the user.
+    """
+    files = _files(pathlib.Path(path))
+    xs, ys, owners, splits, empty = [], [], [], [], set()
+    for split, paths in files.items():
+        seen = {}
+        for file in paths:
+            for user in _users(file):
+                if user.name in seen:
+                    raise DatasetError(
+                        f"{file}: user {user.name!r} is also in {seen[user.name].name}; the files "
+                        "overlap, keep one of them"
+                    )
+                seen[user.name] = file
+                if not user.x:
+                    empty.add(user.name)
+                    continue
+                x, y = convert(user)
+                if xs and x.shape[1:] != xs[0].shape[1:]:
+                    raise DatasetError(
+                        f"{file}: user {user.name!r} has examples of shape {x.shape[1:]}, others "
+                        f"of {xs[0].shape[1:]}; they must be equal"
+                    )
+                xs.append(x)
+                ys.append(y)
+                owners.append(np.full(len(x), user.name))
+                splits.append(np.full(len(x), split or ""))
+    if not xs:
+        raise DatasetError(f"{path} has no examples; {ADVICE}")
+    x, y, owner, split = (np.concatenate(arrays) for arrays in (xs, ys, owners, splits))
+    notes = []
+    empty -= set(owner.tolist())
+    if empty:
+        notes.append(f"{len(empty)} users without examples are left out.")
+    if None in files:
+        return x, y, owner, None, notes
+    homeless = np.setdiff1d(owner, owner[split == "train"])
+    if len(homeless):
+        notes.append(f"{len(homeless)} users without training examples are left out.")
+        kept = ~np.isin(owner, homeless)
+        x, y, owner, split = x[kept], y[kept], owner[kept], split[kept]
+    return x, y, owner, split, notes
+
+
+def is_leaf(path: pathlib.Path) -> bool:
+    """Tell whether a folder looks like LEAF's."""
+    return any(_folders(path).values())
+
+
+def _folders(path):
+    for folder in (path, path / "data"):
+        files = {s: sorted((folder / s).glob("*.json")) for s in ("train", "test")}
+        if any(files.values()):
+            return files
+        whole = sorted((folder / "all_data").glob("*.json"))
+        if whole:
+            return {None: whole}
+    return {}
+
+
+def _files(path):
+    if not path.is_dir():
+        raise DatasetError(f"{path} is not a directory; {ADVICE}")
+    files = _folders(path)
+    if not files:
+        raise DatasetError(f"{path} has no json file in train, test or all_data; {ADVICE}")
+    for split, found in files.items():
+        if not found:
+            raise DatasetError(f"{path}: {split} has no json file; {ADVICE}")
+    return files
+
+
+def _users(file):
+    try:
+        with file.open() as text:
+            content = json.load(text)
+        names, counts, data = (content[k] for k in ("users", "num_samples", "user_data"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{file} cannot be read as json ({error}); it is truncated or damaged"
+        ) from error
+    except (KeyError, TypeError) as error:
+        raise DatasetError(f"{file} has no {error}; {ADVICE}") from error
+    if len(names) != len(counts):
+        raise DatasetError(f"{file} has {len(names)} users and {len(counts)} num_samples")
+    for name, count in zip(names, counts, strict=True):
+        if name not in data or not {"x", "y"} <= set(data[name]):
+            raise DatasetError(f"{file}: user {name!r} has no 'x' and 'y' in user_data")
+        x, y = data[name]["x"], data[name]["y"]
+        if not len(x) == len(y) == count:
+            raise DatasetError(
+                f"{file}: user {name!r} has {len(x)} x, {len(y)} y and num_samples {count}; they "
+                "must be equal"
+            )
+        yield User(str(name), x, y, file)
+
+
+def _numbers(user, shape):
+    """Return a user's examples as float32, labels as they are."""
+    try:
+        x, y = np.array(user.x, np.float32), np.array(user.y)
+    except (ValueError, TypeError) as error:
+        raise DatasetError(
+            f"{user.file}: user {user.name!r} has examples of mixed shapes, or not of numbers "
+            f"({error})"
+        ) from error
+    if y.ndim != 1 or y.dtype.kind not in "iuU":
+        raise DatasetError(
+            f"{user.file}: user {user.name!r} has labels of type {y.dtype} and shape {y.shape}; "
+            "they must be integers or strings, one for each example"
+        )
+    if not np.isfinite(x).all():
+        raise DatasetError(f"{user.file}: user {user.name!r} has NaN or infinite features")
+    if shape is not None:
+        if x[0].size != np.prod(shape):
+            raise DatasetError(
+                f"{user.file}: user {user.name!r} has examples of {x[0].size} numbers; shape "
+                f"{tuple(shape)} needs {np.prod(shape)}"
+            )
+        x = x.reshape(len(x), *shape)
+    return x, y
+
+
+def _as_bytes(x):
+    """Return uint8 where all values are multiples of 1/255 in [0, 1], else ``x``."""
+    if x.ndim < 4 or x.min() < 0 or x.max() > 1:
+        return x
+    scaled = np.round(x * 255)
+    return scaled.astype(np.uint8) if np.abs(scaled - x * 255).max() < 0.02 else x

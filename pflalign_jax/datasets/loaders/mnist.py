@@ -1,0 +1,270 @@
+"""MNIST, Fashion-MNIST and EMNIST from their idx files, and NIST digits by writer."""
+
+import pathlib
+import zipfile
+
+import numpy as np
+
+from pflalign_jax.datasets.base import DatasetError, Examples
+from pflalign_jax.datasets.loaders.idx import parse_idx, read_idx
+from pflalign_jax.datasets.loaders.labels import mapped_labels
+from pflalign_jax.datasets.loaders.sources import File, Source, checked_counts, fetch, found
+
+PARTS = {
+    "train-images-idx3-ubyte": 9.9,
+    "train-labels-idx1-ubyte": 0.03,
+    "t10k-images-idx3-ubyte": 1.6,
+    "t10k-labels-idx1-ubyte": 0.005,
+}
+
+
+def _four(base, checksums):
+    return tuple(
+        File(f"{name}.gz", f"{base}/{name}.gz", f"md5:{md5}", size)
+        for (name, size), md5 in zip(PARTS.items(), checksums, strict=True)
+    )
+
+
+MNIST = Source(
+    name="mnist",
+    title="Handwritten digits, 28x28 grey",
+    homepage="http://yann.lecun.com/exdb/mnist",
+    licence="CC BY-SA 3.0",
+    citation="LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document "
+    "recognition, Proc. IEEE 86(11), 1998",
+    files=_four(
+        "https://ossci-datasets.s3.amazonaws.com/mnist",
+        (
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "d53e105ee54ea40749a09fcbcd1e9432",
+            "9fb629c4189551a2d022fa330f9573f3",
+            "ec29112dd5afa0611ce80d1b7f02629c",
+        ),
+    ),
+    counts={"train": 60_000, "test": 10_000},
+    classes=10,
+)
+
+FASHION = Source(
+    name="fashion_mnist",
+    title="Articles of clothing, 28x28 grey",
+    homepage="https://github.com/zalandoresearch/fashion-mnist",
+    licence="MIT",
+    citation="Xiao, Rasul and Vollgraf, Fashion-MNIST, arXiv:1708.07747",
+    files=_four(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        (
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "25c81989df183df01b3e8a0aad5dffbe",
+            "bef4ecab320f06d8554ea6380940ec79",
+            "bb300cfdad3c16e7a12a480ee83cd310",
+        ),
+    ),
+    counts={"train": 60_000, "test": 10_000},
+    classes=10,
+)
+
+DEBIAN_DIRECTORY = pathlib.Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package ``dataset-fashion-mnist`` puts the four files."""
+
+EMNIST_VARIANTS = {
+    # train, test, labels
+    "balanced": (112_800, 18_800, 47),
+    "byclass": (697_932, 116_323, 62),
+    "bymerge": (697_932, 116_323, 47),
+    "digits": (240_000, 40_000, 10),
+    "letters": (124_800, 20_800, 26),
+    "mnist": (60_000, 10_000, 10),
+}
+
+EMNIST = Source(
+    name="emnist",
+    title="Handwritten letters and digits, 28x28 grey, without writers",
+    homepage="https://www.nist.gov/itl/products-and-services/emnist-dataset",
+    licence="public domain (US government work)",
+    citation="Cohen, Afshar, Tapson and van Schaik, EMNIST, arXiv:1702.05373",
+    files=(
+        File(
+            "gzip.zip",
+            "https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",
+            "md5:58c8d27c78d21e728a6bc7b3cc06412e",
+            562,
+        ),
+    ),
+    counts={"train": 112_800, "test": 18_800},
+    classes=47,
+)
+
+WRITERS = Source(
+    name="nist_writers",
+    title="MNIST's digits with their writers, from QMNIST's labels",
+    homepage="https://github.com/facebookresearch/qmnist",
+    licence="BSD 3-clause (labels), CC BY-SA 3.0 (images)",
+    citation="Yadav and Bottou, Cold Case: The Lost MNIST Digits, arXiv:1905.10498",
+    files=(
+        *MNIST.files,
+        *(
+            File(
+                f"qmnist-{part}-labels-idx2-int.gz",
+                "https://raw.githubusercontent.com/facebookresearch/qmnist/master/"
+                f"qmnist-{part}-labels-idx2-int.gz",
+                f"md5:{md5}",
+                0.5,
+            )
+            for part, md5 in (
+                ("train", "0058f8dd561b90ffdd0f734c6a30e5e4"),
+                ("test", "5b5b05890a5e13444e108efe57b788aa"),
+            )
+        ),
+    ),
+    counts={"all": 70_000},
+    classes=10,
+)
+
+
+def load_mnist(path: str | None = None) -> Examples:
+    """Read MNIST.
+
+    Args:
+      path: directory with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same for
+        ``t10k``, each with or without ``.gz``; None: `fetch`.
+
+    Raises:
+      DatasetError: naming the file that is missing or damaged.
+    """
+    return _load_four(MNIST, fetch(MNIST) if path is None else pathlib.Path(path))
+
+
+def load_fashion_mnist(path: str | None = None) -> Examples:
+    """Read Fashion-MNIST, as `load_mnist`; None: `DEBIAN_DIRECTORY` if it exists, else `fetch`."""
+    if path is None:
+        path = DEBIAN_DIRECTORY if DEBIAN_DIRECTORY.is_dir() else fetch(FASHION)
+    return _load_four(FASHION, pathlib.Path(path))
+
+
+def load_emnist(path: str | None = None, variant: str = "balanced") -> Examples:
+    """Read EMNIST, images upright.
+
+    Args:
+      path: ``gzip.zip``, or a directory with it or with the files of the variant
+        (``emnist-balanced-train-images-idx3-ubyte``, ..., with or without ``.gz``); None: `fetch`.
+      variant: one of `EMNIST_VARIANTS`; letters' labels 1..26 become 0..25.
+
+    Raises:
+      DatasetError: naming the variant, or the file that is missing or damaged.
+    """
+    if variant not in EMNIST_VARIANTS:
+        raise DatasetError(
+            f"emnist: variant={variant!r} is unknown; choose from {tuple(EMNIST_VARIANTS)}"
+        )
+    place = fetch(EMNIST) if path is None else pathlib.Path(path)
+    archive = place / "gzip.zip" if place.is_dir() else place
+    names = {
+        split: [f"emnist-{variant}-{split}-{kind}" for kind in
+                ("images-idx3-ubyte", "labels-idx1-ubyte")]
+        for split in ("train", "test")
+    }  # fmt: skip
+    if archive.is_file():
+        read = _from_zip(archive)
+    else:
+
+        def read(name):
+            return read_idx(found(place, (f"{name}.gz", name), EMNIST))
+
+    pairs = {split: tuple(map(read, pair)) for split, pair in names.items()}
+    examples = _examples(EMNIST, place, pairs)
+    train, test, classes = EMNIST_VARIANTS[variant]
+    y, num_classes, notes = mapped_labels(examples.y, place)
+    source = EMNIST._replace(counts={"train": train, "test": test}, classes=classes)
+    upright = np.ascontiguousarray(examples.x.transpose(0, 2, 1, 3))
+    return checked_counts(
+        source, examples._replace(x=upright, y=y, num_classes=num_classes, notes=notes), place
+    )
+
+
+def load_nist_writers(path: str | None = None) -> Examples:
+    """Read MNIST with the writer of each digit as its owner.
+
+    QMNIST's training labels describe MNIST's training images in order, and the first 10,000 of its
+    test labels MNIST's test images. MNIST's writers are in one of its sets only, so the sets are
+    pooled, and every writer's digits are split anew.
+
+    Args:
+      path: directory with MNIST's four files and ``qmnist-train-labels-idx2-int`` and
+        ``qmnist-test-labels-idx2-int``, each with or without ``.gz``; None: `fetch`.
+
+    Raises:
+      DatasetError: naming the file that is missing or damaged, or if classes disagree with MNIST's.
+    """
+    directory = fetch(WRITERS) if path is None else pathlib.Path(path)
+    digits = _load_four(MNIST, directory)
+    owners = []
+    for split, part in (("train", "train"), ("test", "test")):
+        name = f"qmnist-{part}-labels-idx2-int"
+        file = found(directory, (f"{name}.gz", name), WRITERS)
+        labels = read_idx(file)
+        mine = digits.y[digits.split == split]
+        if labels.ndim != 2 or labels.shape[1] < 3 or len(labels) < len(mine):
+            raise DatasetError(
+                f"nist_writers: {file} has shape {labels.shape}; it must have 8 columns and at "
+                f"least {len(mine)} rows, fetch it again"
+            )
+        wrong = np.flatnonzero(labels[: len(mine), 0] != mine)
+        if len(wrong):
+            raise DatasetError(
+                f"nist_writers: {file} has class {labels[wrong[0], 0]} at row {wrong[0]}, MNIST's "
+                f"{split} labels have {mine[wrong[0]]}; the files do not belong together"
+            )
+        owners.append(labels[: len(mine), 2])
+    pooled = digits._replace(
+        name="nist_writers", owner=np.concatenate(owners), split=None, notes=()
+    )
+    return checked_counts(WRITERS, pooled, directory)
+
+
+def _load_four(source, directory):
+    pairs = {}
+    for split, part in (("train", "train"), ("test", "t10k")):
+        names = (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
+        pairs[split] = tuple(
+            read_idx(found(directory, (f"{name}.gz", name), source)) for name in names
+        )
+    return checked_counts(source, _examples(source, directory, pairs), directory)
+
+
+def _examples(source, where, pairs):
+    """Return train and test sets one after the other."""
+    for split, (images, labels) in pairs.items():
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise DatasetError(
+                f"{source.name}: {where} has {split} images of shape {images.shape} and labels of "
+                f"shape {labels.shape}; they do not belong together"
+            )
+    (train, _), (test, _) = pairs["train"], pairs["test"]
+    if train.shape[1:] != test.shape[1:]:
+        raise DatasetError(
+            f"{source.name}: {where} has images of shape {train.shape[1:]} for training and "
+            f"{test.shape[1:]} for the test; they do not belong together"
+        )
+    y = np.concatenate([labels for _, labels in pairs.values()]).astype(np.int32)
+    split = np.repeat(["train", "test"], [len(train), len(test)])
+    return Examples(
+        source.name, np.concatenate([train, test])[..., None], y, source.classes, split=split
+    )
+
+
+def _from_zip(archive):
+    """Return a reader of the idx files in EMNIST's archive."""
+
+    def read(name):
+        member = f"gzip/{name}.gz"
+        try:
+            with zipfile.ZipFile(archive) as files:
+                return parse_idx(files.read(member), f"{archive}:{member}")
+        except (OSError, zipfile.BadZipFile, KeyError) as error:
+            raise DatasetError(
+                f"emnist: {member} cannot be read from {archive} ({error}); fetch it again from "
+                f"{EMNIST.files[0].url}"
+            ) from error
+
+    return read

@@ -1,0 +1,138 @@
+"""TensorFlow Federated's HDF5 files: clients as groups below ``examples``."""
+
+import contextlib
+import pathlib
+import tarfile
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from pflalign_jax.datasets.base import DatasetError, Examples
+from pflalign_jax.datasets.loaders.sources import File, Source, checked_counts, found
+
+BASE = "https://storage.googleapis.com/tff-datasets-public"
+CITATION = "Caldas et al., LEAF: A Benchmark for Federated Settings, arXiv:1812.01097"
+
+FEMNIST = Source(
+    name="femnist",
+    title="Handwritten digits and letters by writer, 28x28 grey, as TFF distributes them",
+    homepage="https://www.tensorflow.org/federated/api_docs/python/tff/simulation/datasets/emnist",
+    licence="public domain (NIST SD 19, US government work)",
+    citation=CITATION,
+    files=(
+        File(
+            "fed_emnist.tar.bz2",
+            f"{BASE}/fed_emnist.tar.bz2",
+            "sha256:fe1ed5a502cea3a952eb105920bff8cffb32836b5173cb18a57a32c3606f3ea0",
+            170,
+        ),
+    ),
+    counts={"train": 671_585, "test": 77_483},
+    classes=62,
+    clients=3400,
+)
+
+FEMNIST_DIGITS = FEMNIST._replace(
+    files=(
+        File(
+            "fed_emnist_digitsonly.tar.bz2",
+            f"{BASE}/fed_emnist_digitsonly.tar.bz2",
+            "sha256:55333deb8546765427c385710ca5e7301e16f4ed8b60c1dc5ae224b42bd5b14b",
+            90,
+        ),
+    ),
+    counts={"train": 341_873, "test": 40_832},
+    classes=10,
+    clients=3383,
+)
+
+STEMS = {"all": "fed_emnist", "digits": "fed_emnist_digitsonly"}
+
+
+def load_femnist_tff(path: str | pathlib.Path, variant: str = "all") -> Examples:
+    """Read TFF's FEMNIST; ink is dark on white paper, stored as uint8.
+
+    Args:
+      path: a directory with ``fed_emnist_train.h5`` and ``fed_emnist_test.h5`` (``"digits"``:
+        ``fed_emnist_digitsonly_...``) or with the archive that holds them, or that archive.
+      variant: ``"all"`` (62 classes) or ``"digits"`` (10).
+
+    Raises:
+      DatasetError: naming the file, and the client, for what is missing or damaged.
+    """
+    source = FEMNIST if variant == "all" else FEMNIST_DIGITS
+    parts = []
+    for split in ("train", "test"):
+        with opened(path, STEMS[variant], split, source) as (file, name):
+            parts.append(_images(file["examples"], name))
+    x, y, owner = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    if y.min() < 0 or y.max() >= source.classes:
+        raise DatasetError(f"femnist: {path} has label {y.max()}, above {source.classes - 1}")
+    split = np.repeat(["train", "test"], [len(part[1]) for part in parts])
+    examples = Examples("femnist", x, y, source.classes, owner, split)
+    return checked_counts(source, examples, path)
+
+
+@contextlib.contextmanager
+def opened(path: str | pathlib.Path, stem: str, split: str, source: Source) -> Iterator[tuple]:
+    """Yield an open HDF5 file ``STEM_SPLIT.h5`` of a directory or an archive, and its name.
+
+    Raises:
+      DatasetError: naming the file, if it is missing, damaged or has no group ``examples``.
+    """
+    import h5py  # late: nothing else needs it
+
+    path, name = pathlib.Path(path), f"{stem}_{split}.h5"
+    if path.is_dir() and not (path / name).is_file():
+        path = found(path, (f"{stem}.tar.bz2", name), source)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = path / name
+        if path.is_file():
+            try:
+                with tarfile.open(path) as archive:
+                    archive.extract(name, scratch, filter="data")
+            except (OSError, EOFError, KeyError, tarfile.TarError) as error:
+                raise DatasetError(
+                    f"{source.name}: {name} cannot be read from {path} ({error}); fetch it again "
+                    f"from {source.files[0].url}"
+                ) from error
+            file = pathlib.Path(scratch) / name
+        try:
+            content = h5py.File(file, "r")
+        except OSError as error:
+            raise DatasetError(
+                f"{source.name}: {file} cannot be read as HDF5 ({error}); it is truncated or "
+                f"damaged, fetch it again from {source.files[0].url}"
+            ) from error
+        with content:
+            if "examples" not in content or not len(content["examples"]):
+                raise DatasetError(
+                    f"{source.name}: {name} has no clients below 'examples'; it is not a TFF file"
+                )
+            yield content, name
+
+
+def _images(clients, name):
+    """Return uint8 ``[N, 28, 28, 1]``, int32 ``[N]`` and owners of all clients of a file."""
+    sizes = {}
+    for client, group in clients.items():
+        if not {"pixels", "label"} <= set(group):
+            raise DatasetError(f"femnist: client {client!r} of {name} has no 'pixels' and 'label'")
+        shape = group["pixels"].shape
+        if shape[1:] != (28, 28) or group["label"].shape != shape[:1]:
+            raise DatasetError(
+                f"femnist: client {client!r} of {name} has pixels of shape {shape} and labels of "
+                f"{group['label'].shape}; they must be [n, 28, 28] and [n]"
+            )
+        sizes[client] = shape[0]
+    x = np.empty((sum(sizes.values()), 28, 28, 1), np.uint8)
+    y, start = np.empty(len(x), np.int32), 0
+    for client, size in sizes.items():
+        end = start + size
+        pixels = clients[client]["pixels"][()]
+        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
+            raise DatasetError(f"femnist: client {client!r} of {name} has pixels outside [0, 1]")
+        x[start:end, ..., 0] = np.round(255 * pixels)
+        y[start:end], start = clients[client]["label"][()], end
+    return x, y, np.repeat(np.array(list(sizes)), list(sizes.values()))

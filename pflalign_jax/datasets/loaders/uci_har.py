@@ -1,0 +1,122 @@
+"""UCI HAR: activities of 30 people from a phone's sensors."""
+
+import io
+import pathlib
+import zipfile
+
+import numpy as np
+
+from pflalign_jax.datasets.base import DatasetError, Examples
+from pflalign_jax.datasets.loaders.sources import File, Source, checked_counts, fetch
+
+SOURCE = Source(
+    name="uci_har",
+    title="Six activities of 30 people, 128 readings of nine sensor signals",
+    homepage="https://archive.ics.uci.edu/dataset/240",
+    licence="CC BY 4.0",
+    citation="Anguita et al., A Public Domain Dataset for Human Activity Recognition Using "
+    "Smartphones, ESANN 2013",
+    files=(
+        File(
+            "uci_har.zip",
+            "https://archive.ics.uci.edu/static/public/240/"
+            "human+activity+recognition+using+smartphones.zip",
+            None,
+            61,
+        ),
+    ),
+    counts={"all": 10_299},
+    classes=6,
+    clients=30,
+)
+
+FOLDER, INNER = "UCI HAR Dataset", "UCI HAR Dataset.zip"
+SIGNALS = tuple(
+    f"{signal}_{axis}" for signal in ("body_acc", "body_gyro", "total_acc") for axis in "xyz"
+)
+
+
+def load_uci_har(path: str | None = None) -> Examples:
+    """Read UCI HAR: ``x`` float32 ``[N, 128, 9]``, owners are the subjects 1..30.
+
+    The source's train and test sets have different subjects. They are pooled, and every subject is
+    split anew; hold some out with ``num_new_clients`` for the source's question.
+
+    Args:
+      path: the zip file (also the one with another zip file in it), the folder
+        ``UCI HAR Dataset``, or the directory above it; None: `fetch`.
+
+    Raises:
+      DatasetError: naming the file that is missing or damaged.
+    """
+    place = fetch(SOURCE) / SOURCE.files[0].name if path is None else pathlib.Path(path)
+    read = _from_zip(place) if place.is_file() else _from_folder(place)
+    xs, ys, owners = [], [], []
+    for part in ("train", "test"):
+        y, owner = (_table(read, f"{part}/{n}_{part}.txt", 1)[:, 0] for n in ("y", "subject"))
+        signals = [
+            _table(read, f"{part}/Inertial Signals/{signal}_{part}.txt", 128) for signal in SIGNALS
+        ]
+        if {len(a) for a in (y, owner, *signals)} != {len(y)}:
+            raise DatasetError(
+                f"uci_har: {part} in {place} has files of {sorted({len(a) for a in signals})} "
+                f"signals, {len(y)} labels and {len(owner)} subjects; they must be equally long"
+            )
+        xs.append(np.stack(signals, axis=-1).astype(np.float32))
+        ys.append(y)
+        owners.append(owner)
+    x, y, owner = (np.concatenate(arrays) for arrays in (xs, ys, owners))
+    if not set(np.unique(y).tolist()) <= set(range(1, 7)):
+        raise DatasetError(f"uci_har: {place} has labels {np.unique(y).tolist()}; they are 1..6")
+    examples = Examples("uci_har", x, (y - 1).astype(np.int32), 6, owner.astype(np.int32))
+    return checked_counts(SOURCE, examples, place)
+
+
+def _table(read, name, columns):
+    try:
+        table = np.loadtxt(io.StringIO(read(name).decode("ascii")), ndmin=2)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DatasetError(f"uci_har: {name} is not a table of numbers ({error})") from error
+    if table.shape[1] != columns or not np.isfinite(table).all():
+        raise DatasetError(
+            f"uci_har: {name} has shape {table.shape}, or values that are not finite; it must have "
+            f"{columns} columns of numbers"
+        )
+    return table
+
+
+def _from_folder(place):
+    folder = next((f for f in (place, place / FOLDER) if (f / "train").is_dir()), None)
+    if folder is None:
+        raise DatasetError(
+            f"uci_har: {place} is neither a zip file nor a folder with train and test; get it from "
+            f"{SOURCE.files[0].url}"
+        )
+
+    def read(name):
+        try:
+            return (folder / name).read_bytes()
+        except OSError as error:
+            raise DatasetError(f"uci_har: {folder / name} cannot be read ({error})") from error
+
+    return read
+
+
+def _from_zip(place):
+    try:
+        archive = zipfile.ZipFile(place)
+        if INNER in archive.namelist():
+            archive = zipfile.ZipFile(io.BytesIO(archive.read(INNER)))
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DatasetError(
+            f"uci_har: {place} cannot be read as zip ({error}); fetch it again from "
+            f"{SOURCE.files[0].url}"
+        ) from error
+
+    def read(name):
+        try:
+            return archive.read(f"{FOLDER}/{name}")
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            raise DatasetError(f"uci_har: {name} cannot be read from {place} ({error})") from error
+
+    return read

@@ -32,8 +32,8 @@ class Model(NamedTuple):
       train_apply: ``(params, x, mask) -> logits``, used by the training loss only; None: `apply`.
         For layers that behave differently in training, such as batch normalisation; ``mask`` is
         `Batch.mask`.
-      head: names of the layers that map features to logits, at the top of the parameter tree; ``()``
-        if the model does not say.
+      head: names of the layers that map features to logits, at the top of the parameter tree;
+        ``()`` if the model does not say.
       features: ``(params, x) -> [B, F]`` (``[B, L, F]``), what goes into the head, a dense layer;
         None if the model has no single one.
     """

@@ -52,8 +52,9 @@ CIFAR100 = Source(
 SUPERCLASSES = (
     "aquatic_mammals fish flowers food_containers fruit_and_vegetables "
     "household_electrical_devices household_furniture insects large_carnivores "
-    "large_man-made_outdoor_things large_natural_outdoor_scenes large_omnivores_and_herbivores medium_mammals "
-    "non-insect_invertebrates people reptiles small_mammals trees vehicles_1 vehicles_2"
+    "large_man-made_outdoor_things large_natural_outdoor_scenes "
+    "large_omnivores_and_herbivores medium_mammals non-insect_invertebrates people "
+    "reptiles small_mammals trees vehicles_1 vehicles_2"
 ).split()
 """CIFAR-100's coarse labels 0..19."""
 

@@ -42,8 +42,7 @@ def load_femnist(
     ):
         return load_femnist_tff(place, variant)
     if place.suffix == ".npz" or (place / "train.npz").is_file() or (place / "x.npy").is_file():
-        examples = load_npz(path)
-        return only_digits(examples) if variant == "digits" else examples
+        return load_npz(path) if variant == "all" else only_digits(load_npz(path, 62))
     other = next((s for s in STEMS.values() if (place / f"{s}_train.h5").is_file()), None)
     hint = f" It holds {other}_train.h5, of the other variant." if other else ""
     raise DatasetError(f"femnist: {place} has none of the known formats: {FORMATS}.{hint}")

@@ -27,6 +27,10 @@ class Femnist(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Nothing is needed where the network allows. Otherwise put fed_emnist.tar.bz2 (digits: "
+        "fed_emnist_digitsonly.tar.bz2), or the two .h5 files in it, into manual_dir."
+    )
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS's way)
         tfds.core.BuilderConfig(name="all", description="Digits and letters, 62 classes."),
         tfds.core.BuilderConfig(name="digits", description="Digits only, 10 classes."),
@@ -59,7 +63,7 @@ class Femnist(tfds.core.GeneratorBasedBuilder):
             given = any(
                 (directory / name).is_file() for name in (f"{stem}_train.h5", f"{stem}.tar.bz2")
             )
-        except AssertionError:  # TFDS's way to say that there is no manual_dir
+        except AssertionError:  # TFDS's way to say that manual_dir is not there or empty
             given = False
         examples = load_femnist_tff(directory if given else fetch(SOURCES[variant]), variant)
         return {split: self._generate_examples(examples, split) for split in ("train", "test")}

@@ -93,17 +93,24 @@ HELP = {
     "dataset.shape": "leaf: shape of one example, e.g. (28, 28, 1)",
     "dataset.beta": "synthetic: how much clients' features differ",
     "dataset.model_alpha": "synthetic: alpha, how much clients' models differ",
+    "dataset.devices": "synthetic: number of natural owners",
     "dataset.iid": "synthetic: True for the IID variant",
     "dataset.num_classes": "number of labels; None = the largest label plus one",
     "dataset.seed": "seed of the partition, the splits, new clients and shifts",
     "model.name": "which model: {names}",
-    "model.hidden": "mlp: widths of the hidden layers, e.g. (200,)",
-    "model.conv": "cnn: 'patches' (fast on CPU) or 'lax'",
+    "model.hidden": "mlp: widths of the hidden layers, e.g. (200,); lstm: width of its layers",
+    "model.conv": "cnn, resnet: 'patches' (fast on CPU) or 'lax'",
     "model.features": "cnn: channels of the two convolutions",
     "model.width": "transformer, fasttext: width of the embeddings; resnet: channels at first",
     "model.layers": "transformer: number of blocks; lstm: of layers",
     "model.heads": "transformer: attention heads",
-    "model.dense": "cnn: width of the dense layer",
+    "model.depth": "resnet: 10 or 18",
+    "model.norm": "resnet: 'group' or 'batch' normalisation",
+    "model.embedding": "lstm: width of the embeddings",
+    "model.vocabulary": "fasttext: tokens, as many as the dataset's",
+    "model.channels": "har_cnn: channels of the convolutions",
+    "model.kernel": "har_cnn: length of the convolutions",
+    "model.dense": "cnn, har_cnn: width of the dense layer",
     "algorithm.name": "which algorithm: {names}",
     "algorithm.learning_rate": "step size; None = the one that this experiment lists for the "
     "algorithm under learning_rates",
@@ -144,13 +151,16 @@ HELP = {
 _SUPPLIED = {"loss", "num_classes", "local_epochs", "batch_size", "participation", "num_clients"}
 """Arguments of models and algorithms that the runner supplies itself."""
 
+_PYTHON_ONLY = {"personal_tx", "body_tx"}
+"""Arguments that are functions and have no place in a config."""
+
 _MODELS_OWN = "head"
 """The argument of algorithms that the runner takes from the model where the config has None."""
 
 
 def parameters(section: str, name: str) -> dict[str, inspect.Parameter]:
     """Return the configurable arguments of the function that ``section.name`` names."""
-    supplied = _SUPPLIED if section != "dataset" else set()
+    supplied = _SUPPLIED | _PYTHON_ONLY if section != "dataset" else set()
     found = dict(inspect.signature(FACTORIES[section][name]).parameters)
     if section == "dataset" and found.pop("dealing", None):
         dealt = inspect.signature(datasets.deal).parameters

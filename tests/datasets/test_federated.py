@@ -17,7 +17,7 @@ def test_digits():
 
 @pytest.mark.parametrize("partition", ["iid", "pathological"])
 def test_other_partitions(partition):
-    data = datasets.digits(10, partition, classes_per_client=2)
+    data = datasets.digits(num_clients=10, partition=partition)
     counts = {len(np.unique(data.y[part])) for part in np.split(
         data.splits["train"].indices, data.splits["train"].offsets[1:-1])}  # fmt: skip
     assert counts == ({10} if partition == "iid" else {2})

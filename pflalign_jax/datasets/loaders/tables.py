@@ -134,8 +134,8 @@ def _numbers(file, name, column):
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise DatasetError(
-            f"{file}: column {name!r} has {column[bad[0]]!r} in row {bad[0] + 1}, which is not a "
-            "finite number; impute it, encode it, or remove the row or the column"
+            f"{file}: column {name!r} has {column[bad[0]].item()!r} in row {bad[0] + 1}, which is "
+            "not a finite number; impute it, encode it, or remove the row or the column"
         )
     return values
 

@@ -67,7 +67,9 @@ def load_uci_har(path: str | None = None) -> Examples:
         owners.append(owner)
     x, y, owner = (np.concatenate(arrays) for arrays in (xs, ys, owners))
     if not set(np.unique(y).tolist()) <= set(range(1, 7)):
-        raise DatasetError(f"uci_har: {place} has labels {np.unique(y).tolist()}; they are 1..6")
+        raise DatasetError(
+            f"uci_har: {place} has labels {[f'{v:g}' for v in np.unique(y)]}; they are 1..6"
+        )
     examples = Examples("uci_har", x, (y - 1).astype(np.int32), 6, owner.astype(np.int32))
     return checked_counts(SOURCE, examples, place)
 

@@ -12,7 +12,7 @@ import csv
 import pathlib
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -43,7 +43,7 @@ def table_rows(dataset: FederatedDataset) -> list[dict[str, object]]:
             continue
         counts = datasets.label_counts(group)
         shares = counts / counts.sum(1, keepdims=True)
-        entropy = -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(1)
+        entropy = (shares * -np.log2(np.where(shares > 0, shares, 1))).sum(1) + 0.0
         distance = 0.5 * np.abs(shares - whole).sum(1)
         sizes = [group.splits[split].sizes for split in SPLITS]
         labels = (counts > 0).sum(1)
@@ -60,12 +60,13 @@ def client_table(dataset: FederatedDataset, rows: list[dict[str, object]]) -> Ta
         title=f"{dataset.name}: {dataset.num_clients} clients"
         + (f" and {dataset.new_clients.num_clients} new" if dataset.new_clients else "")
         + f", {dataset.num_classes} classes",
-        caption="label_entropy in bits; label_distance: total variation from the labels of all, "
-        "0 = alike, 1 = disjoint",
+        caption="entropy of a client's labels in bits; distance: total variation between them and "
+        "the labels of all, 0 = alike, 1 = disjoint",
         box=box.SIMPLE_HEAD,
     )
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "client" else "right")
+        title = column.replace("validation", "valid").replace("label_", "")
+        table.add_column(title, justify="left" if column == "client" else "right", no_wrap=True)
     for row in rows[:SHOWN]:
         table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()))
     if len(rows) > SHOWN:
@@ -81,6 +82,7 @@ def client_table(dataset: FederatedDataset, rows: list[dict[str, object]]) -> Ta
 def main(argv: list[str]) -> None:
     """Show and save the partition of ``--config``'s dataset."""
     del argv
+    logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
     config = flags.FLAGS.config
     try:
         dataset = build_dataset(vocabulary.resolve(config))

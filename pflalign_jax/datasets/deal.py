@@ -250,6 +250,11 @@ def _owners(examples, wanted, min_examples, seed):
             "out."
         )
     kept = np.flatnonzero(sizes >= min_examples)
+    if not len(kept):
+        raise DatasetError(
+            f"min_examples={min_examples} leaves none of {examples.name}'s {len(names)} owners, the "
+            f"largest of which has {sizes.max()} examples; lower it"
+        )
     if wanted is not None:
         if not 1 <= wanted <= len(kept):
             raise DatasetError(

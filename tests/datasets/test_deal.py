@@ -192,5 +192,7 @@ def test_bad_arguments_are_named(arguments, message):
 def test_too_many_natural_owners_are_refused():
     with pytest.raises(DatasetError, match=r"12 natural owners .* 13 clients are wanted"):
         deal(OWNED, num_clients=10, num_new_clients=3)
+    with pytest.raises(DatasetError, match=r"min_examples=51 leaves none of pool's 12 owners.* 50"):
+        deal(OWNED, min_examples=51)
     with pytest.raises(DatasetError, match="num_new_clients=12 of 12"):
         deal(OWNED, num_new_clients=12)

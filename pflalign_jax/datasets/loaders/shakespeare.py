@@ -7,6 +7,7 @@ import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.loaders.leaf import User, is_leaf, read_users
+from pflalign_jax.datasets.loaders.npz import load_npz
 from pflalign_jax.datasets.loaders.sources import File, Source
 from pflalign_jax.datasets.loaders.tff import BASE, CITATION, opened
 
@@ -37,7 +38,7 @@ def load_shakespeare(path: str, length: int = 80) -> Examples:
     Args:
       path: a LEAF folder (``train/*.json``, ``test/*.json``, examples of 80 characters and the
         next one); a directory with TFF's ``shakespeare_train.h5`` and ``shakespeare_test.h5``, or
-        its archive; a text file or a folder of ``*.txt``, one play each, where a line with a name
+        its archive; npz files with ``x`` and ``y`` of tokens (see `load_npz`); a text file or a folder of ``*.txt``, one play each, where a line with a name
         in capitals begins a speech.
       length: characters per example; LEAF's files fix it at theirs.
 
@@ -47,6 +48,8 @@ def load_shakespeare(path: str, length: int = 80) -> Examples:
     place = pathlib.Path(path)
     if length < 1:
         raise DatasetError(f"shakespeare: length={length} is not allowed; it must be >= 1")
+    if place.suffix == ".npz" or (place / "train.npz").is_file():
+        return load_npz(path)._replace(name="shakespeare")
     if place.is_dir() and is_leaf(place):
         return _from_leaf(path)
     if place.name.endswith(".tar.bz2") or (place / "shakespeare_train.h5").is_file():

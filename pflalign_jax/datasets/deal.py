@@ -252,8 +252,8 @@ def _owners(examples, wanted, min_examples, seed):
     kept = np.flatnonzero(sizes >= min_examples)
     if not len(kept):
         raise DatasetError(
-            f"min_examples={min_examples} leaves none of {examples.name}'s {len(names)} owners, the "
-            f"largest of which has {sizes.max()} examples; lower it"
+            f"min_examples={min_examples} leaves none of {examples.name}'s {len(names)} owners, "
+            f"the largest of which has {sizes.max()} examples; lower it"
         )
     if wanted is not None:
         if not 1 <= wanted <= len(kept):

@@ -23,6 +23,8 @@ def mapped_labels(labels: np.ndarray, where: object) -> tuple[np.ndarray, int, t
     """
     if labels.dtype.kind not in "iuU":
         raise DatasetError(f"{where}: labels are {labels.dtype}; they must be integers or strings")
+    if not labels.size:
+        raise DatasetError(f"{where} has no labels; it is empty")
     names, y = np.unique(labels, return_inverse=True)
     y = y.reshape(labels.shape).astype(np.int32)
     if labels.dtype.kind in "iu":

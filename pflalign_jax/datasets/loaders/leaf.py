@@ -29,7 +29,8 @@ def load_leaf(path: str, shape: tuple[int, ...] | None = None) -> Examples:
     """Read any LEAF dataset whose examples are vectors of numbers.
 
     Users that have test examples but none to train on, and users without any, are left out, which
-    is noted. Values that all are multiples of 1/255 in [0, 1] are stored as uint8.
+    is noted. Images whose values all are multiples of 1/255 in [0, 1] are stored as uint8. Labels
+    may be whole numbers in floating point, as FedProx's generator writes them.
 
     Args:
       path: a folder with ``train/*.json`` and ``test/*.json``, or with ``all_data/*.json``, which
@@ -42,7 +43,7 @@ def load_leaf(path: str, shape: tuple[int, ...] | None = None) -> Examples:
     x, y, owner, split, notes = read_users(path, lambda user: _numbers(user, shape))
     y, num_classes, mapping = mapped_labels(y, path)
     name = pathlib.Path(path).resolve().name
-    return Examples(name, _as_bytes(x), y, num_classes, owner, split, notes=(*notes, *mapping))
+    return Examples(name, x, y, num_classes, owner, split, notes=(*notes, *mapping))
 
 
 def load_femnist_leaf(path: str, variant: str = "all") -> Examples:
@@ -57,22 +58,33 @@ def load_femnist_leaf(path: str, variant: str = "all") -> Examples:
     """
     x, y, owner, split, notes = read_users(path, lambda user: _numbers(user, (28, 28, 1)))
     if y.dtype.kind not in "iu" or y.min() < 0 or y.max() > 61:
-        raise DatasetError(f"femnist: {path} has labels up to {y.max()}; FEMNIST's are 0..61")
-    examples = Examples(
-        "femnist", _as_bytes(x), y.astype(np.int32), 62, owner, split, notes=tuple(notes)
-    )
+        found = f"up to {y.max()}" if y.dtype.kind in "iu" else f"like {y[0].item()!r}"
+        raise DatasetError(f"femnist: {path} has labels {found}; FEMNIST's are the integers 0..61")
+    examples = Examples("femnist", x, y.astype(np.int32), 62, owner, split, notes=tuple(notes))
     return only_digits(examples) if variant == "digits" else examples
 
 
 def only_digits(examples: Examples) -> Examples:
-    """Return the examples with labels 0..9, of users who have some to train on."""
+    """Return the examples with labels 0..9, of users who have some to train on.
+
+    Users who have none are left out, which is noted.
+
+    Raises:
+      DatasetError: if nobody has any.
+    """
     kept = examples.y < 10
     if examples.split is not None:
         trained = np.unique(examples.owner[kept & (examples.split == "train")])
         kept &= np.isin(examples.owner, trained)
+    if not kept.any():
+        raise DatasetError(f"{examples.name}: no user has digits, labels 0..9, to train on")
     arrays = {name: getattr(examples, name) for name in ("x", "y", "owner", "split")}
+    left_out = len(np.setdiff1d(examples.owner, examples.owner[kept]))
+    note = (f"{left_out} users without digits to train on are left out.",) if left_out else ()
     return examples._replace(
-        num_classes=10, **{k: a[kept] for k, a in arrays.items() if a is not None}
+        num_classes=10,
+        notes=(*examples.notes, *note),
+        **{k: a[kept] for k, a in arrays.items() if a is not None},
     )
 
 
@@ -113,6 +125,8 @@ def read_users(path: str, convert: Callable[[User], tuple[np.ndarray, np.ndarray
                 splits.append(np.full(len(x), split or ""))
     if not xs:
         raise DatasetError(f"{path} has no examples; {ADVICE}")
+    if len({x.dtype for x in xs}) > 1:  # of images, some not in steps of 1/255
+        xs = [x.astype(np.float32) / 255 if x.dtype == np.uint8 else x for x in xs]
     x, y, owner, split = (np.concatenate(arrays) for arrays in (xs, ys, owners, splits))
     notes = []
     empty -= set(owner.tolist())
@@ -158,38 +172,54 @@ def _files(path):
 
 def _users(file):
     try:
-        with file.open() as text:
+        with file.open(encoding="utf8") as text:
             content = json.load(text)
         names, counts, data = (content[k] for k in ("users", "num_samples", "user_data"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"{file} cannot be read as json ({error}); it is truncated or damaged"
         ) from error
     except (KeyError, TypeError) as error:
         raise DatasetError(f"{file} has no {error}; {ADVICE}") from error
+    if not (isinstance(names, list) and isinstance(counts, list) and isinstance(data, dict)):
+        raise DatasetError(
+            f"{file} has users, num_samples or user_data of the wrong kind; {ADVICE}"
+        )
     if len(names) != len(counts):
         raise DatasetError(f"{file} has {len(names)} users and {len(counts)} num_samples")
     for name, count in zip(names, counts, strict=True):
-        if name not in data or not {"x", "y"} <= set(data[name]):
-            raise DatasetError(f"{file}: user {name!r} has no 'x' and 'y' in user_data")
-        x, y = data[name]["x"], data[name]["y"]
+        user = data.pop(name, None) if isinstance(name, str) else None
+        if not isinstance(user, dict) or not all(isinstance(user.get(k), list) for k in "xy"):
+            raise DatasetError(f"{file}: user {name!r} has no lists 'x' and 'y' in user_data")
+        x, y = user["x"], user["y"]
         if not len(x) == len(y) == count:
             raise DatasetError(
                 f"{file}: user {name!r} has {len(x)} x, {len(y)} y and num_samples {count}; they "
                 "must be equal"
             )
-        yield User(str(name), x, y, file)
+        yield User(name, x, y, file)
+    unlisted = [name for name, user in data.items() if isinstance(user, dict) and user.get("y")]
+    if unlisted:
+        raise DatasetError(
+            f"{file}: user {unlisted[0]!r} has examples in user_data but is not one of 'users'"
+        )
 
 
 def _numbers(user, shape):
-    """Return a user's examples as float32, labels as they are."""
+    """Return a user's examples, uint8 for images in steps of 1/255, else float32; and labels."""
     try:
-        x, y = np.array(user.x, np.float32), np.array(user.y)
+        x, y = np.array(user.x), np.array(user.y)
+        if x.dtype.kind not in "biuf":
+            raise ValueError(f"they are {x.dtype}")
+        with np.errstate(over="ignore"):  # too large numbers are refused below
+            x = x.astype(np.float32)
     except (ValueError, TypeError) as error:
         raise DatasetError(
             f"{user.file}: user {user.name!r} has examples of mixed shapes, or not of numbers "
             f"({error})"
         ) from error
+    if y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.round(y)).all():
+        y = y.astype(np.int64)
     if y.ndim != 1 or y.dtype.kind not in "iuU":
         raise DatasetError(
             f"{user.file}: user {user.name!r} has labels of type {y.dtype} and shape {y.shape}; "
@@ -204,7 +234,7 @@ def _numbers(user, shape):
                 f"{tuple(shape)} needs {np.prod(shape)}"
             )
         x = x.reshape(len(x), *shape)
-    return x, y
+    return _as_bytes(x), y
 
 
 def _as_bytes(x):

@@ -17,7 +17,14 @@ SOURCE = Source(
     homepage="https://leaf.cmu.edu",
     licence="public domain (Project Gutenberg)",
     citation=CITATION,
-    files=(File("shakespeare.tar.bz2", f"{BASE}/shakespeare.tar.bz2", None, 1.4),),
+    files=(
+        File(
+            "shakespeare.tar.bz2",
+            f"{BASE}/shakespeare.tar.bz2",
+            "sha256:0285be9906cb5f268092eee4edeeacfc2af4574f2941f7cc2f08a321d7f5c707",
+            1.4,
+        ),
+    ),
     counts={},
     classes=80,
     clients=715,
@@ -26,8 +33,13 @@ SOURCE = Source(
 LETTERS = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
 """LEAF's vocabulary of 80 characters; any other is read as a space, and counted in a note."""
 
-SPEAKER = re.compile(r"^\s{0,4}([A-Z][A-Z .'\-]*[A-Z])[.:]?(?:\s+(.*))?$")
-"""A line that begins a speech: a name in capitals, with a full stop or a colon or alone."""
+SPEAKER = re.compile(
+    r"^\s{0,4}((?:(?:DR|MR|MRS|ST)\. )?[A-Z][A-Z '’-]*[A-Z])(?:\s*$|[.:](?:\s+(.*))?$)"
+)
+"""A line that begins a speech: a name in capitals alone, or up to a full stop or a colon."""
+
+HEADING = re.compile(r"^\s*(?:ACT|SCENE|DRAMATIS|CONTENTS|FINIS|THE END)\b|^\*\*\*")
+"""A line that ends a speech and belongs to none; so do Project Gutenberg's ``***``."""
 
 
 def load_shakespeare(path: str, length: int = 80) -> Examples:
@@ -38,8 +50,9 @@ def load_shakespeare(path: str, length: int = 80) -> Examples:
     Args:
       path: a LEAF folder (``train/*.json``, ``test/*.json``, examples of 80 characters and the
         next one); a directory with TFF's ``shakespeare_train.h5`` and ``shakespeare_test.h5``, or
-        its archive; npz files with ``x`` and ``y`` of tokens (see `load_npz`); a text file or a folder of ``*.txt``, one play each, where a line with a name
-        in capitals begins a speech.
+        its archive; npz files with ``x`` and ``y`` of tokens (see `load_npz`); a text file or a
+        folder of ``*.txt``, one play each, where a line with a name in capitals begins a speech.
+        LEAF's windows overlap and its split is random, so that its test text occurs in training.
       length: characters per example; LEAF's files fix it at theirs.
 
     Raises:
@@ -84,9 +97,12 @@ def _from_tff(path, length):
     for split in ("train", "test"):
         with opened(path, "shakespeare", split, SOURCE) as (file, name):
             for role, group in file["examples"].items():
-                if "snippets" not in group:
+                if "snippets" not in getattr(group, "keys", tuple)():
                     raise DatasetError(f"shakespeare: role {role!r} of {name} has no 'snippets'")
-                text = "\n".join(t.decode("utf8", "replace") for t in group["snippets"][()])
+                snippets = np.atleast_1d(group["snippets"][()]).tolist()
+                if not all(isinstance(snippet, bytes) for snippet in snippets):
+                    raise DatasetError(f"shakespeare: role {role!r} of {name} has no text")
+                text = "\n".join(snippet.decode("utf8", "replace") for snippet in snippets)
                 tokens, missing = _tokens(text)
                 unknown += missing
                 parts.append((_windows(tokens, length), role, split))
@@ -108,8 +124,12 @@ def _from_plays(place, length):
             raise DatasetError(f"shakespeare: {file} cannot be read as text ({error})") from error
         role = None
         for line in lines:
+            if line.startswith("*** END"):  # Project Gutenberg's licence follows
+                break
             match = SPEAKER.match(line)
-            if match:
+            if HEADING.match(line):
+                role = None
+            elif match:
                 role, line = f"{file.stem}:{match[1]}", match[2] or ""
             if role is not None and line.strip():
                 roles.setdefault(role, []).append(line.strip())

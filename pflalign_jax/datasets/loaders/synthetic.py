@@ -12,9 +12,10 @@ def make_synthetic(
 ) -> Examples:
     """Return FedProx's synthetic(α, β).
 
-    Client k has ``50 + floor(lognormal(4, 2))`` examples. Its model has weights and biases from
-    N(u_k, 1) with ``u_k ~ N(0, α)``; its features come from N(v_k, Σ) with ``v_k ~ N(B_k, 1)``,
-    ``B_k ~ N(0, β)`` and ``Σ = diag(j^-1.2)``, j = 1..60; ``y = argmax(W x + b)`` over 10 classes.
+    Client k has ``50 + floor(lognormal(4, 2))`` examples, at most 100,050. Its model has weights
+    and biases from N(u_k, 1) with ``u_k ~ N(0, α)``; its features come from N(v_k, Σ) with
+    ``v_k ~ N(B_k, 1)``, ``B_k ~ N(0, β)`` and ``Σ = diag(j^-1.2)``, j = 1..60;
+    ``y = argmax(W x + b)`` over 10 classes.
     α and β are variances, as in the paper; its authors' code takes them for standard deviations.
 
     Args:
@@ -22,7 +23,7 @@ def make_synthetic(
       beta: ``β`` >= 0: how much features differ.
       devices: number of natural owners.
       iid: one model N(0, 1) and features N(0, Σ) for all.
-      seed: client k draws from ``default_rng([seed, k])``, whatever the others have.
+      seed: client k draws from ``default_rng([seed, k, 1])``, whatever the others have.
 
     Raises:
       DatasetError: naming the argument and its value.
@@ -36,7 +37,7 @@ def make_synthetic(
     if devices < 1:
         raise DatasetError(f"synthetic: devices={devices} is not allowed; it must be >= 1")
     spread = np.arange(1, DIMENSION + 1) ** -0.6
-    common = np.random.default_rng([seed, devices])
+    common = np.random.default_rng([seed])
     shared = common.standard_normal((DIMENSION, CLASSES)), common.standard_normal(CLASSES)
     xs, ys = [], []
     for k in range(devices):

@@ -51,26 +51,27 @@ def load_tables(
     special = [label] + ([client_column] if single else [])
     special += [split_column] if split_column else []
     features = [name for name in tables[0] if name not in special]
-    for file, table in zip(files, tables, strict=True):
+    pairs = list(zip(files, tables, strict=True))
+    for file, table in pairs:
         _check_columns(file, table, [*features, *special], label)
     if not features:
         raise DatasetError(f"{files[0]} has no column beside {special}; there is nothing to learn")
     x = np.concatenate(
         [
             np.stack([_numbers(file, name, table[name]) for name in features], axis=1)
-            for file, table in zip(files, tables, strict=True)
+            for file, table in pairs
         ]
     )
-    labels = np.concatenate([np.asarray(table[label]).astype(str) for table in tables])
+    labels = np.concatenate([_strings(file, label, table[label]) for file, table in pairs])
     y, num_classes, notes = mapped_labels(_as_integers(labels), place)
     lengths = [len(table[label]) for table in tables]
     if single:
-        owner = _as_integers(np.asarray(tables[0][client_column]).astype(str))
+        owner = _as_integers(_strings(place, client_column, tables[0][client_column]))
     else:
         owner = np.repeat([file.stem for file in files], lengths)
     split = None
     if split_column:
-        split = np.concatenate([np.asarray(table[split_column]).astype(str) for table in tables])
+        split = np.concatenate([_strings(file, split_column, t[split_column]) for file, t in pairs])
         unknown = sorted(set(split.tolist()) - set(SPLITS))
         if unknown:
             raise DatasetError(
@@ -84,7 +85,7 @@ def _read(file):
     if file.suffix == ".parquet":
         return _read_parquet(file)
     try:
-        with file.open(newline="", encoding="utf8") as text:
+        with file.open(newline="", encoding="utf-8-sig") as text:  # Excel's begin with a mark
             rows = list(csv.reader(text))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{file} cannot be read as csv ({error})") from error
@@ -128,16 +129,31 @@ def _check_columns(file, table, wanted, label):
 def _numbers(file, name, column):
     """Return a column as float32."""
     try:
-        values = column.astype(np.float32)
+        with np.errstate(over="ignore"):  # too large numbers are refused below
+            values = column.astype(np.float32)
     except (ValueError, TypeError):
         values = np.array([_number(value) for value in column.tolist()], np.float32)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise DatasetError(
-            f"{file}: column {name!r} has {column[bad[0]].item()!r} in row {bad[0] + 1}, which is "
-            "not a finite number; impute it, encode it, or remove the row or the column"
+            f"{file}: column {name!r} has {column.tolist()[bad[0]]!r} in row {bad[0] + 1}, which "
+            "is not a finite number; impute it, encode it, or remove the row or the column"
         )
     return values
+
+
+def _strings(file, name, column):
+    """Return a column as strings, none missing."""
+    if column.dtype.kind in "US":
+        missing = column == ""
+    else:
+        missing = np.array([v is None or v != v or v == "" for v in column.tolist()])
+    if missing.any():
+        raise DatasetError(
+            f"{file}: column {name!r} has no value in row {np.argmax(missing) + 1}; fill it in or "
+            "remove the row"
+        )
+    return column.astype(str)
 
 
 def _number(value):
@@ -151,6 +167,6 @@ def _as_integers(values):
     """Return integers where all strings are, else the strings."""
     try:
         integers = values.astype(np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         return values
     return integers if (integers.astype(str) == values).all() else values

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -90,8 +91,7 @@ def opened(path: str | pathlib.Path, stem: str, split: str, source: Source) -> I
         file = path / name
         if path.is_file():
             try:
-                with tarfile.open(path) as archive:
-                    archive.extract(name, scratch, filter="data")
+                _extract(path, name, pathlib.Path(scratch) / name)
             except (OSError, EOFError, KeyError, tarfile.TarError) as error:
                 raise DatasetError(
                     f"{source.name}: {name} cannot be read from {path} ({error}); fetch it again "
@@ -106,18 +106,36 @@ def opened(path: str | pathlib.Path, stem: str, split: str, source: Source) -> I
                 f"damaged, fetch it again from {source.files[0].url}"
             ) from error
         with content:
-            if "examples" not in content or not len(content["examples"]):
+            clients = content.get("examples")
+            if not isinstance(clients, h5py.Group) or not len(clients):
                 raise DatasetError(
                     f"{source.name}: {name} has no clients below 'examples'; it is not a TFF file"
                 )
-            yield content, name
+            try:
+                yield content, name
+            except OSError as error:  # of a damaged block, met when its data are read
+                raise DatasetError(
+                    f"{source.name}: {name} cannot be read ({error}); it is damaged, fetch it "
+                    f"again from {source.files[0].url}"
+                ) from error
+
+
+def _extract(archive, name, to):
+    """Write a member of an archive to a file, in one pass that ends there."""
+    with tarfile.open(archive, "r|*") as members:
+        for member in members:
+            if member.isfile() and pathlib.PurePosixPath(member.name).name == name:
+                with members.extractfile(member) as content, to.open("wb") as file:
+                    shutil.copyfileobj(content, file, 1 << 20)
+                return
+    raise KeyError(f"no member {name}")
 
 
 def _images(clients, name):
     """Return uint8 ``[N, 28, 28, 1]``, int32 ``[N]`` and owners of all clients of a file."""
     sizes = {}
     for client, group in clients.items():
-        if not {"pixels", "label"} <= set(group):
+        if not {"pixels", "label"} <= set(getattr(group, "keys", tuple)()):
             raise DatasetError(f"femnist: client {client!r} of {name} has no 'pixels' and 'label'")
         shape = group["pixels"].shape
         if shape[1:] != (28, 28) or group["label"].shape != shape[:1]:
@@ -125,7 +143,10 @@ def _images(clients, name):
                 f"femnist: client {client!r} of {name} has pixels of shape {shape} and labels of "
                 f"{group['label'].shape}; they must be [n, 28, 28] and [n]"
             )
-        sizes[client] = shape[0]
+        if shape[0]:
+            sizes[client] = shape[0]
+    if not sizes:
+        raise DatasetError(f"femnist: {name} has no images")
     x = np.empty((sum(sizes.values()), 28, 28, 1), np.uint8)
     y, start = np.empty(len(x), np.int32), 0
     for client, size in sizes.items():

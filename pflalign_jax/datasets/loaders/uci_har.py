@@ -3,6 +3,7 @@
 import io
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -21,7 +22,7 @@ SOURCE = Source(
             "uci_har.zip",
             "https://archive.ics.uci.edu/static/public/240/"
             "human+activity+recognition+using+smartphones.zip",
-            None,
+            "sha256:c00b803081a5c797cd5e4b83700a9810b38d53d9d84e01917e090e1fdbc81031",
             61,
         ),
     ),
@@ -29,6 +30,9 @@ SOURCE = Source(
     classes=6,
     clients=30,
 )
+
+DAMAGED = (OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged or an encrypted zip file raises."""
 
 FOLDER, INNER = "UCI HAR Dataset", "UCI HAR Dataset.zip"
 SIGNALS = tuple(
@@ -70,13 +74,19 @@ def load_uci_har(path: str | None = None) -> Examples:
         raise DatasetError(
             f"uci_har: {place} has labels {[f'{v:g}' for v in np.unique(y)]}; they are 1..6"
         )
-    examples = Examples("uci_har", x, (y - 1).astype(np.int32), 6, owner.astype(np.int32))
+    examples = Examples(
+        "uci_har", x, (y - 1).astype(np.int32), 6, owner.astype(np.int32),
+        notes=("labels mapped: 1..6 -> 0..5.",),
+    )  # fmt: skip
     return checked_counts(SOURCE, examples, place)
 
 
 def _table(read, name, columns):
+    content = read(name)
+    if not content.strip():
+        raise DatasetError(f"uci_har: {name} is empty; get it again from {SOURCE.files[0].url}")
     try:
-        table = np.loadtxt(io.StringIO(read(name).decode("ascii")), ndmin=2)
+        table = np.loadtxt(io.StringIO(content.decode("ascii")), ndmin=2)
     except (ValueError, UnicodeDecodeError) as error:
         raise DatasetError(f"uci_har: {name} is not a table of numbers ({error})") from error
     if table.shape[1] != columns or not np.isfinite(table).all():
@@ -109,7 +119,7 @@ def _from_zip(place):
         archive = zipfile.ZipFile(place)
         if INNER in archive.namelist():
             archive = zipfile.ZipFile(io.BytesIO(archive.read(INNER)))
-    except (OSError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise DatasetError(
             f"uci_har: {place} cannot be read as zip ({error}); fetch it again from "
             f"{SOURCE.files[0].url}"
@@ -118,7 +128,7 @@ def _from_zip(place):
     def read(name):
         try:
             return archive.read(f"{FOLDER}/{name}")
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
+        except (KeyError, *DAMAGED) as error:
             raise DatasetError(f"uci_har: {name} cannot be read from {place} ({error})") from error
 
     return read

@@ -25,7 +25,13 @@ setuptools.setup(
         "flax>=0.12",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
+        # Prepares and reads FEMNIST without TensorFlow; the two others are what it needs for that.
         "tensorflow-datasets>=4.9.10",
+        "array-record>=0.5; platform_system != 'Windows'",
+        "importlib-resources>=6",
+        "h5py>=3.11",
+        "pooch>=1.8",
+        "pillow>=10",
         "ml-collections>=1.1",
         "absl-py>=2.1",
         "numpy>=2.0",
@@ -34,9 +40,8 @@ setuptools.setup(
         "rich>=13.9",
     ],
     extras_require={
-        # TFDS needs TensorFlow only to download and prepare a dataset.
-        "tensorflow": ["tensorflow>=2.16", "importlib_resources"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9"],
+        "parquet": ["pyarrow>=15"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9", "pyarrow>=15"],
         # What experiments.benchmark compares with; a PyTorch for CPUs is enough.
         "bench": ["fedjax>=0.0.17", "torch>=2.4"],
     },

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and its commands exist."""
+"""The Python of README and docs runs as it stands, and their commands exist."""
 
 import pathlib
 import re
@@ -6,24 +6,30 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(code, id=f"{page.name} {i}")
+    for page in PAGES
+    for i, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S), 1)
+]
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=[f"block {i + 1}" for i in range(len(BLOCKS))])
+@pytest.mark.parametrize("code", BLOCKS)
 def test_python_blocks_run(code):
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "a page", "exec"), {})
 
 
 def test_there_are_blocks():
-    assert len(BLOCKS) >= 3
+    assert len(BLOCKS) >= 4
 
 
-def test_commands_name_what_exists():
-    for config in re.findall(r"--config=(\S+\.py)", README):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_name_what_exists(page):
+    text = page.read_text()
+    for config in re.findall(r"--config=(\S+\.py)", text):
         assert (ROOT / config).is_file(), config
-    for module in re.findall(r"python -m (experiments\.\w+)", README):
+    for module in re.findall(r"python -m (experiments\.\w+)", text):
         assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
     targets = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\S+)", README, re.M):
+    for target in re.findall(r"^make (\S+)", text, re.M):
         assert f"\n{target}:" in targets, target

@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -78,3 +80,13 @@ def test_describe():
 def test_bad_arguments(options, message):
     with pytest.raises(DatasetError, match=message):
         datasets.digits(**options)
+
+
+def test_the_table_of_datasets_is_complete():
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert set(datasets.NAMES) | set(datasets.PARTITIONS) == set(rows)
+    for name, source in datasets.SOURCES.items():
+        assert source.licence and source.citation and source.homepage.startswith("http")
+        for count in (*source.counts.values(), source.classes):
+            assert f"{count:,}" in rows[name], (name, count)

@@ -79,7 +79,7 @@ def test_npz_of_strangers(tmp_path):
         (["--config=experiments/nothing.py"], "experiments/nothing.py"),
         ([], "--config=experiments/digits.py"),
         (["--config=experiments/digits.py", "stray"], "'stray'"),
-        (["--config=experiments/femnist.py"], "config.dataset.path is not set"),
+        (["--config=experiments/shakespeare.py"], "config.dataset.path is not set"),
         (["--config=experiments/femnist.py", "--config.dataset.path=/nowhere"], "/nowhere"),
         (["--config=experiments/digits.py", "--num_processes=2"], "--coordinator_address is not"),
         (["--config=experiments/digits.py", "--workdir=/proc/run"], "/proc/run cannot be written"),
@@ -97,3 +97,34 @@ def test_help_explains_the_fields():
     assert "config" in done.stdout
     for field in ("cohort_size", "dataset.alpha", "algorithm.learning_rate", "--workdir"):
         assert field in done.stdout
+
+
+def test_partition_is_shown_saved_and_used_again(tmp_path):
+    data = ("--config.dataset.num_clients=4", "--config.dataset.num_new_clients=2")
+    shown = run(
+        "--config=experiments/digits.py", f"--workdir={tmp_path / 'p'}", *data,
+        module="experiments.partition",
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert "4 clients and 2 new, 10 classes" in shown.stdout and "hash " in shown.stdout
+    rows = (tmp_path / "p" / "partition.csv").read_text().splitlines()
+    assert rows[0].startswith("client,new,train") and len(rows) == 7
+    plots = {path.name for path in (tmp_path / "p" / "plots").iterdir()}
+    assert plots == {"label_counts.png", "client_sizes.png", "examples.png"}
+    file = f"--config.dataset.partition_file={tmp_path / 'p' / 'partition.npz'}"
+    used = run(
+        "--config=experiments/digits.py", f"--workdir={tmp_path / 'r'}", TINY[0], TINY[2], file
+    )
+    assert used.returncode == 0, used.stderr
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert f"hash {summary['dataset']['partition_hash']}" in shown.stdout
+    assert summary["dataset"]["new_clients"] == 2
+    assert "accuracy/new_clients/personal/adapted/mean" in summary["last"]
+    clients = (tmp_path / "r" / "clients.csv").read_text()
+    assert ",new_clients,personal,received," in clients
+    refused = run(
+        "--config=experiments/digits.py", f"--workdir={tmp_path / 's'}", file,
+        "--config.dataset.label_shift=swap",
+    )  # fmt: skip
+    assert refused.returncode == 2 and "does not fit digits" in refused.stderr
+    assert "Traceback" not in refused.stderr

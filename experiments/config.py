@@ -123,7 +123,8 @@ HELP = {
     "algorithm.head": "methods with a head: names of its layers; None = the model's last layer",
     "algorithm.alpha": "apfl: first share of the own model; feddyn, fedamp, perfedavg: see there",
     "algorithm.mu": "fedprox: pull to the global model",
-    "algorithm.lam": "ditto, pfedme, fedamp: pull of the personal to the global model",
+    "algorithm.lam": "ditto, pfedme, fedamp, fedproto: pull of what is personal to what is global",
+    "algorithm.kappa": "feddbe: pull of mean features to the consensus",
     "algorithm.server_learning_rate": "fedavgm, fedadam, fedyogi, scaffold: step of the server",
     "algorithm.momentum": "fedavgm: of the server",
     "algorithm.b1": "fedadam, fedyogi: decay of the first moment",
@@ -148,7 +149,15 @@ HELP = {
     "compare.variants": "names for algorithms with other fields than their defaults",
 }
 
-_SUPPLIED = {"loss", "num_classes", "local_epochs", "batch_size", "participation", "num_clients"}
+_SUPPLIED = {
+    "loss",
+    "model",
+    "num_classes",
+    "local_epochs",
+    "batch_size",
+    "participation",
+    "num_clients",
+}
 """Arguments of models and algorithms that the runner supplies itself."""
 
 _PYTHON_ONLY = {"personal_tx", "body_tx"}

@@ -73,7 +73,9 @@ def build(
     algorithm = _call(
         config,
         "algorithm",
-        cross_entropy(model),
+        loss=cross_entropy(model),
+        model=model,
+        num_classes=dataset.num_classes,
         local_epochs=config.local_epochs,
         batch_size=config.batch_size,
         participation=(config.cohort_size or dataset.num_clients) / dataset.num_clients,
@@ -105,7 +107,7 @@ def build_dataset(config: ConfigDict) -> FederatedDataset:
     return _call(config, "dataset")
 
 
-def _call(config, section, *args, **supplied):
+def _call(config, section, **supplied):
     """Call the function that a section of a resolved config names.
 
     ``supplied`` are further arguments, for those that take them and where the config has none.
@@ -115,7 +117,7 @@ def _call(config, section, *args, **supplied):
     takes = inspect.signature(factory).parameters
     supplied = {name: value for name, value in supplied.items() if name in takes}
     try:
-        return factory(*args, **{**supplied, **fields})
+        return factory(**{**supplied, **fields})
     except datasets.DatasetError:
         raise
     except ValueError as error:

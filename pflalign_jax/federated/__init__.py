@@ -16,6 +16,7 @@ from pflalign_jax.federated.local import (
     proximal,
 )
 from pflalign_jax.federated.paths import cut, joined, part_mask
+from pflalign_jax.federated.statistics import class_features, label_counts
 from pflalign_jax.federated.store import StoreError
 
 __all__ = [
@@ -31,9 +32,11 @@ __all__ = [
     "Mean",
     "RoundResult",
     "StoreError",
+    "class_features",
     "cut",
     "federate",
     "joined",
+    "label_counts",
     "local_sgd",
     "local_training",
     "part_mask",

@@ -249,7 +249,6 @@ def tfds(monkeypatch, tmp_path):
     return found
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_femnist_through_tfds_without_tensorflow(tmp_path, tfds, monkeypatch):
     folder = tff_folder(tmp_path / "downloads" / "femnist")
     archive = folder / "fed_emnist.tar.bz2"
@@ -280,7 +279,6 @@ def test_femnist_through_tfds_without_tensorflow(tmp_path, tfds, monkeypatch):
     assert "tensorflow" not in sys.modules
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_femnist_from_tfds_manual_directory(tmp_path, tfds):
     from pflalign_jax.datasets.loaders.femnist_tfds import Femnist
 
@@ -293,7 +291,6 @@ def test_femnist_from_tfds_manual_directory(tmp_path, tfds):
     assert examples.num_classes == 10 and set(examples.owner) == set(WRITERS)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_femnist_without_files_and_network_is_one_clear_error(tmp_path, tfds):
     with pytest.raises(DatasetError) as error:
         load_femnist(data_dir=str(tmp_path / "tfds"))

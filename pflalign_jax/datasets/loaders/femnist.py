@@ -56,7 +56,7 @@ def _from_tfds(variant, data_dir):
     if not pathlib.Path(builder.data_path).is_dir():
         source = FEMNIST if variant == "all" else FEMNIST_DIGITS
         try:
-            directory = fetch(source)
+            directory = femnist_tfds.manual_directory(builder) or fetch(source)
         except DatasetError as error:
             raise DatasetError(
                 f"femnist: TFDS has nothing prepared in {builder.data_path}, and it could not be "

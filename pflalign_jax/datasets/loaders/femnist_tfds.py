@@ -1,7 +1,8 @@
-"""FEMNIST as a TFDS builder: importing this module makes ``tfds.load("femnist")`` work.
+"""FEMNIST as a TFDS builder: importing this module registers ``"femnist"``.
 
 Neither preparing nor reading needs TensorFlow: files are in TFDS's ``array_record`` format, and
-``tfds.data_source("femnist", split="train")`` reads them.
+``tfds.data_source("femnist", split="train")`` prepares and reads them. ``tfds.load`` makes a
+`tf.data` pipeline of the same files, and needs TensorFlow, as for every dataset.
 """
 
 import pathlib
@@ -10,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 
-from pflalign_jax.datasets.base import Examples
+from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.loaders.sources import checked_counts, fetch
 from pflalign_jax.datasets.loaders.tff import FEMNIST, FEMNIST_DIGITS, STEMS, load_femnist_tff
 
 SOURCES = {"all": FEMNIST, "digits": FEMNIST_DIGITS}
+# What TFDS raises for prepared files that are damaged, incomplete or in another format.
+DAMAGED = (KeyError, ValueError, RuntimeError, OSError, ParseError)
 
 
 class Femnist(tfds.core.GeneratorBasedBuilder):
@@ -57,12 +61,9 @@ class Femnist(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         variant = self.builder_config.name
-        stem = STEMS[variant]
         try:
             directory = pathlib.Path(dl_manager.manual_dir)
-            given = any(
-                (directory / name).is_file() for name in (f"{stem}_train.h5", f"{stem}.tar.bz2")
-            )
+            given = _holds(directory, STEMS[variant])
         except AssertionError:  # TFDS's way to say that manual_dir is not there or empty
             given = False
         examples = load_femnist_tff(directory if given else fetch(SOURCES[variant]), variant)
@@ -82,30 +83,76 @@ class Femnist(tfds.core.GeneratorBasedBuilder):
 
 
 def builder_of(variant: str, data_dir: str | None) -> Femnist:
-    """Return the builder of a variant; ``data_dir`` None is TFDS's own default."""
-    return Femnist(config=variant, data_dir=data_dir)
+    """Return the builder of a variant; ``data_dir`` None is TFDS's own default.
+
+    Raises:
+      DatasetError: if what is prepared there is damaged or in another file format.
+    """
+    try:
+        return Femnist(config=variant, data_dir=data_dir)
+    except DAMAGED as error:
+        where = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR) / "femnist" / variant
+        raise _damaged(where, error) from error
+
+
+def manual_directory(builder: Femnist) -> pathlib.Path | None:
+    """Return TFDS's own ``DATA_DIR/downloads/manual`` if TFF's files are there, else None."""
+    directory = pathlib.Path(builder.data_path).parents[2] / "downloads" / "manual"
+    return directory if _holds(directory, STEMS[builder.builder_config.name]) else None
 
 
 def prepare(builder: Femnist, directory: pathlib.Path) -> None:
-    """Prepare the dataset from TFF's files in ``directory``."""
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(manual_dir=directory, try_download_gcs=False)
-    )
+    """Prepare the dataset from TFF's files in ``directory``.
+
+    Raises:
+      DatasetError: if those files are damaged, or the prepared ones cannot be written.
+    """
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                manual_dir=directory, try_download_gcs=False
+            )
+        )
+    except OSError as error:
+        raise DatasetError(
+            f"femnist: cannot be prepared in {builder.data_path} ({error}); pass a "
+            "dataset.data_dir that can be written to and has 1 GB of room"
+        ) from error
 
 
 def read(builder: Femnist) -> Examples:
-    """Read a prepared dataset, in blocks."""
+    """Read a prepared dataset, in blocks.
+
+    Raises:
+      DatasetError: naming the directory, if its files are damaged or incomplete.
+    """
     source = SOURCES[builder.builder_config.name]
-    xs, ys, owners, sizes = [], [], [], {}
-    for split in ("train", "test"):
-        data = builder.as_data_source(split)
-        sizes[split] = len(data)
-        for start in range(0, len(data), 4096):
-            rows = data.__getitems__(list(range(start, min(start + 4096, len(data)))))
-            xs.append(np.stack([row["image"] for row in rows]))
-            ys.append(np.array([row["label"] for row in rows], np.int32))
-            owners.append(np.array([row["client"].decode() for row in rows]))
-    x, y, owner = (np.concatenate(arrays) for arrays in (xs, ys, owners))
-    split = np.repeat(list(sizes), list(sizes.values()))
-    examples = Examples("femnist", x, y, source.classes, owner, split)
+    try:
+        data = {split: builder.as_data_source(split) for split in ("train", "test")}
+        sizes = [len(rows) for rows in data.values()]
+        x = np.empty((sum(sizes), 28, 28, 1), np.uint8)
+        y, owners, filled = np.empty(len(x), np.int32), [], 0
+        for rows in data.values():
+            for start in range(0, len(rows), 4096):
+                block = rows.__getitems__(list(range(start, min(start + 4096, len(rows)))))
+                end = filled + len(block)
+                np.stack([row["image"] for row in block], out=x[filled:end])
+                y[filled:end] = [row["label"] for row in block]
+                owners.append(np.array([row["client"].decode() for row in block]))
+                filled = end
+    except DAMAGED as error:
+        raise _damaged(builder.data_path, error) from error
+    split = np.repeat(list(data), sizes)
+    examples = Examples("femnist", x, y, source.classes, np.concatenate(owners), split)
     return checked_counts(source, examples, builder.data_path)
+
+
+def _holds(directory, stem):
+    return any((directory / name).is_file() for name in (f"{stem}_train.h5", f"{stem}.tar.bz2"))
+
+
+def _damaged(where, error):
+    return DatasetError(
+        f"femnist: what TFDS has prepared in {where} cannot be read ({type(error).__name__}: "
+        f"{error}); remove that directory, and it is prepared again in TFDS's array_record format"
+    )

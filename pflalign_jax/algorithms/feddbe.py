@@ -1,0 +1,116 @@
+"""FedDBE: what is peculiar to a client's features is kept in a vector of its own."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    class_features,
+    local_sgd,
+    local_training,
+)
+from pflalign_jax.models import Model, example_losses
+
+
+class ServerState(NamedTuple):
+    """The global model, and the consensus mean of features.
+
+    Attributes:
+      params: ``w``.
+      mean: ``[F]``, mean features of the first global model over the first cohort's examples.
+      known: float32 scalar, 1 once it is.
+    """
+
+    params: Any
+    mean: jax.Array
+    known: jax.Array
+
+
+class ClientState(NamedTuple):
+    """The client's bias of features, ``[F]``."""
+
+    bias: jax.Array
+
+
+class Pair(NamedTuple):
+    """What a client trains."""
+
+    model: Any
+    bias: jax.Array
+
+
+def feddbe(
+    model: Model,
+    learning_rate: float = 0.1,
+    *,
+    kappa: float = 1.0,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return FedDBE: FedAvg with a domain bias eliminator.
+
+    A client predicts from ``z + b_i``, its features plus its own bias, and descends on
+    ``F_i + κ ‖mean of z over the batch - z̄‖²`` (mean over features) for model and bias together.
+    z̄ is agreed upon once. The server averages models as FedAvg does. In a dense head the bias of
+    features is a bias of logits.
+
+    Args:
+      model: one with a single dense head, of one label per example.
+      learning_rate: of SGD.
+      kappa: ``κ``; the paper chooses among 0.001 to 100.
+      local_epochs, batch_size: local work per round.
+
+    References:
+      Zhang et al., "Eliminating Domain Bias for Federated Learning in Representation Space",
+      arXiv:2311.14975, Algorithm 1 with momentum 1. Departure: clients agree on z̄ with the first
+      round's messages, so that the first round has no regularisation.
+    """
+    (head,) = model.head
+    tx = local_sgd(learning_rate)
+
+    def personal(params, bias):
+        layer = params[head]
+        return {**params, head: {**layer, "bias": layer["bias"] + bias @ layer["kernel"]}}
+
+    def client_update(server, client, data, key):
+        def loss(pair, batch, key):
+            del key
+            z, layer = model.features(pair.model, batch.x), pair.model[head]
+            logits = (z + pair.bias[None]) @ layer["kernel"] + layer["bias"][None]
+            count = jnp.maximum(jnp.sum(batch.mask), 1)
+            gap = jnp.sum(z * batch.mask[:, None], axis=0) / count - server.mean
+            own = jnp.sum(example_losses(logits, batch.y) * batch.mask) / count
+            return own + kappa * server.known * jnp.mean(gap**2)
+
+        local = local_training(
+            loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
+        )
+        start = Pair(server.params, client.bias)
+        result = local.train(start, tx.init(start), data, key)
+        sums, _ = class_features(model, server.params, data, 1, batch_size)
+        mean = sums[0] / jnp.maximum(data.size, 1).astype(jnp.float32)
+        message = (optax.tree.sub(result.params.model, server.params), mean)
+        state = ClientState(result.params.bias)
+        return ClientOutput(message, state, personal(*result.params), result.steps, result.metrics)
+
+    def server_update(server, message):
+        delta, mean = message
+        agreed = jnp.where(server.known > 0, server.mean, mean)
+        params = optax.apply_updates(server.params, delta)
+        return ServerState(params, agreed, jnp.ones_like(server.known))
+
+    def init(params):
+        none = jnp.zeros(params[head]["kernel"].shape[0])
+        return ServerState(params, none, jnp.zeros(())), ClientState(none)
+
+    return Algorithm(
+        init=init,
+        client_update=client_update,
+        server_update=server_update,
+        personal_params=lambda server, client: personal(server.params, client.bias),
+        global_params=lambda server: server.params,
+    )

@@ -1,0 +1,113 @@
+"""FedProto: clients share the means of their features of each class, and no parameters."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    class_features,
+    local_sgd,
+    local_training,
+)
+from pflalign_jax.models import Model, cross_entropy
+
+
+class ServerState(NamedTuple):
+    """Global prototypes.
+
+    Attributes:
+      mean: ``[C, F]`` mean features of each class.
+      known: ``[C]`` float32, 1 for a class that has been seen.
+    """
+
+    mean: jax.Array
+    known: jax.Array
+
+
+class ClientState(NamedTuple):
+    """The client's own model."""
+
+    params: Any
+
+
+def fedproto(
+    model: Model,
+    learning_rate: float = 0.1,
+    *,
+    num_classes: int,
+    lam: float = 1.0,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return FedProto.
+
+    A client descends from its own model on ``F_i + λ mean (z - c_y)²`` with features z and the
+    global prototype c_y of their class; the message is its own mean features of each class,
+    weighted by examples of the class. A client's model predicts the class of the nearest
+    prototype; that is a dense head with kernel 2 c and bias -‖c‖².
+
+    Args:
+      model: one with a single dense head, of one label per example.
+      learning_rate: of SGD.
+      num_classes: C.
+      lam: ``λ``; the paper takes 0.1 to 1 by dataset.
+      local_epochs, batch_size: local work per round.
+
+    References:
+      Tan et al., "FedProto: Federated Prototype Learning across Heterogeneous Clients",
+      arXiv:2105.00243, Algorithm 1. Departures: the distance is squared and averaged over features,
+      as in the authors' code; before any prototype is known a model predicts with its own head.
+    """
+    (head,) = model.head
+    tx, objective = local_sgd(learning_rate), cross_entropy(model)
+
+    def personal(server, params):
+        """Return the model with prototypes for a head, where some are known."""
+        unknown = -1e9 * (1 - server.known)
+        nearest = {"kernel": 2 * server.mean.T, "bias": unknown - (server.mean**2).sum(1)}
+        some = server.known.sum() > 0
+        layer = jax.tree.map(lambda a, b: jnp.where(some, a, b), nearest, params[head])
+        return {**params, head: layer}
+
+    def client_update(server, client, data, key):
+        def loss(params, batch, key):
+            z = model.features(params, batch.x)
+            apart = ((z - server.mean[batch.y]) ** 2).mean(-1) * server.known[batch.y]
+            pull = jnp.sum(apart * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
+            return objective(params, batch, key) + lam * pull
+
+        local = local_training(
+            loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
+        )
+        result = local.train(client.params, tx.init(client.params), data, key)
+        sums, counts = class_features(model, result.params, data, num_classes, batch_size)
+        examples = jnp.maximum(data.size, 1).astype(jnp.float32)
+        message = (sums / examples, counts / examples)
+        params = personal(server, result.params)
+        return ClientOutput(
+            message, ClientState(result.params), params, result.steps, result.metrics
+        )
+
+    def server_update(server, mean):
+        sums, counts = mean
+        seen = counts > 0
+        fresh = sums / jnp.where(seen, counts, 1)[:, None]
+        return ServerState(
+            jnp.where(seen[:, None], fresh, server.mean), jnp.maximum(server.known, seen)
+        )
+
+    def init(params):
+        width = params[head]["kernel"].shape[0]
+        none = ServerState(jnp.zeros((num_classes, width)), jnp.zeros(num_classes))
+        return none, ClientState(params)
+
+    return Algorithm(
+        init=init,
+        client_update=client_update,
+        server_update=server_update,
+        personal_params=lambda server, client: personal(server, client.params),
+        global_params=None,
+    )

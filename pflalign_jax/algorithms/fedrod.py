@@ -1,0 +1,99 @@
+"""FedRoD: a generic head trained for balanced classes, and a personal head on top of it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pflalign_jax.algorithms.fedavg import ServerState
+from pflalign_jax.federated import Algorithm, ClientOutput, label_counts, local_sgd, local_training
+from pflalign_jax.models import Model, example_losses
+
+
+class ClientState(NamedTuple):
+    """The personal head, whose logits are added to those of the generic head."""
+
+    head: Any
+
+
+class Pair(NamedTuple):
+    """What a client trains."""
+
+    model: Any
+    head: Any
+
+
+def fedrod(
+    model: Model,
+    learning_rate: float = 0.1,
+    *,
+    num_classes: int,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return FedRoD, its linear version.
+
+    A local step with features z: body and generic head G descend on the balanced softmax loss of
+    ``G(z) + log n_c``, with n_c the client's examples of class c; the personal head H_i, with z and
+    G(z) fixed, on the cross-entropy of ``G(z) + H_i(z)``. The server averages body and G as FedAvg
+    does. The personal model predicts with ``G + H_i``, one dense layer.
+
+    Args:
+      model: one with a single dense head.
+      learning_rate: of SGD.
+      num_classes: number of labels.
+      local_epochs, batch_size: local work per round.
+
+    References:
+      Chen and Chao, "On Bridging Generic and Personalized Federated Learning for Image
+      Classification", arXiv:2107.00778, Algorithm 1 with equation 6. Departure: H_i starts at 0.
+    """
+    (head,) = model.head
+    tx = local_sgd(learning_rate)
+
+    def personal(params, own):
+        return {**params, head: optax.tree.add(params[head], own)}
+
+    def client_update(server, client, data, key):
+        prior = jnp.log(jnp.maximum(label_counts(data, num_classes), 1e-6))
+
+        def loss(pair, batch, key):
+            del key
+            z = model.features(pair.model, batch.x)
+            generic = _dense(pair.model[head], z)
+            fixed = jax.lax.stop_gradient((z, generic))
+            own = fixed[1] + _dense(pair.head, fixed[0])
+            losses = example_losses(generic + _row(prior, z), batch.y)
+            losses += example_losses(own, batch.y)
+            return jnp.sum(losses * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
+
+        local = local_training(
+            loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
+        )
+        start = Pair(server.params, client.head)
+        result = local.train(start, tx.init(start), data, key)
+        message = optax.tree.sub(result.params.model, server.params)
+        return ClientOutput(
+            message,
+            ClientState(result.params.head),
+            personal(*result.params),
+            result.steps,
+            result.metrics,
+        )
+
+    return Algorithm(
+        init=lambda p: (ServerState(p), ClientState(optax.tree.zeros_like(p[head]))),
+        client_update=client_update,
+        server_update=lambda s, mean: ServerState(optax.apply_updates(s.params, mean)),
+        personal_params=lambda server, client: personal(server.params, client.head),
+        global_params=lambda server: server.params,
+    )
+
+
+def _dense(layer, z):
+    return z @ layer["kernel"] + _row(layer["bias"], z)
+
+
+def _row(values, like):
+    return values.reshape((1,) * (like.ndim - 1) + values.shape)

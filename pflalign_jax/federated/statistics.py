@@ -1,0 +1,48 @@
+"""What a client knows of its own data: label counts, mean features."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pflalign_jax.federated.algorithm import ClientData
+from pflalign_jax.federated.local import take
+from pflalign_jax.models import Model
+
+
+def label_counts(data: ClientData, num_classes: int) -> jax.Array:
+    """Return ``[num_classes]`` float32: the client's training examples of each label."""
+    own = data.positions < data.size
+    labels = data.y.at[data.start + data.positions].get(mode="clip")
+    own = own.reshape(own.shape + (1,) * (labels.ndim - 1)).astype(jnp.float32)
+    weights = jnp.broadcast_to(own, labels.shape)
+    return jnp.zeros(num_classes).at[labels].add(weights)
+
+
+def class_features(
+    model: Model, params: Any, data: ClientData, num_classes: int, batch_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return sums of features by label, ``[num_classes, F]``, and counts, ``[num_classes]``.
+
+    One pass over the client's training examples. ``num_classes=1`` sums over all labels.
+
+    Args:
+      model: one with ``features``, of one label per example.
+      params: its parameters.
+      data: the client's.
+      num_classes: number of labels.
+      batch_size: examples per step.
+    """
+    width = params[model.head[0]]["kernel"].shape[0]
+
+    def step(i, carry):
+        sums, counts = carry
+        chosen = i * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+        batch = take(data, chosen, chosen < data.size)
+        labels = jnp.zeros_like(batch.y) if num_classes == 1 else batch.y
+        one_hot = jax.nn.one_hot(labels, num_classes) * batch.mask[:, None]
+        return sums + one_hot.T @ model.features(params, batch.x), counts + one_hot.sum(0)
+
+    steps = (data.size + batch_size - 1) // batch_size
+    start = jnp.zeros((num_classes, width)), jnp.zeros(num_classes)
+    return jax.lax.fori_loop(0, steps, step, start)

@@ -101,7 +101,15 @@ def on_devices(
         return visit(clients, cohort, min(cohort_size, placement.rows))
 
     def one(clients, k):
-        return jax.tree.map(lambda a: a[placement.device[k], placement.row[k]], clients)
+        device, row = placement.device[k], placement.row[k]
+
+        def own(a):
+            if not a.is_fully_addressable:
+                return a[device, row]
+            (shard,) = (s for s in a.addressable_shards if s.index[0].start in (device, None))
+            return jnp.asarray(np.asarray(shard.data)[0, row])  # no program over all devices
+
+        return jax.tree.map(own, clients)
 
     return Residence(
         init,

@@ -46,10 +46,10 @@ def two_clients(sizes=(1, 3)):
     )  # fmt: skip
 
 
-def after(algorithm, rounds, data=None):
+def after(algorithm, rounds, data=None, model=MODEL):
     """Return the server's state, both clients' states and their personal models."""
     data = two_clients() if data is None else data
-    federation = federate(algorithm, MODEL, data)
+    federation = federate(algorithm, model, data)
     state = federation.init(jax.random.key(0))
     for _ in range(rounds):
         state, _ = federation.run_round(state)

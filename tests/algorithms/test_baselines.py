@@ -1,11 +1,13 @@
 """Every baseline's rounds, worked out by hand; see `hand`."""
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from hand import after, body_loss, floats, loss, two_clients
 
 from pflalign_jax import algorithms
+from pflalign_jax.models import Model
 
 HEAD = {"head": ("head",)}
 
@@ -174,6 +176,75 @@ def test_fedamp():
     assert [float(p["body"]) for p in personal] == near([1.5 - share, 0.5 + share])
     capped = algorithms.fedamp(body_loss, 0.5, num_clients=2, alpha=9.0, sigma=1.0, lam=0.0)
     assert float(after(capped, 1)[2][0]["body"]) == near(0.5)
+
+
+FEATURES = Model(
+    init=lambda key, x: {
+        "body": jnp.ones(()),
+        "head": {"kernel": jnp.array([[1.0, 0.0]]), "bias": jnp.zeros(2)},
+    },
+    apply=lambda p, x: p["body"] * x @ p["head"]["kernel"] + p["head"]["bias"][None],
+    head=("head",),
+    features=lambda p, x: p["body"] * x,
+)
+"""z = body * x, and two logits (z, 0)."""
+
+
+def labelled():
+    """Return the two clients with labels: a's example has label 1, b's labels 0, 0, 1."""
+    data = two_clients()
+    x = np.array([2.0, 1.0, 3.0, 4.0, 1.0, 1.0], np.float32)[:, None]
+    return data._replace(x=x, y=np.array([1, 0, 0, 1, 0, 0], np.int32))
+
+
+def test_fedproto_prototypes():
+    # Step size 0: features are x. Prototypes: label 0: (1 + 3) / 2; label 1: (2 + 4) / 2.
+    algorithm = algorithms.fedproto(FEATURES, 0.0, num_classes=2)
+    server, _, personal = after(algorithm, 1, labelled(), FEATURES)
+    assert server.mean.ravel().tolist() == near([2, 3]) and server.known.tolist() == [1, 1]
+    head = personal[0]["head"]
+    assert head["kernel"].tolist() == [near([4, 6])] and head["bias"].tolist() == near([-4, -9])
+    logits = FEATURES.apply(personal[0], np.array([[2.4], [2.6]]))
+    assert logits.argmax(1).tolist() == [0, 1]  # the nearer prototype
+
+
+def test_fedproto_pulls_features_to_prototypes():
+    pulled = algorithms.fedproto(FEATURES, 0.1, num_classes=2, lam=1.0)
+    plain = algorithms.fedproto(FEATURES, 0.1, num_classes=2, lam=0.0)
+    (server, before, _), (_, after_plain, _) = (after(pulled, 1, labelled(), FEATURES),
+                                                after(plain, 2, labelled(), FEATURES))  # fmt: skip
+    _, after_pulled, _ = after(pulled, 2, labelled(), FEATURES)
+    # a: the gradient of (body * 2 - c_1)² by body.
+    body = float(before[0].params["body"])
+    extra = 0.1 * 2 * (body * 2 - float(server.mean[1, 0])) * 2
+    found = float(after_plain[0].params["body"]) - float(after_pulled[0].params["body"])
+    assert found == pytest.approx(extra, rel=1e-4)
+
+
+def test_feddbe_agrees_on_the_mean_and_keeps_a_bias():
+    algorithm = algorithms.feddbe(FEATURES, 0.5, kappa=0.0)
+    server, clients, personal = after(algorithm, 1, labelled(), FEATURES)
+    # Means of the first model's features: a 2, b 8 / 3, weighted by examples.
+    assert server.mean.tolist() == near([2.5]) and float(server.known) == 1
+    # a: softmax of (2, 0); d loss / d bias = p_0 * kernel_0 = .8808.
+    p = 1 / (1 + np.exp(-2.0))
+    assert clients[0].bias.tolist() == near([-0.5 * p])
+    head = personal[0]["head"]
+    expected = server.params["head"]["bias"] + clients[0].bias @ server.params["head"]["kernel"]
+    np.testing.assert_allclose(head["bias"], expected, rtol=1e-5)
+
+
+def test_fedrods_personal_head_sees_fixed_features():
+    algorithm = algorithms.fedrod(FEATURES, 0.5, num_classes=2)
+    server, clients, personal = after(algorithm, 1, labelled(), FEATURES)
+    # a has label 1 only: the prior leaves label 0 a probability of about 0, so that body and
+    # generic head hardly move; the personal head descends on softmax (2, 0) with label 1.
+    p = 1 / (1 + np.exp(-2.0))
+    kernel = clients[0].head["kernel"]
+    np.testing.assert_allclose(kernel, [[-0.5 * p * 2, 0.5 * p * 2]], rtol=1e-4)
+    np.testing.assert_allclose(
+        personal[0]["head"]["kernel"], server.params["head"]["kernel"] + kernel, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,27 @@ def test_dittos_global_model_is_fedavgs():
     assert_close(global_model(ditto), global_model(FEDAVG))
 
 
+def test_fedrods_generic_model_is_fedavgs_where_classes_are_balanced():
+    """With equal counts of all classes the balanced softmax loss is the cross-entropy."""
+    even = digits(num_clients=3, partition="iid", validation_fraction=0.0, split_by="random")
+    kept = [np.flatnonzero(even.y == c)[:60] for c in range(10)]
+    parts = np.stack(kept).reshape(10, 3, 20).transpose(1, 0, 2).reshape(3, -1)
+    train = even.splits["train"]._replace(indices=parts.ravel(), offsets=np.arange(4) * 200)
+    data = even._replace(splits={**even.splits, "train": train})
+    fedrod = algorithms.fedrod(MODEL, 0.1, num_classes=10, **WORK)
+    assert_close(global_model(fedrod, data), global_model(FEDAVG, data))
+
+
+def test_fedproto_without_pull_is_local_training():
+    fedproto = algorithms.fedproto(MODEL, 0.1, num_classes=10, lam=0.0, **WORK)
+    federation = federate(fedproto, MODEL, DATA)
+    state = federation.init(jax.random.key(0))
+    for _ in range(3):
+        state, _ = federation.run_round(state)
+    own = [federation.client_state(state, k).params for k in range(DATA.num_clients)]
+    assert_close(own, models(LOCAL))
+
+
 @pytest.mark.parametrize("name", ["scaffold"])
 def test_one_client_alone_is_fedavg(name):
     alone = select_clients(DATA, np.array([2]))

@@ -1,0 +1,86 @@
+"""What every algorithm must do: learn, not depend on devices or chunks, keep its states' shapes."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from make import make
+
+from pflalign_jax import algorithms, datasets, models
+from pflalign_jax.federated import federate, summarise
+
+SMALL = models.mlp(10, hidden=(12,))
+DIGITS = functools.partial(datasets.digits, alpha=0.1, split_by="random")
+RATES = {"pflalign": 5.0, "fedamp": 0.3, "pfedme": 0.05}
+
+
+class Normed(nn.Module):
+    """A small network with a normalisation layer, for FedBN."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.LayerNorm()(nn.Dense(12)(x.reshape(x.shape[0], -1)))
+        return nn.Dense(10)(nn.relu(x))
+
+
+NORMED = models.from_flax(Normed(), head="Dense_1")
+SLOW = set(algorithms.NAMES) - {"scaffold", "fedamp", "fedbn", "fedproto"}
+"""Their contract is like another's; pFLAlign's, FedAvg's and local's is in tests/federated."""
+
+
+def trained(name, data, model, devices, rounds, cohort_size=None, **options):
+    algorithm = make(name, model, RATES.get(name, 0.1), 10, data.num_clients, batch_size=10)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("clients",))
+    federation = federate(algorithm, model, data, mesh=mesh, cohort_size=cohort_size, **options)
+    state = federation.init(jax.random.key(0))
+    shapes = jax.tree.map(lambda a: (a.shape, a.dtype), state)
+    for _ in range(rounds):
+        state, result = federation.run_round(state)
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == shapes
+    assert np.isfinite(float(result.metrics["loss"]))
+    return federation, state
+
+
+@pytest.mark.parametrize("name", algorithms.NAMES)
+def test_learns_skewed_digits(name):
+    model = NORMED if name == "fedbn" else SMALL
+    federation, state = trained(name, DIGITS(num_clients=10), model, 2, 12)
+    scores = summarise(federation.evaluate(state))
+    adapted = scores["accuracy/test/personal/adapted/mean"]
+    assert adapted > 0.65, adapted
+    if name not in ("local", "fedavg"):
+        assert scores["accuracy/test/personal/received/mean"] > 0.15
+    if name in ("pflalign", "ditto", "apfl", "fedrod", "fedala"):
+        assert scores["accuracy/test/personal/received/mean"] > scores["accuracy/test/global/mean"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in algorithms.NAMES],
+)
+def test_neither_devices_nor_chunks_matter(name):
+    data = DIGITS(num_clients=5, fraction=0.15, num_new_clients=2)
+    losses, model = [], NORMED if name == "fedbn" else SMALL
+    for devices, chunk in ((1, 1), (2, 2)):
+        federation, state = trained(name, data, model, devices, 2, 4, client_chunk=chunk)
+        scores = {**federation.evaluate(state), **federation.evaluate_new(state)}
+        losses.append({key: score.loss for key, score in scores.items()})
+    assert {"test/personal/received", "new_clients/personal/adapted"} <= set(losses[0])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), losses[1], losses[0]
+    )
+
+
+def test_only_messages_leave_clients():
+    """What is reduced has the message's size: personal parts, v, u and directions stay."""
+    data, sizes = DIGITS(num_clients=5, fraction=0.15), {}
+    for name in ("fedavg", "fedper", "lgfedavg", "pflalign", "ditto", "local", "fedproto"):
+        algorithm = make(name, SMALL, 0.1, 10, 5)
+        sizes[name] = federate(algorithm, SMALL, data).bytes_per_round[0] // (5 * 4)
+    whole = 64 * 12 + 12 + 12 * 10 + 10
+    assert sizes == {
+        "fedavg": whole, "pflalign": whole, "ditto": whole, "local": 0,
+        "fedper": 64 * 12 + 12, "lgfedavg": 12 * 10 + 10, "fedproto": 10 * 12 + 10,
+    }  # fmt: skip

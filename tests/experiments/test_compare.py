@@ -1,0 +1,129 @@
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from experiments import compare, leaderboard
+from experiments.config import ConfigError, default_config
+from experiments.workdir import WorkdirError
+
+
+def fake(scores):
+    """Return a run function with given scores, and the list of step sizes it was called with."""
+    called = []
+
+    def run(rate):
+        called.append(rate)
+        return compare.Trial("m", rate, 0, pathlib.Path(), scores(rate))
+
+    return run, called
+
+
+def test_search_takes_the_best_inside_its_grid():
+    run, called = fake(lambda rate: -abs(np.log(rate / 0.1)))
+    best, searched = compare.search(run, [0.3, 0.03, 0.1], 3)
+    assert best.learning_rate == 0.1 and called == [0.03, 0.1, 0.3]
+    assert [t.learning_rate for t in searched] == [0.03, 0.1, 0.3]
+
+
+def test_search_extends_a_grid_whose_best_is_at_its_edge():
+    run, called = fake(lambda rate: -abs(np.log(rate / 3.0)))
+    best, _ = compare.search(run, [0.01, 0.1], 5)
+    assert called == [0.01, 0.1, 1.0, 10.0] and best.learning_rate == 1.0
+    run, called = fake(lambda rate: -rate)
+    best, _ = compare.search(run, [0.1, 0.2], 2)
+    assert called == [0.1, 0.2, 0.05, 0.025] and best.learning_rate == 0.025
+    run, called = fake(lambda rate: rate)
+    assert compare.search(run, [1.0], 3)[0].learning_rate == 1.0 and called == [1.0]
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = default_config()
+    config.rounds = 2
+    config.dataset.name, config.dataset.num_clients = "digits", 4
+    config.dataset.fraction = 0.3
+    config.model.name, config.model.hidden = "mlp", (8,)
+    config.compare.grid, config.compare.extensions = (0.1, 0.2), 0
+    with config.unlocked():
+        config.compare.variants.without_p = {"name": "pflalign", "precondition": False}
+        config.compare.grids.without_p = (0.1,)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    """A comparison of three methods with two seeds, and what it said."""
+    root, said = tmp_path_factory.mktemp("compare"), []
+    methods = ["local", "fedavg", "without_p"]
+    entries = compare.compare(config, methods, 2, root, said.append)
+    leaderboard.write(root, entries, "the command", config)
+    return root, entries, said
+
+
+def test_every_method_is_searched_then_repeated(finished):
+    root, entries, said = finished
+    assert [e.method for e in entries] == ["local", "fedavg", "without_p"]
+    assert [len(e.searched) for e in entries] == [2, 2, 1]
+    assert all(e.seeds == 2 and len(e.clients) == 4 for e in entries)
+    assert len({e.partition_hash for e in entries}) == 1
+    trials = sorted(p.name for p in (root / "trials").iterdir())
+    assert len(trials) == len(said) == 3 + 3 + 2
+    assert "without_p-0.1-1" in trials
+    trial = json.loads((root / "trials" / "without_p-0.1-1" / "config.json").read_text())
+    assert trial["algorithm"]["precondition"] is False and trial["seed"] == 1
+    assert trial["algorithm"]["learning_rate"] == 0.1
+
+
+def test_a_comparison_goes_on_where_it_was(config, finished):
+    root, entries, _ = finished
+    half_done = root / "trials" / "local-0.1-0"
+    (half_done / "summary.json").unlink()  # as if killed
+    others = {p: p.stat().st_mtime_ns for p in root.rglob("summary.json")}
+    again = compare.compare(config, ["local", "fedavg", "without_p"], 2, root, lambda text: None)
+    assert (half_done / "summary.json").exists()
+    assert {p: p.stat().st_mtime_ns for p in others} == others
+    for before, after in zip(entries, again, strict=True):
+        assert before._replace(seconds=0.0) == after._replace(seconds=0.0)
+
+
+def test_other_settings_in_the_same_place_are_refused(config, finished):
+    changed = config.copy_and_resolve_references()
+    changed.rounds = 3
+    with pytest.raises(WorkdirError, match=r"differs in rounds\. Choose another --workdir"):
+        compare.compare(changed, ["local"], 1, finished[0], lambda text: None)
+
+
+def test_unknown_methods_are_named(config):
+    with pytest.raises(ConfigError, match="'ditta' is unknown; did you mean 'ditto'"):
+        compare.settings(config, "ditta")
+
+
+def test_the_leaderboard_says_what_it_is(finished):
+    root, entries, _ = finished
+    text = (root / "leaderboard.md").read_text()
+    for part in ("the command", "2 seeds", "chosen by accuracy/validation/personal/adapted",
+                 entries[0].partition_hash[:16], "over local (won/lost)", "| fedavg |"):  # fmt: skip
+        assert part in text
+    assert len((root / "leaderboard.csv").read_text().splitlines()) == 4
+    assert (root / "leaderboard.png").stat().st_size > 5000
+    titles, rows = leaderboard.cells(entries)
+    assert all(len(row) == len(titles) for row in rows)
+    adapted = titles.index("personal/adapted")
+    means = [float(row[adapted].split(" ±")[0]) for row in rows]
+    assert means == sorted(means, reverse=True)
+
+
+def test_paired_gains(finished):
+    local, fedavg, _ = finished[1]
+    better = local._replace(clients={"0": 90.0, "1": 50.0, "2": 70.0})
+    worse = fedavg._replace(clients={"0": 80.0, "1": 60.0, "2": 70.0})
+    assert leaderboard.gain(better, worse) == (0.0, 1, 1)
+
+
+def test_a_diverged_trial_is_worst_and_noted(config, tmp_path):
+    wild = config.copy_and_resolve_references()
+    wild.compare.grid = (0.1, 1e30)
+    (entry,) = compare.compare(wild, ["fedavg"], 1, tmp_path, lambda text: None)
+    assert entry.learning_rate == 0.1 and entry.searched[1e30] is None

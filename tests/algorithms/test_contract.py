@@ -26,7 +26,7 @@ class Normed(nn.Module):
 
 
 NORMED = models.from_flax(Normed(), head="Dense_1")
-SLOW = set(algorithms.NAMES) - {"scaffold", "fedamp", "fedbn", "fedproto"}
+SLOW = set(algorithms.NAMES) - {"fedamp", "fedproto"}
 """Their contract is like another's; pFLAlign's, FedAvg's and local's is in tests/federated."""
 
 

@@ -103,7 +103,7 @@ def test_femnist_from_a_config(tmp_path, write):
     config = get_config()
     config.dataset.path = str(write(tmp_path))
     config.rounds, config.eval_every, config.cohort_size = 1, 1, 2
-    config.model.features, config.model.dense = (2, 2), 4
+    config.model.name = "logistic"
     outcome = train(build(config), None)
     assert outcome.summary["dataset"]["clients"] == 3
     assert 0 <= outcome.rows[-1]["accuracy/test/personal/adapted/mean"] <= 1

@@ -43,14 +43,14 @@ def test_a_newcomer_starts_as_a_client_of_the_current_model(name):
 def test_zero_steps_change_nothing_and_more_steps_change_more():
     algorithm = algorithms.fedavg(LOSS, 0.05, batch_size=2)
     losses = {}
-    for steps in (0, 1, 3, 10**6, None):
+    for steps in (0, 1, 10**6, None):
         federation, state = trained(algorithm, new_client_steps=steps)
         losses[steps] = federation.evaluate_new(state)["new_clients/personal/adapted"].loss
     received = federation.evaluate_new(state, adapt=False)
     assert set(received) == {"new_clients/global", "new_clients/personal/received"}
     np.testing.assert_array_equal(losses[0], received["new_clients/global"].loss)
     np.testing.assert_array_equal(losses[10**6], losses[None])
-    assert len({tuple(loss) for loss in losses.values()}) == 4
+    assert len({tuple(loss) for loss in losses.values()}) == 3
 
 
 def test_an_algorithm_may_start_newcomers_its_own_way():
@@ -72,10 +72,10 @@ def test_new_clients_change_nothing_for_the_others():
 
 
 def test_scores_do_not_depend_on_devices_chunk_or_place():
-    algorithm = ALGORITHMS["pflalign"](LOSS)
+    algorithm = ALGORITHMS["fedavg"](LOSS)
     tables = []
-    for options in ({"mesh": mesh(1)}, {"mesh": mesh(4), "client_chunk": 2},
-                    {"mesh": mesh(2), "client_state_in": "host"}):  # fmt: skip
+    for options in ({"mesh": mesh(1)},
+                    {"mesh": mesh(4), "client_chunk": 2, "client_state_in": "host"}):  # fmt: skip
         federation, state = trained(algorithm, **options)
         tables.append(federation.evaluate_new(state)["new_clients/personal/adapted"].loss)
     for other in tables[1:]:

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
-from experiments.devices import use_devices
+from experiments.devices import DEVICES, use_devices
 from experiments.machine import matmul_peak, peak_memory, step_flops
 from experiments.peers import PEERS, PeerError
 from experiments.workloads import BATCH, WORKLOADS, Workload, noise
@@ -31,9 +31,6 @@ _WORKLOADS = flags.DEFINE_list("workload", ["cnn"], f"What to train: {', '.join(
 _AGAINST = flags.DEFINE_list("against", [], f"Other libraries to compare with: {', '.join(PEERS)}.")
 _SCALE = flags.DEFINE_list("scale", [], "Tables over chunk, devices, clients or cohort.")
 _JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
-_DEVICES = flags.DEFINE_integer(
-    "devices", None, "Simulated devices on a CPU; default: one per core.", lower_bound=1
-)
 _CHUNK = flags.DEFINE_integer("client_chunk", None, "Clients vmapped at a time.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each contender.", lower_bound=1)
 
@@ -237,7 +234,7 @@ def main(argv: list[str]) -> None:
         for value in values:
             if value not in known:
                 raise app.UsageError(f"--{flag}={value} is unknown; choose from {list(known)}")
-    use_devices(_DEVICES.value)
+    use_devices(DEVICES.value)
     console, figures = Console(), {"workloads": [], "scaling": {}}
     for name in names:
         try:

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from experiments import config as vocabulary
 from experiments import leaderboard, training, workdir
-from experiments.devices import cache_programs, use_devices
+from experiments.devices import DEVICES, cache_programs, use_devices
 from experiments.run import USER_ERRORS, default_workdir, fail, parse_flags
 
 _ALGORITHMS = flags.DEFINE_list(
@@ -163,7 +163,7 @@ def main(argv: list[str]) -> None:
     """Compare the algorithms on ``--config``."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    use_devices(flags.FLAGS.devices)
+    use_devices(DEVICES.value)
     cache_programs(flags.FLAGS.compilation_cache)
     config, console = flags.FLAGS.config, Console()
     file = flags.FLAGS["config"].config_filename

@@ -3,6 +3,11 @@
 import os
 
 import jax
+from absl import flags
+
+DEVICES = flags.DEFINE_integer(
+    "devices", None, "Simulated devices on a CPU; default: one per core.", lower_bound=1
+)
 
 
 class DeviceError(ValueError):

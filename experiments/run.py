@@ -16,7 +16,7 @@ from rich.console import Console
 
 from experiments import config as vocabulary
 from experiments import plots, show, training, workdir
-from experiments.devices import DeviceError, cache_programs, join_processes, use_devices
+from experiments.devices import DEVICES, DeviceError, cache_programs, join_processes, use_devices
 from pflalign_jax.datasets import DatasetError
 from pflalign_jax.federated import StoreError
 
@@ -26,10 +26,6 @@ _CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment,
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run's files go; default: runs/EXPERIMENT-ALGORITHM-DATE-TIME."
 )
-_DEVICES = flags.DEFINE_integer(
-    "devices", None, "Simulated devices on a CPU; default: one per core.", lower_bound=1
-)
-
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     "~/.cache/pflalign_jax",
@@ -90,7 +86,7 @@ def main(argv: list[str]) -> None:
     """Run the experiment of ``--config``."""
     del argv
     logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
-    use_devices(_DEVICES.value)
+    use_devices(DEVICES.value)
     cache_programs(_CACHE.value)
     config, path = _CONFIG.value, None
     try:

@@ -80,6 +80,21 @@ def by_writer(examples, name, split):
     return examples.x[mine][..., 0], examples.y[mine]
 
 
+@pytest.fixture
+def tfds(monkeypatch, tmp_path):
+    """TFDS, quiet, with no network and its own directories."""
+    found = pytest.importorskip("tensorflow_datasets")
+    import requests
+
+    def no_network(*args, **kwargs):
+        raise requests.ConnectionError("no network")
+
+    found.disable_progress_bar()
+    monkeypatch.setenv("PFLALIGN_DATASETS", str(tmp_path / "downloads"))
+    monkeypatch.setattr(requests, "get", no_network)
+    return found
+
+
 @pytest.mark.parametrize("write", [leaf_folder, tff_folder])
 def test_femnist_is_the_same_in_every_format(tmp_path, write):
     examples = load_femnist(str(write(tmp_path)))
@@ -94,14 +109,18 @@ def test_femnist_is_the_same_in_every_format(tmp_path, write):
     assert data.splits["test"].sizes.tolist() == [2, 2, 2]
 
 
-@pytest.mark.parametrize("write", [leaf_folder, tff_folder])
-def test_femnist_from_a_config(tmp_path, write):
-    """The user's own example, end to end on small files."""
+@pytest.mark.parametrize("source", ["leaf", "tff", "tfds"])
+def test_femnist_from_a_config(tmp_path, source, tfds):
+    """The experiment end to end, on small files; for TFDS in its manual directory."""
     from experiments.femnist import get_config
     from experiments.training import build, train
 
     config = get_config()
-    config.dataset.path = str(write(tmp_path))
+    if source == "tfds":
+        tff_folder(tmp_path / "tfds" / "downloads" / "manual")
+        config.dataset.data_dir = str(tmp_path / "tfds")
+    else:
+        config.dataset.path = str({"leaf": leaf_folder, "tff": tff_folder}[source](tmp_path))
     config.rounds, config.eval_every, config.cohort_size = 1, 1, 2
     config.model.name = "logistic"
     outcome = train(build(config), None)
@@ -232,21 +251,6 @@ def test_unknown_formats_are_refused_with_the_known_ones(tmp_path):
         load_femnist(str(tmp_path / "nowhere"))
     with pytest.raises(DatasetError, match="variant='letters' is unknown"):
         load_femnist(str(tmp_path), "letters")
-
-
-@pytest.fixture
-def tfds(monkeypatch, tmp_path):
-    """TFDS, quiet, with no network and its own directories."""
-    found = pytest.importorskip("tensorflow_datasets")
-    import requests
-
-    def no_network(*args, **kwargs):
-        raise requests.ConnectionError("no network")
-
-    found.disable_progress_bar()
-    monkeypatch.setenv("PFLALIGN_DATASETS", str(tmp_path / "downloads"))
-    monkeypatch.setattr(requests, "get", no_network)
-    return found
 
 
 def test_femnist_through_tfds_without_tensorflow(tmp_path, tfds, monkeypatch):

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import ALGORITHMS, LOSS, MODEL, dataset, mesh
+from toy import ALGORITHMS, FEW, LOSS, MODEL, dataset, mesh
 
 from pflalign_jax import algorithms, federate
 from pflalign_jax.datasets import select_clients
@@ -23,7 +23,7 @@ def trained(algorithm, data=None, rounds=2, **options):
     return federation, state
 
 
-@pytest.mark.parametrize("name", ["fedavg", "local", "pflalign"])
+@pytest.mark.parametrize("name", FEW)
 def test_a_newcomer_starts_as_a_client_of_the_current_model(name):
     """An algorithm's newcomers score as clients that take part for the first time."""
     algorithm = ALGORITHMS[name](LOSS, batch_size=5)

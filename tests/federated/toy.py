@@ -21,6 +21,9 @@ ALGORITHMS = {
         loss, 3.0, realignment=False, **work
     ),
 }
+FEW = ("fedavg", "local", "pflalign")
+"""For what takes long and is the same in pFLAlign's variants."""
+
 MODEL = models.mlp(3, hidden=(8,))
 LOSS = models.cross_entropy(MODEL)
 

@@ -192,17 +192,18 @@ def _removed(correction, m, v, eps, delta):
     return correction * delta
 
 
-def new_round(state: Any) -> Any:
+def new_round(state: Any, *, required: bool = True) -> Any:
     """Start a client's round: ``m`` becomes 0 in every `AlignState`; ``v``, ``u``, count stay.
 
     Args:
       state: an `AlignState`, or any optax state that holds some (chained, masked, partitioned).
+      required: False returns a state that holds none as it is.
 
     Returns:
       A state of the same structure, with ``m`` zeros like ``v`` (also where it was None).
 
     Raises:
-      ValueError: if there is no `AlignState` in ``state``.
+      ValueError: if there is no `AlignState` in ``state``, unless it is not required.
 
     >>> state = align_transform().init({"w": jnp.ones(2)})._replace(m=None)
     >>> print(new_round((state, optax.EmptyState()))[0].m)
@@ -212,7 +213,7 @@ def new_round(state: Any) -> Any:
     def is_align(node):
         return isinstance(node, AlignState)
 
-    if not any(map(is_align, jax.tree.leaves(state, is_leaf=is_align))):
+    if required and not any(map(is_align, jax.tree.leaves(state, is_leaf=is_align))):
         raise ValueError(
             f"new_round: no AlignState found in a state of type {type(state).__name__}; "
             "pass the optimiser state of a chain that contains align_transform()"

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import optax
 
 from pflalign_jax.algorithms.fedavg import ServerState
+from pflalign_jax.align import new_round
 from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training, proximal
 
 
@@ -34,7 +35,7 @@ def ditto(
       learning_rate: ``η`` of both.
       lam: ``λ`` >= 0; the paper chooses among 0.1, 1 and 2.
       personal_tx: elementwise optimiser of the personal model instead of SGD, for example
-        `pflalign_jax.align_transform`; its state stays with the client.
+        `pflalign_jax.align_transform`, whose state stays with the client and starts its rounds.
       local_epochs, batch_size: local work per round, of each of the two.
 
     References:
@@ -50,7 +51,8 @@ def ditto(
     def client_update(server, client, data, key):
         w = server.params
         result = shared.train(w, tx.init(w), data, key)
-        own = personal.train(client.params, client.opt_state, data, key, centre=w)
+        memory = new_round(client.opt_state, required=False)
+        own = personal.train(client.params, memory, data, key, centre=w)
         message = optax.tree.sub(result.params, w)
         state = ClientState(own.params, own.opt_state)
         return ClientOutput(message, state, own.params, result.steps + own.steps, own.metrics)

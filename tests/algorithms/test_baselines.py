@@ -6,7 +6,7 @@ import optax
 import pytest
 from hand import after, body_loss, floats, loss, two_clients
 
-from pflalign_jax import algorithms
+from pflalign_jax import algorithms, align_transform, new_round
 from pflalign_jax.models import Model
 
 HEAD = {"head": ("head",)}
@@ -106,6 +106,21 @@ def test_ditto():
     assert float(server.params["body"]) == near(0.625)
     assert [float(p["body"]) for p in personal] == near([1.5, 0.5])
     assert float(after(algorithm, 2)[2][0]["body"]) == near(1.3125)
+
+
+def test_ditto_with_aligned_personal_steps():
+    """pFLAlign's preconditioner inside Ditto: v and u stay with the client, m restarts."""
+    aligned = align_transform(10.0)
+    algorithm = algorithms.ditto(body_loss, 0.5, lam=0.0, personal_tx=aligned)
+    _, clients, personal = after(algorithm, 2)
+    params = {"body": jnp.ones(()), "head": jnp.zeros(())}
+    state = aligned.init(params)
+    for _ in range(2):
+        grads = {"body": params["body"] - 2, "head": jnp.zeros(())}
+        updates, state = aligned.update(grads, new_round(state), params)
+        params = optax.apply_updates(params, updates)
+    assert float(personal[0]["body"]) == near(float(params["body"]))
+    assert float(clients[0].opt_state[1].v["body"]) == near(float(state.v["body"]))
 
 
 def test_apfl():

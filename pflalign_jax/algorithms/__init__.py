@@ -7,14 +7,17 @@ from pflalign_jax.algorithms.fedamp import fedamp
 from pflalign_jax.algorithms.fedavg import averaging, fedavg
 from pflalign_jax.algorithms.fedbabu import fedbabu
 from pflalign_jax.algorithms.fedbn import fedbn
+from pflalign_jax.algorithms.fedcp import fedcp
 from pflalign_jax.algorithms.feddbe import feddbe
 from pflalign_jax.algorithms.feddyn import feddyn
 from pflalign_jax.algorithms.fedopt import fedadam, fedavgm, fedopt, fedyogi
+from pflalign_jax.algorithms.fedpac import fedpac
 from pflalign_jax.algorithms.fedper import fedper, partly_local
 from pflalign_jax.algorithms.fedproto import fedproto
 from pflalign_jax.algorithms.fedprox import fedprox
 from pflalign_jax.algorithms.fedrep import fedrep
 from pflalign_jax.algorithms.fedrod import fedrod
+from pflalign_jax.algorithms.gpfl import gpfl
 from pflalign_jax.algorithms.lgfedavg import lgfedavg
 from pflalign_jax.algorithms.local import local
 from pflalign_jax.algorithms.perfedavg import perfedavg
@@ -33,15 +36,18 @@ __all__ = [
     "fedavgm",
     "fedbabu",
     "fedbn",
+    "fedcp",
     "feddbe",
     "feddyn",
     "fedopt",
+    "fedpac",
     "fedper",
     "fedproto",
     "fedprox",
     "fedrep",
     "fedrod",
     "fedyogi",
+    "gpfl",
     "lgfedavg",
     "local",
     "partly_local",

@@ -10,15 +10,15 @@ from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_tra
 
 
 class ServerState(NamedTuple):
-    """All clients' models, leaves ``[K, ...]`` in the order of their ids."""
+    """What the server keeps, leaves ``[K, ...]`` in the order of the clients' ids.
+
+    Attributes:
+      models: the clients' own models ``w_i`` as last sent.
+      clouds: their cloud models ``u_i``.
+    """
 
     models: Any
-
-
-class ClientState(NamedTuple):
-    """The client's own model ``w_i``."""
-
-    params: Any
+    clouds: Any
 
 
 def fedamp(
@@ -36,7 +36,8 @@ def fedamp(
 
     With attention ``ξ_ij = α A'(‖w_i - w_j‖²)`` and ``A(x) = 1 - exp(-x/σ)``, the cloud model of
     a client is ``u_i = w_i + Σ_j ξ_ij (w_j - w_i)``; the client takes T steps of SGD from u_i on
-    ``F_i(w_i) + λ/2α ‖w_i - u_i‖²``. Its message is w_i.
+    ``F_i(w_i) + λ/2α ‖w_i - u_i‖²``. Its message is w_i. A client that never trained gets the mean
+    of all cloud models.
 
     Args:
       loss: ``(params, Batch, key) -> scalar``.
@@ -61,43 +62,43 @@ def fedamp(
         loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
     )
 
-    def cloud_model(server, client):
-        def squares(models, own):
-            return jnp.sum((models - own[None]) ** 2, axis=tuple(range(1, models.ndim)))
-
-        distance = sum(jax.tree.leaves(jax.tree.map(squares, server.models, client.params)))
+    def cloud_models(models):
+        rows = jnp.concatenate([a.reshape(num_clients, -1) for a in jax.tree.leaves(models)], 1)
+        distance = jax.lax.map(lambda own: jnp.sum((rows - own[None]) ** 2, axis=1), rows)
         attention = alpha * jnp.exp(-distance / sigma) / sigma
-        attention = jnp.where(distance > 0, attention, 0)  # nothing to learn from oneself
-        attention /= jnp.maximum(attention.sum(), 1)
-        return jax.tree.map(
-            lambda models, own: own + jnp.tensordot(attention, models - own[None], 1),
-            server.models,
-            client.params,
-        )
+        attention *= 1 - jnp.eye(num_clients)
+        attention /= jnp.maximum(attention.sum(1, keepdims=True), 1)
+        weights = attention + jnp.diag(1 - attention.sum(1))
+        return jax.tree.map(lambda a: jnp.tensordot(weights, a, 1), models)
 
-    def client_update(server, client, data, key):
-        u = cloud_model(server, client)
-        result = local.train(u, tx.init(u), data, key, centre=u)
-        state = ClientState(result.params)
-        return ClientOutput(result.params, state, result.params, result.steps, result.metrics)
+    def client_update(cloud, client, data, key):
+        result = local.train(cloud, tx.init(cloud), data, key, centre=cloud)
+        return ClientOutput(result.params, client, result.params, result.steps, result.metrics)
 
     def server_update(server, inbox):
         place = jnp.where(inbox.weights > 0, inbox.ids, num_clients)
-        return ServerState(
-            jax.tree.map(
-                lambda a, b: a.at[place].set(b, mode="drop"), server.models, inbox.messages
-            )
+        models = jax.tree.map(
+            lambda a, b: a.at[place].set(b, mode="drop"), server.models, inbox.messages
+        )
+        return ServerState(models, cloud_models(models))
+
+    def deliver(clouds, client_id):
+        known = client_id < num_clients
+        return jax.tree.map(
+            lambda a: jnp.where(known, a[jnp.where(known, client_id, 0)], a.mean(0)), clouds
         )
 
     def init(params):
         stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_clients, *a.shape)), params)
-        return ServerState(stacked), ClientState(params)
+        return ServerState(stacked, stacked), ()
 
     return Algorithm(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal_params=cloud_model,
+        personal_params=lambda cloud, client: cloud,
         global_params=None,
+        broadcast=lambda server: server.clouds,
+        deliver=deliver,
         gather=True,
     )

@@ -83,9 +83,9 @@ def fedproto(
             loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
         )
         result = local.train(client.params, tx.init(client.params), data, key)
-        sums, counts = class_features(model, result.params, data, num_classes, batch_size)
+        found = class_features(model, result.params, data, num_classes, batch_size)
         examples = jnp.maximum(data.size, 1).astype(jnp.float32)
-        message = (sums / examples, counts / examples)
+        message = (found.sums / examples, found.counts / examples)
         params = personal(server, result.params)
         return ClientOutput(
             message, ClientState(result.params), params, result.steps, result.metrics

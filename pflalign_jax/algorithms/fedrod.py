@@ -8,7 +8,7 @@ import optax
 
 from pflalign_jax.algorithms.fedavg import ServerState
 from pflalign_jax.federated import Algorithm, ClientOutput, label_counts, local_sgd, local_training
-from pflalign_jax.models import Model, example_losses
+from pflalign_jax.models import Model, dense, example_losses
 
 
 class ClientState(NamedTuple):
@@ -61,10 +61,10 @@ def fedrod(
         def loss(pair, batch, key):
             del key
             z = model.features(pair.model, batch.x)
-            generic = _dense(pair.model[head], z)
+            generic = dense(pair.model[head], z)
             fixed = jax.lax.stop_gradient((z, generic))
-            own = fixed[1] + _dense(pair.head, fixed[0])
-            losses = example_losses(generic + _row(prior, z), batch.y)
+            own = fixed[1] + dense(pair.head, fixed[0])
+            losses = example_losses(generic + prior.reshape((1,) * (z.ndim - 1) + (-1,)), batch.y)
             losses += example_losses(own, batch.y)
             return jnp.sum(losses * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
 
@@ -89,11 +89,3 @@ def fedrod(
         personal_params=lambda server, client: personal(server.params, client.head),
         global_params=lambda server: server.params,
     )
-
-
-def _dense(layer, z):
-    return z @ layer["kernel"] + _row(layer["bias"], z)
-
-
-def _row(values, like):
-    return values.reshape((1,) * (like.ndim - 1) + values.shape)

@@ -79,25 +79,37 @@ def _identity(server):
     return server
 
 
+def _whole(received, client_id):
+    del client_id
+    return received
+
+
 class Algorithm(NamedTuple):
     """A federated algorithm as pure functions over **one** client.
 
     Attributes:
       init: ``params -> (server_state, client_state)``; every client starts from the same state.
       client_update: ``(received, client_state, ClientData, key) -> ClientOutput``; ``received``
-        is ``broadcast(server_state)``. Consumes ``key``.
+        is what ``broadcast`` and ``deliver`` give. Consumes ``key``.
       server_update: ``(server_state, mean_message) -> server_state``.
       personal_params: ``(received, client_state) -> params``, the client's model as it starts a
         round, scored as ``personal / received``.
-      global_params: ``received -> params``, scored as ``global``; None where there is no global
+      global_params: ``broadcast -> params``, scored as ``global``; None where there is no global
         model.
       broadcast: ``server_state -> received``, what every client downloads; by default all of the
         server's state. Keeps server-only state (momentum) off the wire and out of the byte count.
-      newcomer: ``received -> client_state``, how a client that never trained starts; None: from
+      newcomer: ``broadcast -> client_state``, how a client that never trained starts; None: from
         the state that ``init`` gives a client of the current global model.
       uniform: True: the mean message counts clients equally, not by training examples.
       gather: True: ``server_update`` gets `Gathered` messages instead of their mean. Every device
         then holds all messages of a round: for a few clients that all take part (cross-silo).
+      deliver: ``(broadcast, client_id) -> received``, what one client downloads of it, where the
+        server has something for each (a head, a cloud model); by default all. ``client_id`` is an
+        int32 scalar of `FederatedDataset.client_ids`, also of clients that never trained.
+      between_rounds: ``server_state -> server_state``, called on the host after every round, for
+        what belongs into no device program, such as SciPy's solvers; new leaves are NumPy arrays.
+      predict: ``(params, x) -> logits`` of personal models, where that is not the model's own
+        ``apply``, because they have further parts (a gate, a conditional layer).
     """
 
     init: Callable[[Any], tuple[Any, Any]]
@@ -109,3 +121,6 @@ class Algorithm(NamedTuple):
     newcomer: Callable[[Any], Any] | None = None
     uniform: bool = False
     gather: bool = False
+    deliver: Callable[[Any, jax.Array], Any] = _whole
+    between_rounds: Callable[[Any], Any] | None = None
+    predict: Callable[[Any, jax.Array], jax.Array] | None = None

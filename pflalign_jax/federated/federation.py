@@ -154,6 +154,11 @@ def federate(
             f"cohort_size={cohort_size} is not possible: {dataset.name} has {num_clients} clients; "
             f"use a number in 1..{num_clients}, or None for all"
         )
+    if algorithm.gather and dataset.client_ids.max() >= num_clients:
+        raise ValueError(
+            f"the algorithm keeps something for each of {num_clients} clients, whose ids must be "
+            f"0..{num_clients - 1}; {dataset.name} has {dataset.client_ids.max()}"
+        )
     mesh = Mesh(np.array(jax.devices()), (AXIS,)) if mesh is None else mesh
     if mesh.axis_names != (AXIS,):
         raise ValueError(f"mesh has axes {mesh.axis_names}; it must have the one axis ('{AXIS}',)")
@@ -240,6 +245,11 @@ def federate(
         server, new_states, metrics, work, table = train_round(
             *state._replace(clients=staged.clients), *staged[1:4], score=score
         )
+        if algorithm.between_rounds is not None:
+            server = jax.tree.map(
+                lambda a: everywhere(a, mesh) if isinstance(a, np.ndarray) else a,
+                algorithm.between_rounds(server),
+            )
         done = state.round + 1
         clients = residence.keep(staged, new_states, int(done))
         table = {"personal/adapted": table}
@@ -289,13 +299,14 @@ def federate(
         return residence.one(state.clients, k)
 
     def personal_params(state, k):
-        received = algorithm.broadcast(state.server)
-        return algorithm.personal_params(received, client_state(state, k))
+        own = client_state(state, k)
+        received = algorithm.deliver(algorithm.broadcast(state.server), dataset.client_ids[k])
+        return algorithm.personal_params(received, own)
 
     def exchanged(key):
         """Return what one client receives and sends, for their shapes."""
         server, client = first_states(key)
-        received = algorithm.broadcast(server)
+        received = algorithm.deliver(algorithm.broadcast(server), dataset.client_ids[0])
         return received, output_shapes(setting, received, client, _window(dataset)).message
 
     shapes = jax.eval_shape(exchanged, jax.random.key(0))

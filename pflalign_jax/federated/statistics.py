@@ -1,6 +1,6 @@
 """What a client knows of its own data: label counts, mean features."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,20 @@ import jax.numpy as jnp
 from pflalign_jax.federated.algorithm import ClientData
 from pflalign_jax.federated.local import take
 from pflalign_jax.models import Model
+
+
+class ClassFeatures(NamedTuple):
+    """Sums over a client's training examples.
+
+    Attributes:
+      sums: ``[num_classes, F]``, of the features of each label.
+      counts: ``[num_classes]``, examples of each label.
+      squares: scalar, of the squared norms of all features.
+    """
+
+    sums: jax.Array
+    counts: jax.Array
+    squares: jax.Array
 
 
 def label_counts(data: ClientData, num_classes: int) -> jax.Array:
@@ -21,28 +35,28 @@ def label_counts(data: ClientData, num_classes: int) -> jax.Array:
 
 def class_features(
     model: Model, params: Any, data: ClientData, num_classes: int, batch_size: int
-) -> tuple[jax.Array, jax.Array]:
-    """Return sums of features by label, ``[num_classes, F]``, and counts, ``[num_classes]``.
-
-    One pass over the client's training examples. ``num_classes=1`` sums over all labels.
+) -> ClassFeatures:
+    """Return sums of the features of each label, in one pass over the client's training examples.
 
     Args:
       model: one with ``features``, of one label per example.
       params: its parameters.
       data: the client's.
-      num_classes: number of labels.
+      num_classes: number of labels; 1 sums over all labels.
       batch_size: examples per step.
     """
     width = params[model.head[0]]["kernel"].shape[0]
 
     def step(i, carry):
-        sums, counts = carry
+        sums, counts, squares = carry
         chosen = i * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
         batch = take(data, chosen, chosen < data.size)
         labels = jnp.zeros_like(batch.y) if num_classes == 1 else batch.y
         one_hot = jax.nn.one_hot(labels, num_classes) * batch.mask[:, None]
-        return sums + one_hot.T @ model.features(params, batch.x), counts + one_hot.sum(0)
+        z = model.features(params, batch.x)
+        squares += jnp.sum(z * z * batch.mask[:, None])
+        return ClassFeatures(sums + one_hot.T @ z, counts + one_hot.sum(0), squares)
 
     steps = (data.size + batch_size - 1) // batch_size
-    start = jnp.zeros((num_classes, width)), jnp.zeros(num_classes)
+    start = ClassFeatures(jnp.zeros((num_classes, width)), jnp.zeros(num_classes), jnp.zeros(()))
     return jax.lax.fori_loop(0, steps, step, start)

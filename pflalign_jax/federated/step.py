@@ -45,7 +45,7 @@ class Setting(NamedTuple):
 
     Attributes:
       algorithm: see `Algorithm`.
-      apply: ``(params, x) -> logits``, for scores.
+      apply: ``(params, x) -> logits``, for scores; personal models may have their own.
       mesh: devices along the one axis ``clients``.
       client_chunk: clients vmapped at a time on one device.
       eval_batch_size: examples per step when scoring.
@@ -79,7 +79,7 @@ def round_step(setting: Setting) -> Callable:
         train = data.splits["train"]
         one_client = jax.tree.map(lambda a: a[0], clients)
         window = _client_data(data, train.start[0], train.size[0])
-        sent = output_shapes(setting, received, one_client, window)
+        sent = output_shapes(setting, algorithm.deliver(received, data.ids[0]), one_client, window)
         total = jax.tree.map(lambda a: jnp.zeros(a.shape, _wide(a.dtype)), sent.message)
         if algorithm.gather:
             lead = data.ids.shape
@@ -163,15 +163,17 @@ def score_step(setting: Setting) -> Callable:
         adapt_key = jax.random.fold_in(jax.random.fold_in(key, ADAPT), round_index)
 
         def visit(tables, chosen):
-            tables, states = dict(tables), read_rows(clients, chosen)
+            tables, (states, ids) = dict(tables), read_rows((clients, data.ids), chosen)
 
             def score(name, params, shared=False):
                 tables[name] = _score_chunk(setting, params, data, chosen, tables[name], shared)
 
+            def start(state, client_id):
+                return algorithm.personal_params(algorithm.deliver(received, client_id), state)
+
             if algorithm.global_params is not None:
                 score("global", algorithm.global_params(received), shared=True)
-            start = functools.partial(algorithm.personal_params, received)
-            score("personal/received", each(start, chosen, states))
+            score("personal/received", each(start, chosen, states, ids))
             if adapt:
                 output, _ = _update_chunk(
                     setting, received, states, data, chosen, adapt_key, setting.adapt_steps
@@ -238,7 +240,8 @@ def _update_chunk(setting, received, states, data, rows, key, max_steps=None):
     def one(state, start, size, client_id):
         window = _client_data(data, start, size)._replace(max_steps=max_steps)
         client_key = jax.random.fold_in(key, client_id)
-        return setting.algorithm.client_update(received, state, window, client_key)
+        own = setting.algorithm.deliver(received, client_id)
+        return setting.algorithm.client_update(own, state, window, client_key)
 
     return each(one, rows, states, starts, sizes, ids), sizes
 
@@ -256,10 +259,11 @@ def _score_chunk(setting, params, data, rows, table, shared=False):
 def _score_split(setting, params, data, block, rows, shared):
     """Return sums of hits and losses, ``[chunk]`` each, on one split's `Block`."""
     starts, sizes = read_rows((block.start, block.size), rows)
+    apply = setting.apply if shared else setting.algorithm.predict or setting.apply
 
     def one(start, size, params=params):
         return score_client(
-            setting.apply,
+            apply,
             params,
             *(block.x, block.y, start, size, data.mean, data.std),
             batch_size=setting.eval_batch_size,

@@ -1,6 +1,6 @@
 """What the library asks of a model: two pure functions and a loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -89,6 +89,12 @@ def from_flax(module: nn.Module, head: str | None = None) -> Model:
     if head is None:
         return Model(init, apply)
     return Model(init, apply, head=(head,), features=features)
+
+
+def dense(layer: Mapping[str, jax.Array], z: jax.Array) -> jax.Array:
+    """Return ``z @ kernel + bias``, ``[..., C]`` of ``[..., F]`` features."""
+    bias = layer["bias"]
+    return z @ layer["kernel"] + bias.reshape((1,) * (z.ndim - 1) + bias.shape)
 
 
 def with_compute_dtype(model: Model, dtype: str) -> Model:

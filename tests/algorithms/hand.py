@@ -19,6 +19,18 @@ MODEL = Model(
 )
 
 
+FEATURES = Model(
+    init=lambda key, x: {
+        "body": jnp.ones(()),
+        "head": {"kernel": jnp.array([[1.0, 0.0]]), "bias": jnp.zeros(2)},
+    },
+    apply=lambda p, x: p["body"] * x @ p["head"]["kernel"] + p["head"]["bias"][None],
+    head=("head",),
+    features=lambda p, x: p["body"] * x,
+)
+"""z = body * x, and two logits (z, 0)."""
+
+
 def loss(params, batch, key):
     """Return the mean over a batch's real examples."""
     error = params["body"] + params["head"] - batch.x[:, 0]
@@ -44,6 +56,13 @@ def two_clients(sizes=(1, 3)):
         np.array(["a", "b"])[:num_clients], np.arange(num_clients, dtype=np.int32),
         np.float32(0), np.float32(1),
     )  # fmt: skip
+
+
+def labelled():
+    """Return the two clients with labels: a's example has label 1, b's labels 0, 0, 1."""
+    data = two_clients()
+    x = np.array([2.0, 1.0, 3.0, 4.0, 1.0, 1.0], np.float32)[:, None]
+    return data._replace(x=x, y=np.array([1, 0, 0, 1, 0, 0], np.int32))
 
 
 def after(algorithm, rounds, data=None, model=MODEL):

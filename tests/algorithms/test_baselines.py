@@ -4,10 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hand import after, body_loss, floats, loss, two_clients
+from hand import FEATURES, after, body_loss, floats, labelled, loss, two_clients
 
 from pflalign_jax import algorithms, align_transform, new_round
-from pflalign_jax.models import Model
 
 HEAD = {"head": ("head",)}
 
@@ -193,25 +192,6 @@ def test_fedamp():
     assert float(after(capped, 1)[2][0]["body"]) == near(0.5)
 
 
-FEATURES = Model(
-    init=lambda key, x: {
-        "body": jnp.ones(()),
-        "head": {"kernel": jnp.array([[1.0, 0.0]]), "bias": jnp.zeros(2)},
-    },
-    apply=lambda p, x: p["body"] * x @ p["head"]["kernel"] + p["head"]["bias"][None],
-    head=("head",),
-    features=lambda p, x: p["body"] * x,
-)
-"""z = body * x, and two logits (z, 0)."""
-
-
-def labelled():
-    """Return the two clients with labels: a's example has label 1, b's labels 0, 0, 1."""
-    data = two_clients()
-    x = np.array([2.0, 1.0, 3.0, 4.0, 1.0, 1.0], np.float32)[:, None]
-    return data._replace(x=x, y=np.array([1, 0, 0, 1, 0, 0], np.int32))
-
-
 def test_fedproto_prototypes():
     # Step size 0: features are x. Prototypes: label 0: (1 + 3) / 2; label 1: (2 + 4) / 2.
     algorithm = algorithms.fedproto(FEATURES, 0.0, num_classes=2)
@@ -271,6 +251,7 @@ def test_fedrods_personal_head_sees_fixed_features():
         ("perfedavg", {"batch_size": 5}, "batch_size=5"),
         ("apfl", {"alpha": 1.5}, r"alpha=1\.5"),
         ("fedamp", {"num_clients": 2, "sigma": 0.0}, r"sigma=0\.0"),
+        ("gpfl", {"num_classes": 2, "mu": -1.0}, r"mu=-1\.0"),
     ],
 )
 def test_bad_hyperparameters_are_named(name, arguments, message):

@@ -1,0 +1,142 @@
+"""FedCP: a conditional policy splits every example's features between two heads."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
+from pflalign_jax.models import Model, dense, example_losses
+
+
+class ServerState(NamedTuple):
+    """What the server keeps.
+
+    Attributes:
+      model: the global model; its head is frozen while clients train.
+      policy: the conditional policy network, one dense layer from F to 2F.
+    """
+
+    model: Any
+    policy: Any
+
+
+class ClientState(NamedTuple):
+    """The personal head."""
+
+    head: Any
+
+
+class Gated(NamedTuple):
+    """A personal model.
+
+    Attributes:
+      model: body and personal head.
+      policy: as above.
+      head: the frozen global head.
+      context: ``[F]``, the personal head's sum over classes at the round's start, of norm 1.
+    """
+
+    model: Any
+    policy: Any
+    head: Any
+    context: jax.Array
+
+
+def fedcp(
+    model: Model,
+    learning_rate: float = 0.1,
+    *,
+    lam: float = 5.0,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return FedCP.
+
+    With features z and ``(a, b) = policy(z ⊙ context)``, positive and of sum 1 in each coordinate,
+    a model predicts ``H_i(a ⊙ z) + H(b ⊙ z)``. A client trains body, own head H_i and policy by SGD
+    on the cross-entropy plus ``λ MMD(z, z₀)`` to the received body's features z₀, with the global
+    head H frozen. The server averages bodies, policies, and ``(H_i + H) / 2``.
+
+    Args:
+      model: one with a single dense head, of one label per example.
+      learning_rate: of SGD.
+      lam: ``λ``.
+      local_epochs, batch_size: local work per round.
+
+    References:
+      Zhang et al., "FedCP: Separating Feature Information for Personalized Federated Learning via
+      Conditional Policy", arXiv:2307.01217, Algorithm 1; widths of the MMD's kernel from the
+      authors' code. Departures: the Gumbel noise of the policy is left out when a model is scored;
+      the first context is the first head's, not random; the
+      policy's layer normalisation has no gain and offset, its first weights are the same in all
+      runs.
+    """
+    (head,) = model.head
+    tx = local_sgd(learning_rate)
+
+    def logits(params, z, noise=0.0):
+        hidden = jax.nn.relu(jax.nn.standardize(dense(params.policy, z * params.context[None])))
+        split = jax.nn.softmax(hidden.reshape(*z.shape[:-1], 2, -1) + noise, axis=-2)
+        own = dense(params.model[head], z * split[..., 0, :])
+        return own + dense(params.head, z * split[..., 1, :])
+
+    def personal(server, client):
+        context = client.head["kernel"].sum(1)
+        context /= jnp.maximum(jnp.linalg.norm(context), 1e-12)
+        own = {**server.model, head: client.head}
+        return Gated(own, server.policy, server.model[head], context)
+
+    def client_update(server, client, data, key):
+        start = personal(server, client)
+
+        def loss(trained, batch, key):
+            z = model.features(trained[0], batch.x)
+            noise = jax.random.gumbel(key, (*z.shape[:-1], 2, z.shape[-1]))
+            fixed = start._replace(model=trained[0], policy=trained[1])
+            losses = example_losses(logits(fixed, z, noise), batch.y)
+            apart = discrepancy(z, model.features(start.model, batch.x), batch.mask)
+            return jnp.sum(losses * batch.mask) / jnp.maximum(batch.mask.sum(), 1) + lam * apart
+
+        local = local_training(
+            loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
+        )
+        given = (start.model, start.policy)
+        result = local.train(given, tx.init(given), data, key)
+        trained, policy = result.params
+        middle = jax.tree.map(lambda a, b: (a + b) / 2, trained[head], start.head)
+        sent = ServerState({**trained, head: middle}, policy)
+        return ClientOutput(
+            optax.tree.sub(sent, server),
+            ClientState(trained[head]),
+            start._replace(model=trained, policy=policy),
+            result.steps,
+            result.metrics,
+        )
+
+    def init(params):
+        width = params[head]["kernel"].shape[0]
+        kernel = jax.nn.initializers.lecun_normal()(jax.random.key(0), (width, 2 * width))
+        policy = {"kernel": kernel, "bias": jnp.zeros(2 * width)}
+        return ServerState(params, policy), ClientState(params[head])
+
+    return Algorithm(
+        init=init,
+        client_update=client_update,
+        server_update=optax.apply_updates,
+        personal_params=personal,
+        global_params=None,
+        predict=lambda params, x: logits(params, model.features(params.model, x)),
+    )
+
+
+def discrepancy(a: jax.Array, b: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return the squared maximum mean discrepancy of ``[B, F]`` features, a scalar."""
+    pairs = mask[:, None] * mask[None, :] / jnp.maximum(mask.sum(), 1) ** 2
+
+    def mean_kernel(x, y):
+        distance = jnp.sum((x[:, None] - y[None, :]) ** 2, axis=-1)
+        return sum(jnp.sum(pairs * jnp.exp(-0.5 * distance / s)) for s in (10, 15, 20, 50))
+
+    return mean_kernel(a, a) + mean_kernel(b, b) - 2 * mean_kernel(a, b)

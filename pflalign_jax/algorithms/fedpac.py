@@ -1,0 +1,195 @@
+"""FedPAC: features aligned to global centroids, heads combined for each client by a small QP."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy.optimize import nnls
+
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    class_features,
+    cut,
+    joined,
+    local_sgd,
+    local_training,
+    part_mask,
+)
+from pflalign_jax.models import Model, cross_entropy
+
+
+class Shared(NamedTuple):
+    """What clients download; of the heads each its own.
+
+    Attributes:
+      body: the shared part of the model.
+      heads: the combined heads, leaves ``[K, ...]`` in the order of the clients' ids.
+      mean: ``[C, F]`` global centroids of each class's features.
+      known: ``[C]`` float32, 1 for a class that has been seen.
+    """
+
+    body: Any
+    heads: Any
+    mean: jax.Array
+    known: jax.Array
+
+
+class ServerState(NamedTuple):
+    """What the server keeps.
+
+    Attributes:
+      shared: as above; after a round's program with the heads as they were sent.
+      h: ``[K, C, F]`` the last round's class means of features times class shares.
+      variance: ``[K]`` their variances over the number of examples.
+      weights: ``[K]`` examples of who took part in the last round, 0 of others.
+    """
+
+    shared: Shared
+    h: jax.Array
+    variance: jax.Array
+    weights: jax.Array
+
+
+def fedpac(
+    model: Model,
+    learning_rate: float = 0.1,
+    *,
+    num_classes: int,
+    num_clients: int,
+    head: Sequence[str],
+    lam: float = 1.0,
+    head_epochs: int = 1,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return FedPAC, for a few clients (cross-silo): every device holds all clients' messages.
+
+    A round of one client: the head is fitted with the body fixed, then the body with the head
+    fixed on ``F_i + λ mean (z - c_y)²`` with the global centroid c_y of the features z. The server
+    averages bodies and centroids, and gives client i the head ``Σ_j α_j head_j`` with α on the
+    simplex minimising ``Σ_j α_j² V_j + ‖Σ_j α_j (H_i - H_j)‖²``; H_j are the features' class means
+    times class shares, V_j their variance over n_j, both before training.
+
+    Args:
+      model: one with ``features``, of one label per example.
+      learning_rate: of SGD, for both.
+      num_classes: C.
+      num_clients: K, the identities ``0..K-1`` of all clients.
+      head: names of the layers that are combined, see `pflalign_jax.federated.part_mask`.
+      lam: ``λ``.
+      head_epochs: passes over the data for the head.
+      local_epochs: passes over the data for the body; the paper takes 5.
+      batch_size: examples per step.
+
+    References:
+      Xu, Tong and Huang, "Personalized Federated Learning with Feature Alignment and Classifier
+      Collaboration", arXiv:2212.01776, Algorithm 1. Departures: one step size and no momentum for
+      head and body; small α are kept; a class without a centroid is not aligned.
+    """
+    tx, objective = local_sgd(learning_rate), cross_entropy(model)
+    work = {"batch_size": batch_size, "elementwise": True}
+
+    def client_update(received, client, data, key):
+        def head_loss(own, batch, key):
+            return objective(joined(own, received.body), batch, key)
+
+        def body_loss(body, batch, key):
+            params = joined(fitted.params, body)
+            apart = (model.features(params, batch.x) - received.mean[batch.y]) ** 2
+            apart = apart.mean(-1) * received.known[batch.y]
+            pull = jnp.sum(apart * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
+            return objective(params, batch, key) + lam * pull
+
+        def features(params):
+            return class_features(model, params, data, num_classes, batch_size)
+
+        examples = jnp.maximum(data.size, 1).astype(jnp.float32)
+        before = features(joined(received.heads, received.body))
+        h = before.sums / examples
+        variance = (before.squares / examples - jnp.sum(h * h)) / examples
+        train_head = local_training(head_loss, tx, local_epochs=head_epochs, **work).train
+        train_body = local_training(body_loss, tx, local_epochs=local_epochs, **work).train
+        fitted = train_head(received.heads, tx.init(received.heads), data, key)
+        result = train_body(received.body, tx.init(received.body), data, key)
+        params = joined(fitted.params, result.params)
+        after = features(params)
+        delta = optax.tree.sub(result.params, received.body)
+        message = (delta, fitted.params, h, variance, after.sums, after.counts)
+        steps = fitted.steps + result.steps
+        return ClientOutput(message, client, params, steps, result.metrics)
+
+    def server_update(server, inbox):
+        last, weights = server.shared, inbox.weights
+        delta, heads, h, variance, sums, counts = inbox.messages
+        shares, here = weights / weights.sum(), (weights > 0).astype(jnp.float32)
+        moved = jax.tree.map(lambda a: jnp.tensordot(shares, a, 1), delta)
+        place = jnp.where(weights > 0, inbox.ids, num_clients)
+        heads, h, variance, weights = jax.tree.map(
+            lambda a, b: a.at[place].set(b, mode="drop"),
+            (last.heads, server.h, server.variance, jnp.zeros(num_clients)),
+            (heads, h, variance, weights),
+        )
+        sums, counts = (jnp.tensordot(here, a, 1) for a in (sums, counts))
+        seen = counts > 0
+        fresh = sums / jnp.where(seen, counts, 1)[:, None]
+        mean = jnp.where(seen[:, None], fresh, last.mean)
+        body = optax.tree.add(last.body, moved)
+        shared = Shared(body, heads, mean, jnp.maximum(last.known, seen))
+        return ServerState(shared, h, variance, weights)
+
+    def between_rounds(server):
+        alpha = combinations(*jax.tree.map(np.asarray, server[1:]))
+        heads = jax.tree.map(lambda a: np.tensordot(alpha, a, 1), server.shared.heads)
+        return server._replace(shared=server.shared._replace(heads=heads))
+
+    def deliver(shared, client_id):
+        known = client_id < num_clients
+        heads = jax.tree.map(
+            lambda a: jnp.where(known, a[jnp.where(known, client_id, 0)], a.mean(0)), shared.heads
+        )
+        return shared._replace(heads=heads)
+
+    def init(params):
+        own, body = cut(params, part_mask(params, head))
+        heads = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_clients, *a.shape)), own)
+        mean = jnp.zeros((num_classes, params[model.head[0]]["kernel"].shape[0]))
+        shared, none = Shared(body, heads, mean, jnp.zeros(num_classes)), jnp.zeros(num_clients)
+        return ServerState(shared, jnp.zeros((num_clients, *mean.shape)), none, none), ()
+
+    return Algorithm(
+        init=init,
+        client_update=client_update,
+        server_update=server_update,
+        personal_params=lambda received, client: joined(received.heads, received.body),
+        global_params=None,
+        broadcast=lambda server: server.shared,
+        deliver=deliver,
+        between_rounds=between_rounds,
+        gather=True,
+    )
+
+
+def combinations(h: np.ndarray, variance: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return ``[K, K]`` float32 whose row i has client i's α, on the simplex.
+
+    With ``αᵀ Q α = ‖L α‖²`` the minimum over the simplex is that of ``‖L β‖² + (1ᵀβ - 1)²`` over
+    ``β >= 0``, scaled to the sum 1: a non-negative least squares problem, SciPy's.
+
+    Args:
+      h, variance, weights: as in `ServerState`; who is absent keeps its head, and lends it to none.
+    """
+    there = np.flatnonzero(weights > 0)
+    points = h[there].reshape(len(there), -1).astype(float)
+    noise = np.diag(np.maximum(variance[there].astype(float), 0))
+    alpha = np.diag((weights == 0).astype(np.float32))
+    for i, own in zip(there, points, strict=True):
+        values, vectors = np.linalg.eigh(noise + (own - points) @ (own - points).T)
+        factor = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+        target = np.append(np.zeros(len(there)), 1)
+        beta, _ = nnls(np.vstack([factor, np.ones(len(there))]), target)
+        alpha[i, there] = beta / beta.sum()
+    return alpha

@@ -44,6 +44,11 @@ OWN_FIELDS = {
         int | None,
         "local steps of a new client before its adapted model is scored; None = as in a round",
     ),
+    "diagnostics": (
+        False,
+        bool,
+        "write diagnostics.jsonl: P, gamma, directions, gradient noise, agreement of updates",
+    ),
     "client_state_in": (
         None,
         str | None,
@@ -158,10 +163,11 @@ _SUPPLIED = {
     "batch_size",
     "participation",
     "num_clients",
+    "diagnostics",
 }
 """Arguments of models and algorithms that the runner supplies itself."""
 
-_PYTHON_ONLY = {"personal_tx", "body_tx"}
+_PYTHON_ONLY = {"personal_tx", "body_tx", "before"}
 """Arguments that are functions and have no place in a config."""
 
 _MODELS_OWN = "head"

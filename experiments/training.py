@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from experiments import workdir as files
 from experiments.config import FACTORIES, ConfigError, resolve
 from experiments.machine import matmul_peak, step_flops
-from pflalign_jax import datasets
+from pflalign_jax import datasets, diagnostics
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import ClientScores, Federation, federate, summarise
 from pflalign_jax.models import Model, cross_entropy, with_compute_dtype
@@ -81,6 +81,7 @@ def build(
         participation=(config.cohort_size or dataset.num_clients) / dataset.num_clients,
         num_clients=dataset.num_clients,
         head=model.head,
+        diagnostics=config.diagnostics,
     )
     try:
         federation = federate(
@@ -92,6 +93,7 @@ def build(
             client_state_in=config.client_state_in,
             state_dir=state_dir,
             new_client_steps=config.new_client_steps,
+            diagnostics=config.diagnostics,
         )
     except ValueError as error:
         raise ConfigError(f"config: {error}") from error
@@ -165,6 +167,9 @@ def train(
                 f"{workdir}. A smaller config.algorithm.learning_rate (now "
                 f"{config.algorithm.learning_rate}) usually helps"
             )
+        if config.diagnostics and workdir is not None:
+            seen = {"round": done, **diagnostics.describe(result.metrics)}
+            files.append_line(workdir / "diagnostics.jsonl", seen)
         row = None
         if evaluated:
             start = time.perf_counter()
@@ -188,7 +193,7 @@ def train(
                 **summarise({**scores, **new_scores}),
             }
             if workdir is not None:
-                files.append_metrics(workdir, row)
+                files.append_line(workdir / "metrics.jsonl", row)
                 files.append_clients(workdir, done, dataset.client_names, scores)
                 if dataset.new_clients is not None:
                     names = dataset.new_clients.client_names

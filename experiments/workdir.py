@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from pflalign_jax.federated import ClientScores
 
@@ -50,9 +51,9 @@ def write_json(path: pathlib.Path, value: Mapping) -> None:
     temporary.replace(path)
 
 
-def append_metrics(workdir: pathlib.Path, row: Mapping[str, float]) -> None:
-    """Append one evaluated round to ``metrics.jsonl`` and push it to disk."""
-    with (workdir / "metrics.jsonl").open("a") as file:
+def append_line(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+    """Append a line of json and push it to disk."""
+    with path.open("a") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())

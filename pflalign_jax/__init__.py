@@ -1,6 +1,6 @@
 """pFLAlign-JAX: gradient alignment for personalised federated learning."""
 
-from pflalign_jax import algorithms, datasets, federated, models
+from pflalign_jax import algorithms, datasets, diagnostics, federated, models
 from pflalign_jax.align import (
     AlignState,
     align_transform,
@@ -22,6 +22,7 @@ __all__ = [
     "algorithms",
     "align_transform",
     "datasets",
+    "diagnostics",
     "direction",
     "federate",
     "federated",

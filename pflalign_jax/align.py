@@ -166,7 +166,7 @@ def align_transform(
             step = -eta * (_preconditioner(u, v, e) * g if precondition else g)
             if delta is not None and correction != "none":
                 delta, steps = delta.astype(dtype), jnp.maximum(num_steps, 1).astype(dtype)
-                step -= _removed(correction, m, v, e, delta) * (1 / steps)
+                step -= removed(correction, m, v, e, delta) * (1 / steps)
             return step.astype(out_dtype), m, v.astype(stored), u.astype(stored)
 
         trees = (updates, state.m, state.v, state.u) + (() if direction is None else (direction,))
@@ -179,11 +179,21 @@ def align_transform(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _removed(correction, m, v, eps, delta):
-    """Return γ Δ, the part of the direction that a round's steps remove.
+def removed(
+    correction: str | float, m: jax.Array, v: jax.Array, eps: float, delta: jax.Array
+) -> jax.Array:
+    """Return γ Δ, the part of the direction that a round's steps remove, coordinate by coordinate.
 
     With γ = ½ + ½ erf(|z|) sign(m Δ), and erf odd, it is ½ (Δ + erf(z) |Δ|) for z with m's sign.
+
+    Args:
+      correction: as given to `align_transform`.
+      m, v: averages of g and g², after this step's gradient.
+      eps: as given to `align_transform`.
+      delta: the direction Δ.
     """
+    if correction == "none":
+        return jnp.zeros_like(delta)
     if correction == "sign":
         return 0.5 * (delta + jnp.sign(m) * jnp.abs(delta))
     if correction == "probability":

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.align import AlignState, align_transform, direction, new_round, realign
+from pflalign_jax.diagnostics import alignment_metrics
 from pflalign_jax.federated import Algorithm, ClientOutput, local_training
 
 
@@ -39,6 +40,8 @@ def pflalign(
     correction: str | float = "probability",
     realignment: bool = True,
     memory_dtype: str | None = None,
+    before: optax.GradientTransformation | None = None,
+    diagnostics: bool = False,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -56,33 +59,41 @@ def pflalign(
       learning_rate: ``η``; 10 to 100 times what suits FedAvg, since P shrinks the steps.
       beta, eps, precondition, correction, memory_dtype: of `pflalign_jax.align_transform`.
       realignment: False keeps ``Δ`` at zero.
+      before: an elementwise transform of gradients in front of the alignment, new in every round,
+        e.g. `pflalign_jax.federated.proximal`, whose ``centre`` is the received model.
+      diagnostics: True adds `pflalign_jax.diagnostics.alignment_metrics` to the metrics.
       local_epochs, batch_size: local work per round.
 
     References:
       Kim and Lee, arXiv:2605.02143; see `pflalign_jax.align` for what could be verified.
     """
-    tx = align_transform(learning_rate, beta, eps, precondition, correction, memory_dtype)
+    align = align_transform(learning_rate, beta, eps, precondition, correction, memory_dtype)
+    before = optax.identity() if before is None else before
+    tx = optax.chain(before, align)
     local = local_training(
         loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
     )
 
     def init(params):
         delta = jax.tree.map(jnp.zeros_like, params) if realignment else None
-        return ServerState(params), ClientState(delta, tx.init(params)._replace(m=None))
+        return ServerState(params), ClientState(delta, align.init(params)._replace(m=None))
 
     def personal_params(server, client):
         return realign(server.params, client.direction) if realignment else server.params
 
     def client_update(server, client, data, key):
-        extra = {}
+        extra = {"centre": server.params}
         if realignment:
-            extra = {"direction": client.direction, "num_steps": local.num_steps(data)}
+            extra |= {"direction": client.direction, "num_steps": local.num_steps(data)}
         start = personal_params(server, client)
-        result = local.train(start, new_round(client.align), data, key, **extra)
-        delta = direction(result.params, server.params)
-        align = result.opt_state._replace(m=None)
-        state = ClientState(delta if realignment else None, align)
-        return ClientOutput(delta, state, result.params, result.steps, result.metrics)
+        opt_state = (before.init(start), new_round(client.align))
+        result = local.train(start, opt_state, data, key, **extra)
+        delta, (_, last) = direction(result.params, server.params), result.opt_state
+        metrics = dict(result.metrics)
+        if diagnostics:
+            metrics |= alignment_metrics(last, client.direction, delta, correction, eps)
+        state = ClientState(delta if realignment else None, last._replace(m=None))
+        return ClientOutput(delta, state, result.params, result.steps, metrics)
 
     def server_update(server, mean_delta):
         return ServerState(optax.apply_updates(server.params, mean_delta))

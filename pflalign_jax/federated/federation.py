@@ -117,6 +117,7 @@ def federate(
     client_state_in: str | None = None,
     state_dir: str | os.PathLike | None = None,
     new_client_steps: int | None = None,
+    diagnostics: bool = False,
 ) -> Federation:
     """Simulate a federation of a dataset's clients.
 
@@ -142,6 +143,8 @@ def federate(
       state_dir: for ``"disk"``, an empty or new directory; see `disk_store`.
       new_client_steps: the most local steps of a new client before its adapted model is scored;
         None: as many as in a round.
+      diagnostics: True adds ``update/cosine`` to every round's metrics, the mean over the cohort of
+        the cosine between a client's message and the mean message, where messages are reduced.
 
     Raises:
       ValueError: for a cohort larger than the population, a chunk below 1, another mesh axis, an
@@ -183,7 +186,9 @@ def federate(
     if client_chunk is None:
         per_device = -(-cohort_size // mesh.size)
         client_chunk = choose_chunk(mesh, num_bytes((first_server, first_client)), per_device)
-    setting = Setting(algorithm, model.apply, mesh, client_chunk, eval_batch_size)
+    setting = Setting(
+        algorithm, model.apply, mesh, client_chunk, eval_batch_size, diagnostics=diagnostics
+    )
     train_round, score_clients = round_step(setting), score_step(setting)
     place = client_state_in
     if place is None:

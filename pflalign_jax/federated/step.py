@@ -8,10 +8,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput, Gathered
+from pflalign_jax.federated.algorithm import (
+    Algorithm,
+    ClientData,
+    ClientOutput,
+    Gathered,
+    Mean,
+)
 from pflalign_jax.federated.evaluation import score_client
 from pflalign_jax.federated.placement import AXIS
 from pflalign_jax.federated.rows import each, read_rows, visit_rows, write_rows
@@ -50,6 +58,7 @@ class Setting(NamedTuple):
       client_chunk: clients vmapped at a time on one device.
       eval_batch_size: examples per step when scoring.
       adapt_steps: the most local steps of an adaptation that is scored; None: as in a round.
+      diagnostics: whether rounds measure how far clients agree.
     """
 
     algorithm: Algorithm
@@ -58,6 +67,7 @@ class Setting(NamedTuple):
     client_chunk: int
     eval_batch_size: int
     adapt_steps: int | None = None
+    diagnostics: bool = False
 
 
 def round_step(setting: Setting) -> Callable:
@@ -86,9 +96,11 @@ def round_step(setting: Setting) -> Callable:
             total = jax.tree.map(lambda a: jnp.zeros(lead + a.shape, a.dtype), sent.message)
             total = Gathered(total, jnp.zeros(lead), data.ids)
         metrics = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sent.metrics)
+        compared = setting.diagnostics and not algorithm.gather and bool(jax.tree.leaves(total))
+        units = Mean(jax.tree.map(jnp.zeros_like, total), jnp.zeros(())) if compared else ()
 
         def visit(carry, chosen):
-            clients, total, weight, metrics, useful, turns, table = carry
+            clients, total, units, weight, metrics, useful, turns, table = carry
             states = read_rows(clients, chosen)
             output, sizes = _update_chunk(setting, received, states, data, chosen, local_key)
             weights, real = (a.astype(jnp.float32) for a in (sizes, sizes > 0))
@@ -99,30 +111,44 @@ def round_step(setting: Setting) -> Callable:
                 total = Gathered(messages, write_rows(kept, chosen, weights), ids)
             else:
                 total = jax.tree.map(_add_weighted(weights), total, output.message)
+            if compared:
+                norms = each(optax.tree.norm, chosen, output.message)
+                moved = real * (norms > 0)
+                add = _add_weighted(moved / jnp.where(norms > 0, norms, 1))
+                sums = jax.tree.map(add, units.total, output.message)
+                units = Mean(sums, units.weight + moved.sum())
             metrics = jax.tree.map(_add_weighted(real), metrics, output.metrics)
             if score:
                 table = _score_chunk(setting, output.params, data, chosen, table)
             clients = write_rows(clients, chosen, output.state)
             weight, useful = weight + weights.sum(), useful + output.steps.sum()
-            return clients, total, weight, metrics, useful, turns + output.steps.max(), table
+            turns += output.steps.max()
+            return clients, total, units, weight, metrics, useful, turns, table
 
         table = _empty_table(data) if score else {}
         none = jnp.zeros((), jnp.int32)
-        carry = (clients, total, jnp.zeros(()), metrics, none, none, table)
+        carry = (clients, total, units, jnp.zeros(()), metrics, none, none, table)
         clients, total, *sums, turns, table = visit_rows(
             visit, carry, rows, count, setting.client_chunk
         )
+        units, weight, metrics, useful = sums
+        small, unravel = jax.flatten_util.ravel_pytree((weight, metrics))  # one all-reduce
+        big = () if algorithm.gather else total
+        small, useful, turns_of_all, units, big = jax.lax.psum(
+            (small, useful, turns, units, big), AXIS
+        )
+        weight, metrics = unravel(small)
         if algorithm.gather:
             inbox = jax.lax.all_gather(total, AXIS, tiled=True)
-        else:
-            sums = [total, *sums]
-        *total, weight, metrics, useful, turns_of_all = jax.lax.psum([*sums, turns], AXIS)
         executed = turns_of_all * setting.client_chunk
         work = Work(useful, executed, jax.lax.pmax(turns, AXIS), turns_of_all)
         if not algorithm.gather:
             inbox = jax.tree.map(
-                lambda t, a: (t / weight.astype(t.dtype)).astype(a.dtype), total[0], sent.message
+                lambda t, a: (t / weight.astype(t.dtype)).astype(a.dtype), big, sent.message
             )
+        if compared:
+            cosines = optax.tree.vdot(units.total, inbox) / optax.tree.norm(inbox)
+            metrics = {**metrics, "update/cosine": Mean(cosines, units.weight)}
         return algorithm.server_update(server, inbox), _lead(clients), metrics, work, _lead(table)
 
     @functools.partial(

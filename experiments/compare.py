@@ -6,8 +6,10 @@ python -m experiments.compare --config=experiments/digits.py [--algorithms=pflal
 Every algorithm gets the same partition, rounds and local work, and its own search over the grid of
 step sizes (config.compare.grid, or config.compare.grids.ALGORITHM), with the first seed, by the
 validation score of the last round. A grid whose best value lies at its edge is extended, up to
-config.compare.extensions times. The chosen value then runs with all seeds. Trials that are in the
-workdir already are not run again, so that an interrupted comparison goes on.
+config.compare.extensions times. Methods whose papers tune a hyperparameter of their own
+(config.compare.tuned) then try its other values with the step size found. The chosen setting runs
+with all seeds. Trials that are in the workdir already are not run again, so that an interrupted
+comparison goes on.
 
 Writes leaderboard.md, leaderboard.csv, leaderboard.png, and every trial's files in trials/.
 
@@ -43,6 +45,7 @@ class Trial(NamedTuple):
     Attributes:
       method: its name in the table: an algorithm, or one of ``config.compare.variants``.
       learning_rate: step size.
+      own: value of the method's own hyperparameter; None for its default.
       seed: of the run.
       path: its directory.
       score: validation headline of the last round; -inf if training diverged.
@@ -50,6 +53,7 @@ class Trial(NamedTuple):
 
     method: str
     learning_rate: float
+    own: float | None
     seed: int
     path: pathlib.Path
     score: float
@@ -105,25 +109,51 @@ def compare(
     dataset = training.build_dataset(vocabulary.resolve(plans[methods[0]]))
     entries = []
     for number, (method, plan) in enumerate(plans.items(), 1):
+        grid = list(_listed(config.compare.grids, method, plan) or config.compare.grid)
+        field, default, values = own_grid(config, method, plan)
 
-        def run(rate, seed=0, method=method, plan=plan, number=number):
-            say(f"{number}/{len(plans)} {method}, step size {rate:g}, seed {seed}")
-            return _trial(plan, method, rate, seed, root, dataset)
+        def run(rate, own=None, seed=0, method=method, plan=plan, number=number, field=field):
+            of = "" if own is None else f", {field} {own:g}"
+            say(f"{number}/{len(plans)} {method}, step size {rate:g}{of}, seed {seed}")
+            return _trial(plan, method, rate, field, own, seed, root, dataset)
 
-        grids = dict(config.compare.grids)
-        grid = list(grids.get(method) or grids.get(plan.algorithm.name) or config.compare.grid)
         best, searched = search(run, grid, config.compare.extensions)
-        repeats = [best] + [run(best.learning_rate, seed) for seed in range(1, seeds)]
-        entries.append(leaderboard.entry(method, best, searched, repeats))
+        others = [run(best.learning_rate, own) for own in values]
+        tuned = (field, default, values) if others else None
+        best = max([best, *others], key=lambda trial: trial.score)
+        repeats = [run(best.learning_rate, best.own, seed) for seed in range(1, seeds)]
+        entries.append(leaderboard.entry(method, best, searched, tuned, [best, *repeats]))
     return entries
 
 
-def _trial(plan, method, rate, seed, root, dataset):
+def own_grid(
+    config: ConfigDict, method: str, plan: ConfigDict
+) -> tuple[str | None, float | None, list[float]]:
+    """Return a method's own hyperparameter, its default and its other values to try.
+
+    There is none for methods that the config does not list, and for variants that have set it.
+    """
+    field, values = _listed(config.compare.tuned, method, plan) or (None, ())
+    if field is None or field in dict(config.compare.variants.get(method, {})):
+        return None, None, []
+    default = vocabulary.resolve(plan).algorithm[field]
+    return field, default, [value for value in values if value != default]
+
+
+def _listed(table, method, plan):
+    """Return what a table of the config has for a method, or for the algorithm it is made of."""
+    return dict(table).get(method) or dict(table).get(plan.algorithm.name)
+
+
+def _trial(plan, method, rate, field, own, seed, root, dataset):
     """Run one trial, unless its directory says that it was run."""
-    path = root / "trials" / f"{method}-{rate:g}-{seed}"
+    of = "" if own is None else f"-{field}-{own:g}"
+    path = root / "trials" / f"{method}-{rate:g}{of}-{seed}"
     plan = plan.copy_and_resolve_references()
     with plan.unlocked():
         plan.algorithm.learning_rate, plan.seed = rate, seed
+        if own is not None:
+            plan.algorithm[field] = own
     wanted = json.loads(json.dumps(vocabulary.resolve(plan).to_dict()))
     if (path / "summary.json").exists():
         found = json.loads((path / "config.json").read_text())
@@ -148,7 +178,7 @@ def _trial(plan, method, rate, seed, root, dataset):
             "there is no validation split to choose step sizes by; set "
             "config.dataset.validation_fraction or validation_count"
         )
-    return Trial(method, rate, seed, path, score)
+    return Trial(method, rate, own, seed, path, score)
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -151,9 +151,28 @@ HELP = {
     "compare.algorithms": "what experiments.compare compares: algorithms or variants",
     "compare.grid": "its step sizes",
     "compare.grids": "other grids, by algorithm or variant",
+    "compare.tuned": "own hyperparameters to be searched after the step size, by algorithm: "
+    "(field, values)",
     "compare.extensions": "how often a grid may grow whose best value lies at its edge",
     "compare.variants": "names for algorithms with other fields than their defaults",
 }
+
+TUNED = {
+    "fedprox": ("mu", (0.001, 0.01, 0.1, 1.0)),
+    "fedavgm": ("momentum", (0.5, 0.9)),
+    "fedadam": ("server_learning_rate", (0.001, 0.01, 0.1)),
+    "fedyogi": ("server_learning_rate", (0.001, 0.01, 0.1)),
+    "feddyn": ("alpha", (0.001, 0.01, 0.1)),
+    "perfedavg": ("alpha", (0.001, 0.01, 0.1)),
+    "pfedme": ("lam", (5.0, 15.0, 30.0)),
+    "ditto": ("lam", (0.1, 1.0)),
+    "fedproto": ("lam", (0.1, 1.0, 4.0)),
+    "feddbe": ("kappa", (0.01, 0.1, 1.0, 10.0)),
+    "fedamp": ("sigma", (0.1, 1.0, 10.0)),
+    "fedcp": ("lam", (1.0, 5.0)),
+    "gpfl": ("lam", (0.0001, 0.01)),
+}
+"""The hyperparameter that a method's paper tunes, and the values that `compare` tries."""
 
 _SUPPLIED = {
     "loss",
@@ -201,6 +220,7 @@ def default_config() -> ConfigDict:
             "algorithms": field(tuple(FACTORIES["algorithm"])),
             "grid": field((0.01, 0.03, 0.1, 0.3)),
             "grids": ConfigDict({"pflalign": field((0.3, 1.0, 3.0, 10.0))}),
+            "tuned": ConfigDict({name: field(value) for name, value in TUNED.items()}),
             "extensions": 3,
             "variants": ConfigDict(),
         }

@@ -26,6 +26,7 @@ class Entry(NamedTuple):
       learning_rate: the step size chosen.
       at_edge: whether it is the least or the largest that was tried.
       searched: step size to validation score in percent, None where training diverged.
+      own: the own hyperparameter's name, chosen value and values tried, as text; "" without.
       seeds: how many seeds of the chosen setting.
       scores: ``model[/stage]/statistic`` to the values of all seeds, test accuracy in percent.
       clients: client to its adapted test accuracy in percent, the mean over seeds.
@@ -39,6 +40,7 @@ class Entry(NamedTuple):
     learning_rate: float
     at_edge: bool
     searched: dict[float, float | None]
+    own: str
     seeds: int
     scores: dict[str, list[float]]
     clients: dict[str, float]
@@ -49,8 +51,21 @@ class Entry(NamedTuple):
     validation: float
 
 
-def entry(method: str, best, searched, repeats) -> Entry:
-    """Return the `Entry` of a method from its `experiments.compare.Trial`s."""
+def entry(method: str, best, searched, tuned, repeats) -> Entry:
+    """Return the `Entry` of a method.
+
+    Args:
+      method: its name.
+      best: the chosen `experiments.compare.Trial`.
+      searched: the trials of its step sizes.
+      tuned: the own hyperparameter's name, default and other values; None without.
+      repeats: the trials of the chosen setting, one per seed.
+    """
+    own = ""
+    if tuned is not None:
+        field, default, values = tuned
+        grid = ", ".join(f"{value:g}" for value in sorted([default, *values]))
+        own = f"{field} {default if best.own is None else best.own:g}; {grid}"
     summaries = [json.loads((t.path / "summary.json").read_text()) for t in repeats]
     rows = [s["last"] for s in summaries if "diverged" not in s]
     rates = [t.learning_rate for t in searched]
@@ -69,6 +84,7 @@ def entry(method: str, best, searched, repeats) -> Entry:
         best.learning_rate,
         len(rates) > 1 and best.learning_rate in (min(rates), max(rates)),
         {t.learning_rate: 100 * t.score if np.isfinite(t.score) else None for t in searched},
+        own,
         len(rows),
         scores,
         {client: float(np.mean(values)) for client, values in clients.items()},
@@ -104,7 +120,7 @@ def gain(found: Entry, rival: Entry) -> tuple[float, int, int]:
 def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
     """Return the columns' titles, and a row of texts per entry, the best on test data first."""
     rivals = [e for name in RIVALS for e in entries if e.method == name]
-    titles = ["method", "step size; grid", "validation", *SCORES, "worst decile"]
+    titles = ["method", "step size; grid", "own; grid", "validation", *SCORES, "worst decile"]
     titles += [f"over {rival.method} (won/lost)" for rival in rivals]
     titles += ["MB up / down per round", "s per round"]
 
@@ -124,7 +140,8 @@ def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
     for found in sorted(entries, key=_headline, reverse=True):
         grid = ", ".join(f"{rate:g}" for rate in sorted(found.searched))
         edge = "†" if found.at_edge else ""
-        row = [found.method, f"{found.learning_rate:g}{edge}; {grid}", f"{found.validation:.1f}"]
+        row = [found.method, f"{found.learning_rate:g}{edge}; {grid}", found.own]
+        row += [f"{found.validation:.1f}"]
         row += [spread(found.scores.get(f"{name}/mean", [])) for name in SCORES]
         row += [spread(found.scores.get("personal/adapted/worst_decile", []))]
         row += [over(found, rival) for rival in rivals]

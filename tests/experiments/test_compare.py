@@ -15,7 +15,7 @@ def fake(scores):
 
     def run(rate):
         called.append(rate)
-        return compare.Trial("m", rate, 0, pathlib.Path(), scores(rate))
+        return compare.Trial("m", rate, None, 0, pathlib.Path(), scores(rate))
 
     return run, called
 
@@ -86,6 +86,30 @@ def test_a_comparison_goes_on_where_it_was(config, finished):
     assert {p: p.stat().st_mtime_ns for p in others} == others
     for before, after in zip(entries, again, strict=True):
         assert before._replace(seconds=0.0) == after._replace(seconds=0.0)
+
+
+def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path, monkeypatch):
+    tried = []
+
+    def trial(plan, method, rate, field, own, seed, root, dataset):
+        tried.append((rate, field, own, seed))
+        score = -abs(rate - 0.2) - abs((0.01 if own is None else own) - 0.1)
+        return compare.Trial(method, rate, own, seed, tmp_path, score)
+
+    monkeypatch.setattr(compare, "_trial", trial)
+    monkeypatch.setattr(leaderboard, "entry", lambda *arguments: arguments)
+    tuned, said = config.copy_and_resolve_references(), []
+    tuned.compare.tuned.fedprox = ("mu", (0.01, 0.1, 1.0))
+    ((_, best, searched, own, repeats),) = compare.compare(
+        tuned, ["fedprox"], 2, tmp_path, said.append
+    )
+    assert [t[0] for t in tried[:2]] == [0.1, 0.2] and len(searched) == 2
+    assert tried[2:] == [(0.2, "mu", v, s) for v, s in ((0.1, 0), (1.0, 0), (0.1, 1))]
+    assert best.own == 0.1 and [t.seed for t in repeats] == [0, 1]
+    assert own == ("mu", 0.01, [0.1, 1.0]) and "mu 0.1" in said[2]
+    with tuned.unlocked():  # a variant has said what it wants
+        tuned.compare.variants.fixed = {"name": "fedprox", "mu": 0.5}
+    assert compare.own_grid(tuned, "fixed", compare.settings(tuned, "fixed"))[0] is None
 
 
 def test_other_settings_in_the_same_place_are_refused(config, finished):

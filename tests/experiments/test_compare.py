@@ -4,8 +4,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import compare, leaderboard
-from experiments.config import ConfigError, default_config
+from experiments import ablation, compare, leaderboard
+from experiments.config import ConfigError, default_config, resolve
 from experiments.workdir import WorkdirError
 
 
@@ -110,6 +110,19 @@ def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path,
     with tuned.unlocked():  # a variant has said what it wants
         tuned.compare.variants.fixed = {"name": "fedprox", "mu": 0.5}
     assert compare.own_grid(tuned, "fixed", compare.settings(tuned, "fixed"))[0] is None
+
+
+def test_the_ablation_has_every_variant_once():
+    config = ablation.get_config()
+    resolved = {
+        name: json.dumps(resolve(compare.settings(config, name)).algorithm.to_dict())
+        for name in config.compare.algorithms
+    }
+    assert len(resolved) == 7 * 3 + 1 + 2 and len(set(resolved.values())) == len(resolved)
+    assert json.loads(resolved["sign-50"])["beta"] == 0.5
+    assert all(
+        compare.own_grid(config, n, compare.settings(config, n))[0] is None for n in resolved
+    )
 
 
 def test_other_settings_in_the_same_place_are_refused(config, finished):

@@ -35,6 +35,7 @@ setuptools.setup(
         "ml-collections>=1.1",
         "absl-py>=2.1",
         "numpy>=2.0",
+        "scipy>=1.12",
         "scikit-learn>=1.5",
         "matplotlib>=3.9",
         "rich>=13.9",

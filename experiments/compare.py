@@ -102,11 +102,39 @@ def settings(config: ConfigDict, method: str) -> ConfigDict:
 
 
 def compare(
-    config: ConfigDict, methods: list[str], seeds: int, root: pathlib.Path, say: Callable
+    config: ConfigDict,
+    methods: list[str],
+    seeds: int,
+    root: pathlib.Path,
+    say: Callable,
+    leave_out: dict[str, str] | None = None,
 ) -> list[leaderboard.Entry]:
-    """Run what is missing of a comparison and return its entries, one per method."""
+    """Run what is missing of a comparison and return its entries, one per method.
+
+    Args:
+      config: the experiment.
+      methods: names of algorithms and variants.
+      seeds: how many of the chosen setting.
+      root: the comparison's directory.
+      say: called with a line before every trial.
+      leave_out: gets the methods that do not fit the model or the data, with the reason; None:
+        such a method is an error.
+
+    Raises:
+      ConfigError: for a method that cannot be run, before any is.
+    """
     plans = {method: settings(config, method) for method in methods}
     dataset = training.build_dataset(vocabulary.resolve(plans[methods[0]]))
+    for method, plan in list(plans.items()):
+        try:
+            training.build(plan, root / "unused", dataset)
+        except vocabulary.ConfigError as error:
+            if leave_out is None:
+                raise vocabulary.ConfigError(f"{method}: {error}") from error
+            leave_out[method] = str(error)
+            del plans[method]
+    if not plans:
+        raise vocabulary.ConfigError(f"no method fits: {leave_out}")
     entries = []
     for number, (method, plan) in enumerate(plans.items(), 1):
         grid = list(_listed(config.compare.grids, method, plan) or config.compare.grid)
@@ -207,14 +235,17 @@ def main(argv: list[str]) -> None:
                 if not console.is_terminal:
                     console.print(text)
 
-            entries = compare(config, methods, _SEEDS.value, root, say)
+            left_out = None if _ALGORITHMS.value else {}
+            entries = compare(config, methods, _SEEDS.value, root, say, left_out)
         command = f"python -m experiments.compare --config={file} " + leaderboard.command_of(config)
-        leaderboard.write(root, entries, command, config)
+        leaderboard.write(root, entries, command, config, left_out)
     except USER_ERRORS as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail(f"interrupted; go on with the same command and --workdir={root}")
     console.print(leaderboard.table(entries))
+    for method, reason in (left_out or {}).items():
+        console.print(f"{method} was left out: {reason}", markup=False, soft_wrap=True)
     console.print(f"Files: {root}/ with leaderboard.md, .csv, .png, trials/", soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -171,8 +172,22 @@ def command_of(config: ConfigDict) -> str:
     return f"--config.rounds={config.rounds}"
 
 
-def write(root: pathlib.Path, entries: list[Entry], command: str, config: ConfigDict) -> None:
-    """Write ``leaderboard.md``, ``.csv`` and ``.png`` to a comparison's directory."""
+def write(
+    root: pathlib.Path,
+    entries: list[Entry],
+    command: str,
+    config: ConfigDict,
+    left_out: Mapping[str, str] | None = None,
+) -> None:
+    """Write ``leaderboard.md``, ``.csv`` and ``.png`` to a comparison's directory.
+
+    Args:
+      root: the directory.
+      entries: the methods' results.
+      command: that gives them again.
+      config: of the comparison.
+      left_out: methods that could not take part, and why.
+    """
     titles, rows = cells(entries)
     with (root / "leaderboard.csv").open("w", newline="") as file:
         csv.writer(file).writerows([titles, *rows])
@@ -193,6 +208,7 @@ def write(root: pathlib.Path, entries: list[Entry], command: str, config: Config
         "|" + "---|" * len(titles),
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
+        *(f"{method} was left out: {reason}." for method, reason in (left_out or {}).items()),
     ]
     (root / "leaderboard.md").write_text("\n".join(lines))
     figure = chart(entries)

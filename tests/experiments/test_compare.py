@@ -132,6 +132,16 @@ def test_other_settings_in_the_same_place_are_refused(config, finished):
         compare.compare(changed, ["local"], 1, finished[0], lambda text: None)
 
 
+def test_a_method_that_does_not_fit_is_named_before_anything_is_run(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"^fedbn: .*part like '\*Norm\*'"):
+        compare.compare(config, ["local", "fedbn"], 1, tmp_path, lambda text: None)
+    assert not list(tmp_path.iterdir())
+    left_out, config = {}, config.copy_and_resolve_references()
+    with pytest.raises(ConfigError, match="no method fits"):
+        compare.compare(config, ["fedbn"], 1, tmp_path, lambda text: None, left_out)
+    assert "*Norm*" in left_out["fedbn"]
+
+
 def test_unknown_methods_are_named(config):
     with pytest.raises(ConfigError, match="'ditta' is unknown; did you mean 'ditto'"):
         compare.settings(config, "ditta")

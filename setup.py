@@ -42,7 +42,15 @@ setuptools.setup(
     ],
     extras_require={
         "parquet": ["pyarrow>=15"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9", "pyarrow>=15"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "pyarrow>=15",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
+        ],
         # What experiments.benchmark compares with; a PyTorch for CPUs is enough.
         "bench": ["fedjax>=0.0.17", "torch>=2.4"],
     },

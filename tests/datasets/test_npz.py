@@ -106,6 +106,22 @@ def test_the_first_nan_is_named(pair):
         datasets.npz(str(pair({"x": x}, {"x": np.ones((6, 2))})))
 
 
+@pytest.mark.parametrize("mapped", [False, True], ids=["npz", "npy"])
+def test_without_a_split_clients_are_split_as_asked(tmp_path, mapped):
+    plain = arrays(40, client=np.arange(40) // 20, x=np.ones((40, 5), np.float32))
+    if mapped:
+        path = tmp_path
+        for name, value in plain.items():
+            np.save(tmp_path / f"{name}.npy", value)
+    else:
+        path = tmp_path / "all.npz"
+        np.savez(path, **plain)
+    data = datasets.npz(str(path), validation_fraction=0.1, test_fraction=0.25)
+    assert [data.splits[s].sizes.tolist() for s in ("train", "validation", "test")] == [
+        [13, 13], [2, 2], [5, 5],
+    ]  # fmt: skip
+
+
 def test_unknown_split_value(tmp_path):
     np.savez(tmp_path / "all.npz", **arrays(12, split=np.array(["train"] * 11 + ["dev"])))
     with pytest.raises(DatasetError, match="split has the value 'dev'"):
@@ -174,7 +190,7 @@ def test_a_directory_of_npy_files_is_memory_mapped(folder, tmp_path_factory):
     [
         ({"x": np.zeros((12, 5))}, "x.npy is float64.*write it as float32"),
         ({"x": np.full((12, 5), np.inf, np.float32)}, "12 examples have NaN or infinite"),
-        ({"split": None}, r"split.npy does not exist"),
+        ({"client": None}, r"client.npy does not exist"),
         ({"y": np.arange(11)}, "x has 12 examples, y has 11"),
         ({"client": np.array([{}] * 12)}, "client.npy cannot be read as npy without pickle"),
     ],

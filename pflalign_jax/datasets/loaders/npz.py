@@ -12,9 +12,9 @@ from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples
 from pflalign_jax.datasets.loaders.labels import mapped_labels
 
 ADVICE = (
-    "data are a directory with train.npz and test.npz, each with arrays x, y and client, or one "
-    "npz file with a further array `split` of 'train', 'validation' and 'test', or a directory "
-    "with x.npy, y.npy, client.npy and split.npy"
+    "data are one npz file with arrays x, y and client, or a directory with x.npy, y.npy and "
+    "client.npy, in both with split of 'train', 'validation' and 'test' where there is a split "
+    "already, or a directory with train.npz and test.npz"
 )
 
 
@@ -24,7 +24,7 @@ class _Arrays(NamedTuple):
     x: np.ndarray
     y: np.ndarray
     client: np.ndarray
-    split: np.ndarray
+    split: np.ndarray | None
 
 
 def load_npz(path: str | os.PathLike, num_classes: int | None = None) -> Examples:
@@ -35,9 +35,9 @@ def load_npz(path: str | os.PathLike, num_classes: int | None = None) -> Example
     classes is the size of their common vocabulary.
 
     Args:
-      path: a directory with ``train.npz`` and ``test.npz``, or one file with a ``split`` array,
-        or a directory with ``x.npy``, ``y.npy``, ``client.npy`` and ``split.npy``, of which ``x``
-        is memory-mapped: it may be larger than memory.
+      path: one file, with a ``split`` array or without; or a directory with ``train.npz`` and
+        ``test.npz``; or one with ``x.npy``, ``y.npy``, ``client.npy`` and, if wanted,
+        ``split.npy``, of which ``x`` is memory-mapped: it may be larger than memory.
       num_classes: number of labels; None: as many as occur, and labels that are not ``0..C-1`` are
         mapped to it (which is noted).
 
@@ -94,10 +94,10 @@ def _with_labels(path, arrays, num_classes):
 
 
 def _read(path, split):
-    """Return the checked arrays of one file; ``split`` None reads them from the file."""
+    """Return the checked arrays of one file; ``split`` None reads it there, if it is there."""
     if not path.is_file():
         raise DatasetError(f"{path} does not exist; {ADVICE}")
-    required = ("x", "y", "client") + (("split",) if split is None else ())
+    required = ("x", "y", "client")
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [name for name in required if name not in file.files]
@@ -105,7 +105,8 @@ def _read(path, split):
                 raise DatasetError(
                     f"{path} has no array {missing[0]!r}, only {file.files}; {ADVICE}"
                 )
-            x, y, client, *rest = (file[name] for name in required)
+            x, y, client = (file[name] for name in required)
+            given = file["split"] if split is None and "split" in file.files else None
     except DatasetError:
         raise
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
@@ -113,7 +114,7 @@ def _read(path, split):
             f"{path} cannot be read as npz without pickle ({error}); write it with numpy.savez and "
             "arrays of numbers or strings"
         ) from error
-    examples = _checked(path, x, y, client, rest[0] if rest else np.full(len(x), split))
+    examples = _checked(path, x, y, client, given if split is None else np.full(len(x), split))
     if examples.x.dtype.kind == "f":
         examples = examples._replace(x=examples.x.astype(np.float32))
     return examples
@@ -124,6 +125,9 @@ def _read_mapped(path):
     arrays = []
     for name in ("x", "y", "client", "split"):
         file = path / f"{name}.npy"
+        if name == "split" and not file.exists():
+            arrays.append(None)
+            continue
         if not file.is_file():
             raise DatasetError(f"{file} does not exist; {ADVICE}")
         try:
@@ -143,16 +147,17 @@ def _read_mapped(path):
 
 def _checked(path, x, y, client, split):
     """Return the arrays if they fit together, or refuse them."""
-    split = split.astype(str)
+    split = None if split is None else split.astype(str)
     sequences = y.ndim == 2 and y.shape == x.shape and x.dtype.kind in "iu"
-    for name, array in (("y", y), ("client", client), ("split", split)):
+    others = [("y", y), ("client", client)] + ([] if split is None else [("split", split)])
+    for name, array in others:
         if array.ndim != 1 and not (name == "y" and sequences):
             raise DatasetError(f"{path}: {name} has shape {array.shape}; it must have one axis")
         if len(array) != len(x):
             raise DatasetError(f"{path}: x has {len(x)} examples, {name} has {len(array)}")
     if len(x) == 0:
         raise DatasetError(f"{path} has no examples")
-    unknown = sorted(set(split.tolist()) - set(SPLITS))
+    unknown = [] if split is None else sorted(set(split.tolist()) - set(SPLITS))
     if unknown:
         raise DatasetError(f"{path}: split has the value {unknown[0]!r}; use one of {SPLITS}")
     _check_values(path, x, y)
@@ -186,6 +191,8 @@ def _check_values(path, x, y):
 
 
 def _check_owners(path, examples):
+    if examples.split is None:
+        return
     trained = np.unique(examples.client[examples.split == "train"])
     homeless = np.setdiff1d(examples.client[examples.split != "train"], trained)
     if len(homeless):

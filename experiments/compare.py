@@ -15,10 +15,13 @@ Writes leaderboard.md, leaderboard.csv, leaderboard.png, and every trial's files
 
 """
 
+import argparse
 import json
 import math
 import pathlib
+import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -217,6 +220,14 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return leaves
 
 
+def command_of(arguments: list[str]) -> str:
+    """Return the command that does a comparison again, in a directory of its own."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--workdir", "-workdir")
+    _, rest = parser.parse_known_args(arguments)
+    return shlex.join(["python", "-m", "experiments.compare", *rest])
+
+
 def main(argv: list[str]) -> None:
     """Compare the algorithms on ``--config``."""
     del argv
@@ -237,8 +248,7 @@ def main(argv: list[str]) -> None:
 
             left_out = None if _ALGORITHMS.value else {}
             entries = compare(config, methods, _SEEDS.value, root, say, left_out)
-        command = f"python -m experiments.compare --config={file} " + leaderboard.command_of(config)
-        leaderboard.write(root, entries, command, config, left_out)
+        leaderboard.write(root, entries, command_of(sys.argv[1:]), config, left_out)
     except USER_ERRORS as error:
         fail(str(error))
     except KeyboardInterrupt:

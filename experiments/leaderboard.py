@@ -167,11 +167,6 @@ def table(entries: list[Entry]) -> Table:
     return result
 
 
-def command_of(config: ConfigDict) -> str:
-    """Return the flags that tell a comparison from its config file's defaults, for the record."""
-    return f"--config.rounds={config.rounds}"
-
-
 def write(
     root: pathlib.Path,
     entries: list[Entry],

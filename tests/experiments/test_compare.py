@@ -162,6 +162,19 @@ def test_the_leaderboard_says_what_it_is(finished):
     assert means == sorted(means, reverse=True)
 
 
+def test_the_command_is_the_one_given_but_for_its_place():
+    given = [
+        "--config=experiments/digits.py",
+        "--workdir",
+        "runs/x",
+        "--config.compare.grid=(0.1, 1)",
+    ]
+    assert compare.command_of(given) == (
+        "python -m experiments.compare --config=experiments/digits.py '--config.compare.grid=(0.1, 1)'"
+    )
+    assert "runs" not in compare.command_of(["--seeds=2", "--workdir=runs/x"])
+
+
 def test_paired_gains(finished):
     local, fedavg, _ = finished[1]
     better = local._replace(clients={"0": 90.0, "1": 50.0, "2": 70.0})

@@ -163,14 +163,9 @@ def test_the_leaderboard_says_what_it_is(finished):
 
 
 def test_the_command_is_the_one_given_but_for_its_place():
-    given = [
-        "--config=experiments/digits.py",
-        "--workdir",
-        "runs/x",
-        "--config.compare.grid=(0.1, 1)",
-    ]
+    given = ["--config=experiments/a.py", "--workdir", "runs/x", "--config.compare.grid=(1, 2)"]
     assert compare.command_of(given) == (
-        "python -m experiments.compare --config=experiments/digits.py '--config.compare.grid=(0.1, 1)'"
+        "python -m experiments.compare --config=experiments/a.py '--config.compare.grid=(1, 2)'"
     )
     assert "runs" not in compare.command_of(["--seeds=2", "--workdir=runs/x"])
 

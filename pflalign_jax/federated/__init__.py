@@ -1,5 +1,6 @@
 """What every algorithm runs on: local training, the round, evaluation."""
 
+from pflalign_jax.federated import participation
 from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput, Gathered, Mean
 from pflalign_jax.federated.evaluation import ClientScores, summarise
 from pflalign_jax.federated.federation import (
@@ -15,7 +16,9 @@ from pflalign_jax.federated.local import (
     local_training,
     proximal,
 )
+from pflalign_jax.federated.participation import Participation, Turnout
 from pflalign_jax.federated.paths import cut, joined, part_mask
+from pflalign_jax.federated.shapes import message_shapes
 from pflalign_jax.federated.statistics import class_features, label_counts
 from pflalign_jax.federated.store import StoreError
 
@@ -30,8 +33,10 @@ __all__ = [
     "LocalResult",
     "LocalTraining",
     "Mean",
+    "Participation",
     "RoundResult",
     "StoreError",
+    "Turnout",
     "class_features",
     "cut",
     "federate",
@@ -39,7 +44,9 @@ __all__ = [
     "label_counts",
     "local_sgd",
     "local_training",
+    "message_shapes",
     "part_mask",
+    "participation",
     "proximal",
     "summarise",
 ]

@@ -30,6 +30,7 @@ class ClientData(NamedTuple):
         the static bound for this client's dynamic size.
       mean, std: normalisation, ``(x - mean) / std``.
       max_steps: int32 scalar, the most local steps that the client may take; None: no limit.
+      client_id: int32 scalar, the client's identity (`FederatedDataset.client_ids`).
     """
 
     x: jax.Array
@@ -40,6 +41,7 @@ class ClientData(NamedTuple):
     mean: jax.Array
     std: jax.Array
     max_steps: jax.Array | None = None
+    client_id: jax.Array | None = None
 
 
 class ClientOutput(NamedTuple):
@@ -67,7 +69,8 @@ class Gathered(NamedTuple):
     Attributes:
       messages: leaves ``[N, ...]``.
       weights: ``[N]`` float32, training examples; 0 where no client took part.
-      ids: ``[N]`` int32, the clients' identities (`FederatedDataset.client_ids`); -1 for padding.
+      ids: ``[N]`` int32, the clients' identities (`FederatedDataset.client_ids`); -1 where no
+        client took part.
     """
 
     messages: Any
@@ -102,7 +105,7 @@ class Algorithm(NamedTuple):
         the state that ``init`` gives a client of the current global model.
       uniform: True: the mean message counts clients equally, not by training examples.
       gather: True: ``server_update`` gets `Gathered` messages instead of their mean. Every device
-        then holds all messages of a round: for a few clients that all take part (cross-silo).
+        then holds all messages of a round: for small cohorts (cross-silo).
       deliver: ``(broadcast, client_id) -> received``, what one client downloads of it, where the
         server has something for each (a head, a cloud model); by default all. ``client_id`` is an
         int32 scalar of `FederatedDataset.client_ids`, also of clients that never trained.
@@ -110,6 +113,10 @@ class Algorithm(NamedTuple):
         what belongs into no device program, such as SciPy's solvers; new leaves are NumPy arrays.
       predict: ``(params, x) -> logits`` of personal models, where that is not the model's own
         ``apply``, because they have further parts (a gate, a conditional layer).
+      mean_over: the mean message is the weighted sum over this number, instead of over the sum of
+        weights: a fixed one tells nothing about who answered. None: over the sum.
+      message_bytes: from the shapes of a message, as the server gets it, to the bytes that are
+        sent for it; None: those of the message itself.
     """
 
     init: Callable[[Any], tuple[Any, Any]]
@@ -124,3 +131,5 @@ class Algorithm(NamedTuple):
     deliver: Callable[[Any, jax.Array], Any] = _whole
     between_rounds: Callable[[Any], Any] | None = None
     predict: Callable[[Any, jax.Array], jax.Array] | None = None
+    mean_over: float | None = None
+    message_bytes: Callable[[Any], int] | None = None

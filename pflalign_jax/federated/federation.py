@@ -13,22 +13,16 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets.base import FederatedDataset
-from pflalign_jax.federated.algorithm import Algorithm, ClientData
+from pflalign_jax.federated.algorithm import Algorithm
+from pflalign_jax.federated.chunk import COHORT, INIT, SAME, Setting
 from pflalign_jax.federated.evaluation import ClientScores
 from pflalign_jax.federated.local import are_tokens
-from pflalign_jax.federated.participation import sample_cohort
+from pflalign_jax.federated.participation import Participation, Turnout, uniform
 from pflalign_jax.federated.placement import AXIS, choose_chunk, everywhere
 from pflalign_jax.federated.residence import PLACES, choose_place, on_devices, staged_from
-from pflalign_jax.federated.step import (
-    COHORT,
-    INIT,
-    SAME,
-    Setting,
-    Work,
-    output_shapes,
-    round_step,
-    score_step,
-)
+from pflalign_jax.federated.scoring import score_step
+from pflalign_jax.federated.shapes import message_shapes, num_bytes
+from pflalign_jax.federated.step import Counts, Work, round_step
 from pflalign_jax.federated.store import disk_store, host_store
 from pflalign_jax.models import Model
 
@@ -54,17 +48,26 @@ class RoundResult(NamedTuple):
     """What is known after a round.
 
     Attributes:
-      cohort: ``[C]`` int, positions of the clients that took part.
-      metrics: name to scalar array, means over the cohort, e.g. ``loss`` in training (nats).
+      cohort: ``[n]`` int, positions of the clients that took part; C of them, or fewer where not
+        everybody answers.
+      invited: how many clients were sent the model.
+      metrics: name to scalar array, means over the cohort, e.g. ``loss`` in training (nats); NaN if
+        nobody took part.
       work: what the round cost in local steps.
+      counts: how many answers are in the mean, and how many were left out.
       adapted: name ``split/personal/adapted`` to `ClientScores` of the cohort's models after
         their local steps; empty unless asked for. Clients outside the cohort have no examples.
+      nonfinite: ``() -> [m] int``, positions of the clients that were left out because something of
+        theirs was not finite; waits for the round.
     """
 
     cohort: np.ndarray
+    invited: int
     metrics: Mapping[str, jax.Array]
     work: Work
+    counts: Counts
     adapted: Mapping[str, ClientScores]
+    nonfinite: Callable[[], np.ndarray]
 
 
 class Federation(NamedTuple):
@@ -84,8 +87,10 @@ class Federation(NamedTuple):
       personal_params: ``(state, k) -> params``, the model that client ``k`` starts a round with.
       lower_round: ``state -> jax.stages.Lowered``, the round's program, to look at before or
         after compilation.
-      bytes_per_round: ``(up, down)``, message and broadcast bytes of a cohort's round.
+      bytes_per_round: ``(up, down)``, message and broadcast bytes of a round with C clients; of
+        compressed messages what is really sent.
       cohort_size: C.
+      everyone: whether all clients take part in every round, for sure.
       client_chunk: clients vmapped at a time on each device.
       client_state_in: where client states live, ``"device"``, ``"host"`` or ``"disk"``.
       mesh: the devices.
@@ -100,6 +105,7 @@ class Federation(NamedTuple):
     lower_round: Callable[[FederationState], jax.stages.Lowered]
     bytes_per_round: tuple[int, int]
     cohort_size: int
+    everyone: bool
     client_chunk: int
     client_state_in: str
     mesh: Mesh
@@ -111,6 +117,7 @@ def federate(
     dataset: FederatedDataset,
     *,
     cohort_size: int | None = None,
+    participation: Participation | None = None,
     client_chunk: int | None = None,
     mesh: Mesh | None = None,
     eval_batch_size: int | None = None,
@@ -130,7 +137,9 @@ def federate(
       algorithm: e.g. from `pflalign_jax.algorithms.pflalign`.
       model: its ``apply`` is used for scores, its ``init`` for the first global model.
       dataset: the clients' data.
-      cohort_size: clients per round, drawn uniformly every round; None: all take part.
+      cohort_size: C, the most answers per round; None: all K clients.
+      participation: who is invited and who answers, from `pflalign_jax.federated.participation`;
+        None: C clients are drawn uniformly in every round, and all answer.
       client_chunk: clients vmapped at a time on one device; None: see
         `pflalign_jax.federated.placement.choose_chunk`.
       mesh: a mesh with the one axis ``clients``; None: all devices.
@@ -157,7 +166,8 @@ def federate(
             f"cohort_size={cohort_size} is not possible: {dataset.name} has {num_clients} clients; "
             f"use a number in 1..{num_clients}, or None for all"
         )
-    if algorithm.gather and dataset.client_ids.max() >= num_clients:
+    each = algorithm.deliver is not Algorithm._field_defaults["deliver"]
+    if each and dataset.client_ids.max() >= num_clients:
         raise ValueError(
             f"the algorithm keeps something for each of {num_clients} clients, whose ids must be "
             f"0..{num_clients - 1}; {dataset.name} has {dataset.client_ids.max()}"
@@ -186,8 +196,16 @@ def federate(
     if client_chunk is None:
         per_device = -(-cohort_size // mesh.size)
         client_chunk = choose_chunk(mesh, num_bytes((first_server, first_client)), per_device)
+    participation = uniform() if participation is None else participation
+
+    def step_limit(key, round_index, client_id):
+        cohort_key = jax.random.fold_in(key, COHORT)
+        return participation.step_limit(cohort_key, round_index, client_id)
+
     setting = Setting(
-        algorithm, model.apply, mesh, client_chunk, eval_batch_size, diagnostics=diagnostics
+        *(algorithm, model.apply, mesh, client_chunk, eval_batch_size),
+        diagnostics=diagnostics,
+        step_limit=step_limit if participation.step_limit else None,
     )
     train_round, score_clients = round_step(setting), score_step(setting)
     place = client_state_in
@@ -223,23 +241,28 @@ def federate(
         )
 
     drawn = {}  # the last cohorts: this round's was drawn when the round before looked ahead
+    sizes = dataset.splits["train"].sizes
 
-    def cohort_of(key, round_index):
-        if cohort_size == num_clients:
-            return np.arange(num_clients)
+    everyone = participation.sure and cohort_size == num_clients
+
+    def turnout_of(key, round_index) -> Turnout:
+        if everyone:
+            return Turnout(np.arange(num_clients), num_clients)
         name = (np.asarray(jax.random.key_data(key)).tobytes(), round_index)
         if name not in drawn:
-            cohort_key = jax.random.fold_in(key, COHORT)
-            cohort = sample_cohort(cohort_key, round_index, dataset.client_ids, cohort_size)
+            turnout = participation.draw(
+                jax.random.fold_in(key, COHORT), round_index, dataset.client_ids, sizes, cohort_size
+            )
             while len(drawn) > 1:
                 del drawn[next(iter(drawn))]
-            drawn[name] = cohort
+            drawn[name] = turnout
         return drawn[name]
 
     def stage(state, score):
         done = int(state.round)
-        ahead = cohort_of(state.key, done + 1) if residence.reads_ahead else None
-        return residence.stage(state.clients, done, cohort_of(state.key, done), ahead, score)
+        ahead = turnout_of(state.key, done + 1).cohort if residence.reads_ahead else None
+        cohort = turnout_of(state.key, done).cohort
+        return residence.stage(state.clients, done, cohort, ahead, score)
 
     def lower_round(state):
         staged = stage(state, False)
@@ -247,20 +270,25 @@ def federate(
 
     def run_round(state, score=False):
         staged = stage(state, score)
-        server, new_states, metrics, work, table = train_round(
+        server, new_states, metrics, work, counts, left_out, table = train_round(
             *state._replace(clients=staged.clients), *staged[1:4], score=score
         )
-        if algorithm.between_rounds is not None:
+        if algorithm.between_rounds is not None and int(counts.answered):
             server = jax.tree.map(
                 lambda a: everywhere(a, mesh) if isinstance(a, np.ndarray) else a,
                 algorithm.between_rounds(server),
             )
         done = state.round + 1
         clients = residence.keep(staged, new_states, int(done))
+        invited = turnout_of(state.key, int(done) - 1).invited
         table = {"personal/adapted": table}
         adapted = _named_scores(dataset, eval_splits, [(staged, table)]) if score else {}
+
+        def nonfinite():
+            return staged.positions[_on_host(left_out)[staged.device, staged.row] > 0]
+
         return FederationState(state.key, done, server, clients), RoundResult(
-            staged.positions, metrics, work, adapted
+            staged.positions, invited, metrics, work, counts, adapted, nonfinite
         )
 
     def evaluate(state, adapt=True):
@@ -308,14 +336,12 @@ def federate(
         received = algorithm.deliver(algorithm.broadcast(state.server), dataset.client_ids[k])
         return algorithm.personal_params(received, own)
 
-    def exchanged(key):
-        """Return what one client receives and sends, for their shapes."""
-        server, client = first_states(key)
-        received = algorithm.deliver(algorithm.broadcast(server), dataset.client_ids[0])
-        return received, output_shapes(setting, received, client, _window(dataset)).message
+    def downloaded(server):
+        return algorithm.deliver(algorithm.broadcast(server), dataset.client_ids[0])
 
-    shapes = jax.eval_shape(exchanged, jax.random.key(0))
-    bytes_down, bytes_up = (cohort_size * num_bytes(tree) for tree in shapes)
+    down = jax.eval_shape(downloaded, first_server)
+    message = message_shapes(algorithm, down, first_client, dataset)
+    up = num_bytes(message) if algorithm.message_bytes is None else algorithm.message_bytes(message)
 
     return Federation(
         init,
@@ -325,8 +351,9 @@ def federate(
         client_state,
         personal_params,
         lower_round,
-        (bytes_up, bytes_down),
+        (cohort_size * up, cohort_size * num_bytes(down)),
         cohort_size,
+        everyone,
         client_chunk,
         place,
         mesh,
@@ -367,16 +394,3 @@ def _eval_batch_size(dataset):
     sizes = [owned.sizes for split, owned in dataset.splits.items() if split != "train"]
     mean = np.concatenate(sizes).mean() if sizes else 1
     return int(2 ** np.clip(np.ceil(np.log2(max(mean, 1))), 3, 7))
-
-
-def _window(dataset):
-    """Return the `ClientData` of an imaginary client, for shapes."""
-    longest = int(dataset.splits["train"].sizes.max())
-    x, y = (jnp.zeros((1, *a.shape[1:]), a.dtype) for a in (dataset.x, dataset.y))
-    none, mean, std = jnp.zeros((), jnp.int32), *map(jnp.float32, (dataset.mean, dataset.std))
-    return ClientData(x, y, none, none, jnp.zeros(longest, jnp.int32), mean, std)
-
-
-def num_bytes(shapes: Any) -> int:
-    """Return the bytes of a tree of arrays or of their shapes."""
-    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(shapes))

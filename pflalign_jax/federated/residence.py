@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets import select_clients
 from pflalign_jax.datasets.base import FederatedDataset
+from pflalign_jax.federated.chunk import OWN
 from pflalign_jax.federated.placement import (
     PlacedData,
     Placement,
@@ -22,7 +23,6 @@ from pflalign_jax.federated.placement import (
     place_clients,
     place_data,
 )
-from pflalign_jax.federated.step import OWN
 from pflalign_jax.federated.store import ClientStore, StoreError
 
 PLACES = ("device", "host", "disk")
@@ -268,7 +268,7 @@ def _place(work, home, hosts, most):
         rows = max(most, -(-len(members) // len(devices)))
         placed = place_clients(work[members], len(devices), rows)
         device[members], row[members] = devices[placed.device], placed.row
-    highest = max(most, int(row.max()) + 1)
+    highest = max(most, int(row.max(initial=-1)) + 1)
     rows = most if highest == most else -(-highest // 8) * 8
     return Placement(device, row, rows, sum(map(len, hosts)))
 

@@ -11,7 +11,7 @@ from jax import lax
 def visit_rows(
     visit: Callable[[Any, jax.Array], Any],
     carry: Any,
-    rows: jax.Array,
+    rows: Any,
     count: jax.Array,
     chunk: int,
 ) -> Any:
@@ -21,13 +21,14 @@ def visit_rows(
       visit: takes the carry and ``[chunk]`` row numbers, returns the carry.
       carry: any tree; updated in place by XLA where it can be.
       rows: ``[S]`` int32, S a multiple of ``chunk``; entries from ``count`` on are out of range
-        and only fill the last chunk.
+        and only fill the last chunk. Or a tree of such arrays.
       count: int32 scalar, how many rows are real.
       chunk: clients vmapped at a time.
     """
 
     def body(i, carry):
-        return visit(carry, lax.dynamic_slice_in_dim(rows, i * chunk, chunk))
+        own = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, i * chunk, chunk), rows)
+        return visit(carry, own)
 
     return lax.fori_loop(0, (count + chunk - 1) // chunk, body, carry)
 

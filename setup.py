@@ -42,6 +42,8 @@ setuptools.setup(
     ],
     extras_require={
         "parquet": ["pyarrow>=15"],
+        # Accounts for differential privacy.
+        "dp": ["dp-accounting>=0.6"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",
@@ -50,6 +52,7 @@ setuptools.setup(
             "pyarrow>=15",
             "nbclient>=0.10",
             "ipykernel>=6.29",
+            "dp-accounting>=0.6",
         ],
         # What experiments.benchmark compares with; a PyTorch for CPUs is enough.
         "bench": ["fedjax>=0.0.17", "torch>=2.4"],

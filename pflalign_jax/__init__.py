@@ -1,6 +1,6 @@
 """pFLAlign-JAX: gradient alignment for personalised federated learning."""
 
-from pflalign_jax import algorithms, datasets, diagnostics, federated, models
+from pflalign_jax import algorithms, datasets, diagnostics, federated, messages, models
 from pflalign_jax.align import (
     AlignState,
     align_transform,
@@ -9,7 +9,14 @@ from pflalign_jax.align import (
     preconditioner,
     realign,
 )
-from pflalign_jax.federated import Algorithm, Federation, federate, local_training, summarise
+from pflalign_jax.federated import (
+    Algorithm,
+    Federation,
+    federate,
+    local_training,
+    participation,
+    summarise,
+)
 from pflalign_jax.models import Model
 
 __version__ = "0.1.0"
@@ -27,8 +34,10 @@ __all__ = [
     "federate",
     "federated",
     "local_training",
+    "messages",
     "models",
     "new_round",
+    "participation",
     "preconditioner",
     "realign",
     "summarise",

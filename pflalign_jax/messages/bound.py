@@ -1,0 +1,59 @@
+"""Bounds and noise: clipping of a message, Gaussian noise on it."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pflalign_jax.messages.transform import MessageTransform, dense, stateless
+
+
+def clip(max_norm: float) -> MessageTransform:
+    """Return a transform that scales a message down to a Euclidean norm of at most ``max_norm``.
+
+    The norm is that of all coordinates together.
+
+    Raises:
+      ValueError: unless ``max_norm`` is finite and > 0.
+    """
+    check_norm("clip", max_norm)
+    return stateless(lambda m, key: clipped(m, max_norm), lambda shapes, before: before)
+
+
+def clipped(message: Any, max_norm: float) -> Any:
+    """Return a message times ``min(1, max_norm / norm)``; NaN where its norm is not finite."""
+    norm = optax.tree.norm(message)
+    scale = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30))
+    scale = jnp.where(jnp.isfinite(norm), scale, jnp.nan)
+    return optax.tree.scale(scale, message)
+
+
+def check_norm(name: str, max_norm: float) -> None:
+    """Refuse a bound that is none."""
+    if not 0 < max_norm < math.inf:
+        raise ValueError(f"{name}: max_norm={max_norm!r} is not allowed; it must be finite and > 0")
+
+
+def gaussian_noise(std: float) -> MessageTransform:
+    """Return a transform that adds Gaussian noise to every coordinate of a message.
+
+    After `clip` and as the last of a chain it is local differential privacy: the server sees
+    nothing else. See `pflalign_jax.messages.local_epsilon`. What was compressed is dense again.
+
+    Args:
+      std: standard deviation >= 0, in the units of the message.
+    """
+    if not 0 <= std < math.inf:
+        raise ValueError(f"gaussian_noise: std={std!r} is not allowed; it must be finite and >= 0")
+    return stateless(lambda m, key: noisy(m, std, key), lambda shapes, before: dense(shapes))
+
+
+def noisy(tree: Any, std: float, key: jax.Array) -> Any:
+    """Return a tree of floats plus Gaussian noise; consumes ``key``."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    return treedef.unflatten(
+        a + std * jax.random.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=False)
+    )

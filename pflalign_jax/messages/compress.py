@@ -1,0 +1,139 @@
+"""Compression of a message: the largest coordinates, 8 bits per coordinate, factors of low rank."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from pflalign_jax.messages.transform import (
+    MessageTransform,
+    dense,
+    stateless,
+    with_error_feedback,
+)
+
+
+def top_k(fraction: float, error_feedback: bool = False) -> MessageTransform:
+    """Return a transform that sends the coordinates of largest magnitude, and zero for the others.
+
+    Sent are ``k = ceil(fraction P)`` values with their int32 positions, of all P coordinates of the
+    message together.
+
+    Args:
+      fraction: in (0, 1].
+      error_feedback: see `with_error_feedback`; without it most coordinates may never be sent.
+
+    References:
+      Stich et al., "Sparsified SGD with Memory", arXiv:1809.07599.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"top_k: fraction={fraction!r} is not allowed; it must be in (0, 1]")
+
+    def kept(size):
+        return math.ceil(round(fraction * size, 6))
+
+    def update(message, key):
+        del key
+        flat, unravel = ravel_pytree(message)
+        if not flat.size:
+            return message
+        _, chosen = jax.lax.top_k(jnp.abs(flat), kept(flat.size))
+        return unravel(jnp.zeros_like(flat).at[chosen].set(flat[chosen]))
+
+    def sent(shapes, before):
+        k = kept(dense(shapes).values)
+        return before._replace(values=k, indices=k, factored=False)
+
+    transform = stateless(update, sent)
+    return with_error_feedback(transform) if error_feedback else transform
+
+
+def int8(error_feedback: bool = False) -> MessageTransform:
+    """Return a transform that sends one byte per coordinate, rounded at random without bias.
+
+    An array x is sent as integers ``floor(x / s + u)`` with u uniform in [0, 1) and one scale
+    ``s = max|x| / 127``; their mean is ``x / s``.
+
+    Args:
+      error_feedback: see `with_error_feedback`.
+
+    References:
+      Alistarh et al., "QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding",
+      arXiv:1610.02132, section 3, with the maximum for a scale.
+    """
+
+    def rounded(x, key):
+        if not x.size:
+            return x
+        scale = jnp.abs(x).max() / 127
+        draws = jax.random.uniform(key, x.shape, x.dtype)
+        levels = jnp.floor(x / jnp.where(scale > 0, scale, 1) + draws)
+        sent = jnp.clip(levels, -127, 127).astype(jnp.int8)
+        return sent.astype(x.dtype) * scale
+
+    def update(message, key):
+        leaves, treedef = jax.tree.flatten(message)
+        keys = jax.random.split(key, max(len(leaves), 1))
+        return treedef.unflatten(map(rounded, leaves, keys))
+
+    def sent(shapes, before):
+        start = dense(shapes) if before.factored else before
+        return start._replace(value_bytes=1, scales=len(jax.tree.leaves(shapes)))
+
+    transform = stateless(update, sent)
+    return with_error_feedback(transform) if error_feedback else transform
+
+
+def low_rank(rank: int, error_feedback: bool = False, iterations: int = 2) -> MessageTransform:
+    """Return a transform that sends every matrix as two factors of a given rank.
+
+    An array ``[..., n]`` is a matrix ``M [m, n]``; from a random start, the columns of
+    ``Q = orth(M (M^T M)^iterations S)`` approximate its range, and ``Q``, ``M^T Q`` are sent: the
+    decoded message is ``Q Q^T M``. Arrays for which that is no saving, as vectors, go as they are.
+
+    Args:
+      rank: r >= 1.
+      error_feedback: see `with_error_feedback`.
+      iterations: of the power method; more come closer to the best approximation.
+
+    References:
+      Halko et al., "Finding Structure with Randomness", arXiv:0909.4061, Algorithm 4.4; Vogels et
+      al., "PowerSGD", arXiv:1905.13727.
+    """
+    if rank < 1:
+        raise ValueError(f"low_rank: rank={rank!r} is not allowed; it must be >= 1")
+    if iterations < 0:
+        raise ValueError(f"low_rank: iterations={iterations!r} is not allowed; it must be >= 0")
+
+    def sides(shape):
+        """Return m and n of an array that is worth factoring, or None."""
+        if len(shape) < 2:
+            return None
+        m, n = math.prod(shape[:-1]), shape[-1]
+        return (m, n) if rank * (m + n) < m * n else None
+
+    def factored(x, key):
+        if sides(x.shape) is None:
+            return x
+        matrix = x.reshape(sides(x.shape))
+        q, _ = jnp.linalg.qr(matrix @ jax.random.normal(key, (matrix.shape[1], rank), x.dtype))
+        for _ in range(iterations):
+            p, _ = jnp.linalg.qr(matrix.T @ q)
+            q, _ = jnp.linalg.qr(matrix @ p)
+        return (q @ (q.T @ matrix)).reshape(x.shape)
+
+    def update(message, key):
+        leaves, treedef = jax.tree.flatten(message)
+        keys = jax.random.split(key, max(len(leaves), 1))
+        return treedef.unflatten(map(factored, leaves, keys))
+
+    def sent(shapes, before):
+        values = 0
+        for leaf in jax.tree.leaves(shapes):
+            both = sides(leaf.shape)
+            values += leaf.size if both is None else rank * sum(both)
+        return dense(shapes)._replace(values=values, factored=True)
+
+    transform = stateless(update, sent)
+    return with_error_feedback(transform) if error_feedback else transform

@@ -1,0 +1,169 @@
+"""Differential privacy of clients: a private mean on the server, and the accounting of it."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+from pflalign_jax.federated import Algorithm
+from pflalign_jax.messages.bound import check_norm, clipped, noisy
+
+NOISE = 2**30 + 1
+"""What the seed's key is folded with for the noise of the server."""
+
+
+class ServerState(NamedTuple):
+    """The algorithm's own server state, and the key of the noise, ``[2]`` uint32, never sent."""
+
+    own: Any
+    key: jax.Array
+
+
+def private_mean(
+    algorithm: Algorithm,
+    clip_norm: float,
+    noise_multiplier: float,
+    *,
+    cohort_size: int,
+    seed: int = 0,
+) -> Algorithm:
+    """Return the algorithm with a differentially private mean of messages (central model).
+
+    Every message is clipped to ``clip_norm`` (C), clients count equally, the sum is divided by the
+    fixed ``cohort_size`` whoever answers, and Gaussian noise of standard deviation
+    ``noise_multiplier * C / cohort_size`` is added to every coordinate. `central_epsilon` says what
+    that is worth. Only messages are protected: training metrics and counts are not.
+
+    Args:
+      algorithm: any whose server takes a mean.
+      clip_norm: C > 0.
+      noise_multiplier: z >= 0; 0 only clips.
+      cohort_size: clients per round that are expected to answer.
+      seed: of the noise.
+
+    References:
+      McMahan et al., "Learning Differentially Private Recurrent Language Models",
+      arXiv:1710.06963, Algorithm 1 with the fixed-denominator estimator.
+    """
+    check_norm("private_mean", clip_norm)
+    if not 0 <= noise_multiplier < math.inf:
+        raise ValueError(
+            f"private_mean: noise_multiplier={noise_multiplier!r} is not allowed; it must be "
+            "finite and >= 0"
+        )
+    if cohort_size < 1:
+        raise ValueError(f"private_mean: cohort_size={cohort_size!r} is not allowed; use >= 1")
+    if algorithm.gather:
+        raise ValueError("private_mean: this algorithm's server takes all messages, not their mean")
+
+    def init(params):
+        server, client = algorithm.init(params)
+        key = jax.random.fold_in(jax.random.key(seed), NOISE)
+        return ServerState(server, jax.random.key_data(key)), client
+
+    def client_update(received, client, data, key):
+        output = algorithm.client_update(received, client, data, key)
+        return output._replace(message=clipped(output.message, clip_norm))
+
+    def server_update(server, mean):
+        key, draw = jax.random.split(jax.random.wrap_key_data(server.key))
+        std = noise_multiplier * clip_norm / cohort_size
+        mean = noisy(mean, std, draw) if noise_multiplier else mean
+        return ServerState(algorithm.server_update(server.own, mean), jax.random.key_data(key))
+
+    def between_rounds(server):
+        return server._replace(own=algorithm.between_rounds(server.own))
+
+    return algorithm._replace(
+        init=init,
+        client_update=client_update,
+        server_update=server_update,
+        broadcast=lambda server: algorithm.broadcast(server.own),
+        uniform=True,
+        mean_over=float(cohort_size),
+        between_rounds=algorithm.between_rounds and between_rounds,
+    )
+
+
+def central_epsilon(
+    noise_multiplier: float, rounds: int, *, invited: int, num_clients: int, delta: float
+) -> float:
+    """Return ε of ``rounds`` rounds of `private_mean`, at δ.
+
+    The neighbouring federations differ in one client's data (replace one), so that a sum of clipped
+    messages differs by up to 2 C. Rényi accounting of the Gaussian mechanism on a uniform sample
+    without replacement, or without regard to sampling, whichever bound is lower.
+
+    Args:
+      noise_multiplier: z; 0 gives infinity.
+      rounds: so far.
+      invited: clients invited per round, uniformly; ``num_clients`` where it is not uniform.
+      num_clients: K.
+      delta: δ in (0, 1), below 1 / K to mean anything.
+
+    Raises:
+      ImportError: without the package ``dp-accounting``.
+
+    References:
+      Wang et al., "Subsampled Rényi Differential Privacy and Analytical Moments Accountant",
+      arXiv:1808.00087, Theorem 27, in ``dp_accounting.rdp``.
+    """
+    _check_delta(delta)
+    noise = noise_multiplier / 2
+    return min(_epsilon(noise, rounds, n, num_clients, delta) for n in (invited, num_clients))
+
+
+def local_epsilon(std: float, clip_norm: float, messages: int, delta: float) -> float:
+    """Return ε, at δ, of one client's ``messages`` under ``chain(clip, ..., gaussian_noise)``.
+
+    The server itself cannot tell two data sets of the client apart by more. Nothing is gained from
+    sampling, since the server knows who answered.
+
+    Args:
+      std: of the noise on every coordinate; 0 gives infinity.
+      clip_norm: C.
+      messages: that the client has sent.
+      delta: δ in (0, 1).
+
+    Raises:
+      ImportError: without the package ``dp-accounting``.
+    """
+    _check_delta(delta)
+    return _epsilon(std / (2 * clip_norm), messages, 1, 1, delta)
+
+
+def _check_delta(delta):
+    if not 0 < delta < 1:
+        raise ValueError(f"delta={delta!r} is not allowed; it must be in (0, 1)")
+
+
+def _epsilon(noise, rounds, sample, population, delta):
+    """``noise`` is the standard deviation over the sensitivity."""
+    if noise == 0 and rounds:
+        return math.inf
+    if not rounds:
+        return 0.0
+    orders, divergence = _divergence(noise, sample, population)
+    return float(_accounting().rdp.compute_epsilon(orders, rounds * divergence, delta)[0])
+
+
+@functools.lru_cache
+def _divergence(noise, sample, population):
+    """Return the orders and Rényi divergences of one round."""
+    dp = _accounting()
+    accountant = dp.rdp.RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
+    event = dp.GaussianDpEvent(noise)
+    accountant.compose(dp.SampledWithoutReplacementDpEvent(population, sample, event))
+    return accountant.orders, accountant.rdp
+
+
+def _accounting():
+    try:
+        import dp_accounting
+    except ImportError as error:
+        raise ImportError(
+            "accounting of differential privacy needs the package dp-accounting; install it with "
+            "pip install 'pflalign-jax[dp]'"
+        ) from error
+    return dp_accounting

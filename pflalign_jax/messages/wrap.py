@@ -1,0 +1,71 @@
+"""A message transform around any algorithm."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pflalign_jax.datasets.base import FederatedDataset
+from pflalign_jax.federated import Algorithm, message_shapes
+from pflalign_jax.messages.transform import MessageTransform, num_bytes
+
+MESSAGE = 2**30
+"""What a client's key is folded with for the transform of its message."""
+
+
+class ClientState(NamedTuple):
+    """The algorithm's own client state, and what the transform keeps of messages."""
+
+    own: Any
+    memory: Any
+
+
+def transform_messages(
+    algorithm: Algorithm, transform: MessageTransform, dataset: FederatedDataset
+) -> Algorithm:
+    """Return the algorithm with every client's message transformed before it is sent.
+
+    What a method keeps on the client is untouched: it goes on from its own, exact state.
+
+    Args:
+      algorithm: any; its messages have float32 leaves.
+      transform: e.g. ``chain(clip(1.0), top_k(0.01))``.
+      dataset: that will be federated, for the shapes of messages.
+
+    Raises:
+      ValueError: from ``init`` if a message has other numbers than float32.
+    """
+
+    def memory(broadcast, client):
+        received = algorithm.deliver(broadcast, dataset.client_ids[0])
+        shapes = message_shapes(algorithm, received, client, dataset)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+            if leaf.dtype != jnp.float32:
+                raise ValueError(
+                    f"message{jax.tree_util.keystr(path)} is {leaf.dtype}; transforms of messages "
+                    "need float32"
+                )
+        return transform.init(shapes)
+
+    def init(params):
+        server, client = algorithm.init(params)
+        return server, ClientState(client, memory(algorithm.broadcast(server), client))
+
+    def client_update(received, client, data, key):
+        output = algorithm.client_update(received, client.own, data, key)
+        message, kept = transform.update(
+            output.message, client.memory, jax.random.fold_in(key, MESSAGE)
+        )
+        return output._replace(message=message, state=ClientState(output.state, kept))
+
+    def newcomer(received):
+        client = algorithm.newcomer(received)
+        return ClientState(client, memory(received, client))
+
+    return algorithm._replace(
+        init=init,
+        client_update=client_update,
+        personal_params=lambda received, client: algorithm.personal_params(received, client.own),
+        newcomer=algorithm.newcomer and newcomer,
+        message_bytes=lambda shapes: num_bytes(transform, shapes),
+    )

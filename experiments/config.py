@@ -4,25 +4,24 @@ The sections ``dataset``, ``model`` and ``algorithm`` have a ``name`` and one fi
 argument of the functions that can be named; None leaves an argument at the function's default.
 """
 
-import difflib
 import inspect
-import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict, FieldReference
 
-from pflalign_jax import algorithms, datasets, models
+from experiments import messages
+from experiments.checks import ConfigError, checked, nearest, one_of
+from pflalign_jax import algorithms, datasets, models, participation
 
-
-class ConfigError(ValueError):
-    """A config that cannot be run; the message names the field, its value and what to do."""
+__all__ = ["ConfigError", "default_config", "explain", "nearest", "parameters", "resolve"]
 
 
 FACTORIES: Mapping[str, Mapping[str, Callable]] = {
     "dataset": {name: getattr(datasets, name) for name in datasets.NAMES},
     "model": {name: getattr(models, name) for name in models.NAMES},
     "algorithm": {name: getattr(algorithms, name) for name in algorithms.NAMES},
+    "participation": {name: getattr(participation, name) for name in participation.NAMES},
 }
 """What each section's ``name`` can be."""
 
@@ -30,7 +29,7 @@ OWN_FIELDS = {
     "seed": (0, int, "seed of parameters, cohorts and minibatches; not of the partition"),
     "rounds": (30, int, "communication rounds, >= 1"),
     "eval_every": (1, int, "evaluate all clients every so many rounds, and always at the end"),
-    "cohort_size": (None, int | None, "clients per round, drawn uniformly; None = all"),
+    "cohort_size": (None, int | None, "clients per round; None = all"),
     "local_epochs": (1, int, "passes over its data that a client makes per round"),
     "batch_size": (10, int, "examples per local step"),
     "client_chunk": (None, int | None, "clients vmapped at a time per device; None = automatic"),
@@ -38,6 +37,12 @@ OWN_FIELDS = {
         "float32",
         str,
         "float32, or bfloat16: models compute in it, parameters and states stay float32",
+    ),
+    "on_nonfinite": (
+        "leave_out",
+        str,
+        "a client whose loss, message or state is not finite: leave_out of the round's mean and "
+        "warn, or raise, which stops the run",
     ),
     "new_client_steps": (
         None,
@@ -147,6 +152,17 @@ HELP = {
     "algorithm.weight_learning_rate": "fedala: of its mixing weights",
     "algorithm.weight_epochs": "fedala: passes over the data for its mixing weights",
     "algorithm.sigma": "fedamp: width of the attention",
+    "participation.name": "who is invited to a round: {names}",
+    "participation.groups": "cyclic: groups of clients that take turns",
+    "participation.low": "availability: the least probability of a client to be available",
+    "participation.high": "availability: the highest",
+    "participation.period": "availability: rounds of a day, half of which a client sleeps; None = "
+    "never",
+    "participation.dropout": "probability that an invited client does not answer",
+    "participation.over_selection": "cohorts invited per round, >= 1; the first answers count",
+    "participation.slowness": "standard deviation of the logarithm of clients' time per step",
+    "participation.deadline": "local steps that a client of median speed finishes in time; slower "
+    "ones do fewer; None = no deadline",
     "learning_rates": "step sizes chosen on validation for this experiment, by algorithm",
     "compare.algorithms": "what experiments.compare compares: algorithms or variants",
     "compare.grid": "its step sizes",
@@ -214,6 +230,8 @@ def default_config() -> ConfigDict:
         names = dict.fromkeys(k for name in factories for k in parameters(section, name))
         config[section] = ConfigDict({"name": field(None), **{k: field(None) for k in names}})
     config.dataset.name, config.model.name, config.algorithm.name = "digits", "mlp", "pflalign"
+    config.participation.name = "uniform"
+    config.messages = messages.default_section()
     config.learning_rates = ConfigDict({name: field(None) for name in FACTORIES["algorithm"]})
     config.compare = ConfigDict(
         {
@@ -240,19 +258,17 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """
     resolved = ConfigDict()
     for name, (_, kind, _) in OWN_FIELDS.items():
-        resolved[name] = _checked(name, config[name], kind)
+        resolved[name] = checked(name, config[name], kind)
         if kind is int and name != "seed" and resolved[name] < 1:
             raise ConfigError(f"config.{name}={resolved[name]} is not allowed; it must be >= 1")
-    if resolved.compute_dtype not in ("float32", "bfloat16"):
-        raise ConfigError(
-            f"config.compute_dtype={resolved.compute_dtype!r} is unknown"
-            f"{nearest(resolved.compute_dtype, ('float32', 'bfloat16'))}"
-        )
+    one_of("compute_dtype", resolved.compute_dtype, ("float32", "bfloat16"))
+    one_of("on_nonfinite", resolved.on_nonfinite, ("leave_out", "raise"))
     for section in FACTORIES:
         resolved[section] = _resolve_section(section, config[section])
+    resolved.messages = messages.resolve_section(config.messages)
     algorithm = config.algorithm.name
     if config.algorithm.learning_rate is None and config.learning_rates[algorithm] is not None:
-        resolved.algorithm.learning_rate = _checked(
+        resolved.algorithm.learning_rate = checked(
             f"learning_rates.{algorithm}", config.learning_rates[algorithm], float
         )
     return resolved
@@ -277,7 +293,7 @@ def _resolve_section(section, fields):
     resolved = ConfigDict({"name": name})
     for key, parameter in accepted.items():
         if key in set_fields:
-            value = _checked(f"{section}.{key}", set_fields[key], hints.get(key, object))
+            value = checked(f"{section}.{key}", set_fields[key], hints.get(key, object))
         elif key == _MODELS_OWN:
             continue
         elif parameter.default is inspect.Parameter.empty:
@@ -289,36 +305,6 @@ def _resolve_section(section, fields):
             value = parameter.default
         resolved[key] = FieldReference(value, field_type=object)
     return resolved
-
-
-def _checked(name, value, kind):
-    """Return ``value`` as ``kind``, or raise a `ConfigError`."""
-    options = typing.get_args(kind) if _is_union(kind) else (kind,)
-    for option in options:
-        origin = typing.get_origin(option) or option
-        if origin is object or (value is None and origin is types.NoneType):
-            return value
-        if origin is float and type(value) in (int, float):
-            return float(value)
-        if origin in (tuple, Sequence) and isinstance(value, list | tuple):
-            items = set(typing.get_args(option)) - {...}
-            if all(type(item) in items for item in value):
-                return tuple(value)
-        if type(value) is origin:
-            return value
-    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options)
-    raise ConfigError(f"config.{name}={value!r} is not allowed; it must be {wanted}")
-
-
-def _is_union(kind):
-    return typing.get_origin(kind) in (typing.Union, types.UnionType)
-
-
-def nearest(name: object, choices: typing.Iterable[str]) -> str:
-    """Return the end of an error message: the nearest right name, and all of them."""
-    choices = sorted(choices)
-    close = difflib.get_close_matches(str(name), choices, n=1)
-    return (f"; did you mean {close[0]!r}?" if close else ";") + f" choose from {choices}"
 
 
 def explain() -> str:
@@ -335,4 +321,5 @@ def explain() -> str:
         )
         for name, text in HELP.items()
     ]
+    lines += messages.explain()
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import inspect
-import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -11,20 +10,20 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from experiments import incidents, messages
 from experiments import workdir as files
 from experiments.config import FACTORIES, ConfigError, resolve
+from experiments.incidents import DivergedError
 from experiments.machine import matmul_peak, step_flops
 from pflalign_jax import datasets, diagnostics
 from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.federated import ClientScores, Federation, federate, summarise
+from pflalign_jax.federated import ClientScores, Federation, Participation, federate, summarise
 from pflalign_jax.models import Model, cross_entropy, with_compute_dtype
+
+__all__ = ["HEADLINE", "DivergedError", "Experiment", "Outcome", "build", "train"]
 
 HEADLINE = "accuracy/{split}/personal/adapted/mean"
 """The score that stands on the progress bar and chooses the best round (on validation)."""
-
-
-class DivergedError(Exception):
-    """Training left the finite numbers."""
 
 
 class Experiment(NamedTuple):
@@ -34,6 +33,7 @@ class Experiment(NamedTuple):
     dataset: FederatedDataset
     model: Model
     federation: Federation
+    participation: Participation
 
 
 class Outcome(NamedTuple):
@@ -83,12 +83,16 @@ def build(
         head=model.head,
         diagnostics=config.diagnostics,
     )
+    participation = _call(config, "participation")
+    messages.privacy(config, participation, dataset.num_clients, rounds=1)  # can it be accounted?
+    algorithm, trained = messages.wrap(algorithm, config, dataset)
     try:
         federation = federate(
             algorithm,
             model,
-            dataset,
+            trained,
             cohort_size=config.cohort_size,
+            participation=participation,
             client_chunk=config.client_chunk,
             client_state_in=config.client_state_in,
             state_dir=state_dir,
@@ -97,7 +101,7 @@ def build(
         )
     except ValueError as error:
         raise ConfigError(f"config: {error}") from error
-    return Experiment(config, dataset, model, federation)
+    return Experiment(config, dataset, model, federation, participation)
 
 
 def build_dataset(config: ConfigDict) -> FederatedDataset:
@@ -140,65 +144,64 @@ def train(
       on_round: called after every round with the number done and, if it was evaluated, its row.
 
     Raises:
-      DivergedError: when the training loss of an evaluated round is not finite.
+      DivergedError: when a round's training loss is not finite, or one client's with
+        ``config.on_nonfinite="raise"``.
     """
-    config, dataset, model, federation = experiment
+    config, dataset, model, federation, participation = experiment
     if workdir is not None:
         files.write_json(workdir / "config.json", config.to_dict())
         datasets.save_partition(workdir / "partition.npz", dataset)
-    everyone = federation.cohort_size == dataset.num_clients
-    bytes_up, bytes_down = federation.bytes_per_round
+    everyone = federation.everyone
     state = federation.init(jax.random.key(config.seed))
     sizes = dataset.splits["train"].sizes
     peak, flops = matmul_peak(), step_flops(model, dataset, config.batch_size)
-    rows, scores, since, steps, examples, training_seconds = [], {}, 0, 0, 0, 0.0
+    rows, scores, steps, examples, training_seconds = [], {}, 0, 0, 0.0
+    tally = incidents.Tally()
     begin = time.perf_counter()
     for done in range(1, config.rounds + 1):
         evaluated = done % config.eval_every == 0 or done == config.rounds
         start = time.perf_counter()
         state, result = federation.run_round(state, score=evaluated and everyone)
-        loss = float(result.metrics["loss"])
-        training_seconds, since = training_seconds + time.perf_counter() - start, since + 1
+        loss = incidents.check_round(done, result, config, dataset, workdir)
+        training_seconds += time.perf_counter() - start
+        tally = incidents.count(tally, result)
         steps += int(result.work.useful)
         examples += config.local_epochs * int(sizes[result.cohort].sum())
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"round {done}: the training loss is {loss}; what was measured up to here is in "
-                f"{workdir}. A smaller config.algorithm.learning_rate (now "
-                f"{config.algorithm.learning_rate}) usually helps"
-            )
         if config.diagnostics and workdir is not None:
             seen = {"round": done, **diagnostics.describe(result.metrics)}
+            seen = incidents.finite_or_none(seen)
             files.append_line(workdir / "diagnostics.jsonl", seen)
         row = None
         if evaluated:
             start = time.perf_counter()
             scores = {**federation.evaluate(state, adapt=not everyone), **result.adapted}
             new_scores = {} if dataset.new_clients is None else federation.evaluate_new(state)
+            work = result.work
             row = {
                 "round": done,
-                "seconds": training_seconds / since,
+                "seconds": training_seconds / tally.rounds,
                 "seconds_evaluation": time.perf_counter() - start,
                 "seconds_total": time.perf_counter() - begin,
                 "client_steps_per_second": steps / training_seconds,
                 "examples_per_second": examples / training_seconds,
                 "fraction_of_matmul_peak": steps * flops / training_seconds / peak,
-                "executed_over_useful_steps": int(result.work.executed) / int(result.work.useful),
+                "executed_over_useful_steps": incidents.ratio(work.executed, work.useful),
                 "slowest_over_mean_device": federation.mesh.size
-                * int(result.work.slowest)
-                / int(result.work.all_devices),
-                "bytes_up": bytes_up,
-                "bytes_down": bytes_down,
+                * incidents.ratio(work.slowest, work.all_devices),
+                **incidents.columns(tally, federation),
+                **messages.privacy(config, participation, dataset.num_clients, done),
                 "loss/train/mean": loss,
                 **summarise({**scores, **new_scores}),
             }
+            row = incidents.finite_or_none(row)
             if workdir is not None:
                 files.append_line(workdir / "metrics.jsonl", row)
                 files.append_clients(workdir, done, dataset.client_names, scores)
                 if dataset.new_clients is not None:
                     names = dataset.new_clients.client_names
                     files.append_clients(workdir, done, names, new_scores)
-            rows, since, steps, examples, training_seconds = [*rows, row], 0, 0, 0, 0.0
+            rows, tally, steps = [*rows, row], incidents.Tally(), 0
+            examples, training_seconds = 0, 0.0
         on_round(done, row)
     summary = summary_of(experiment, rows)
     if workdir is not None:
@@ -212,7 +215,7 @@ def summary_of(experiment: Experiment, rows: list[dict[str, float]]) -> dict[str
     ``best_validation`` is the evaluated round with the highest validation headline (the earliest
     of equals), never chosen on test data; None without a validation split.
     """
-    config, dataset, _, federation = experiment
+    config, dataset, _, federation, participation = experiment
     chosen_by = HEADLINE.format(split="validation")
     best = max(rows, key=lambda row: row[chosen_by]) if chosen_by in rows[0] else None
     device = federation.mesh.devices.flat[0]
@@ -229,6 +232,9 @@ def summary_of(experiment: Experiment, rows: list[dict[str, float]]) -> dict[str
         "chosen_by": chosen_by if best else None,
         "best_validation": best,
         "last": rows[-1],
+        "privacy": incidents.finite_or_none(
+            messages.privacy(config, participation, dataset.num_clients, rows[-1]["round"])
+        ),
         "device": {"kind": device.device_kind, "platform": device.platform,
                    "count": federation.mesh.size},
         "versions": {

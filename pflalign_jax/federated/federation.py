@@ -3,7 +3,7 @@
 import functools
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from pflalign_jax.federated.local import are_tokens
 from pflalign_jax.federated.participation import sample_cohort
 from pflalign_jax.federated.placement import AXIS, choose_chunk, everywhere
 from pflalign_jax.federated.residence import PLACES, choose_place, on_devices, staged_from
+from pflalign_jax.federated.saved import Saved
 from pflalign_jax.federated.step import (
     COHORT,
     INIT,
@@ -80,6 +81,12 @@ class Federation(NamedTuple):
       evaluate_new: ``(state, adapt=True) -> {name: ClientScores}`` for the dataset's new clients:
         names begin with ``new_clients``, the received model is the one a newcomer starts with
         (zero steps), the adapted one has had ``new_client_steps``.
+      save: ``state -> Saved``, arrays that a checkpoint can hold.
+      restore: ``(Saved, held=()) -> FederationState``, also on other devices than it was saved on;
+        ``held`` are earlier rounds that client states on disk are still held for.
+      hold: ``rounds -> None``: client states on disk, which move on with every round, keep those
+        after these rounds, each the last one or one held before; others are let go.
+      shapes: ``(server, client)``, the shapes of the server's and of one client's state.
       client_state: ``(state, k) -> client state`` of the client at position ``k``.
       personal_params: ``(state, k) -> params``, the model that client ``k`` starts a round with.
       lower_round: ``state -> jax.stages.Lowered``, the round's program, to look at before or
@@ -95,6 +102,10 @@ class Federation(NamedTuple):
     run_round: Callable[..., tuple[FederationState, RoundResult]]
     evaluate: Callable[..., dict[str, ClientScores]]
     evaluate_new: Callable[..., dict[str, ClientScores]]
+    save: Callable[[FederationState], Saved]
+    restore: Callable[..., FederationState]
+    hold: Callable[[Iterable[int]], None]
+    shapes: tuple[Any, Any]
     client_state: Callable[[FederationState, int], Any]
     personal_params: Callable[[FederationState, int], Any]
     lower_round: Callable[[FederationState], jax.stages.Lowered]
@@ -202,15 +213,16 @@ def federate(
             "client_state_in='disk' needs a directory; pass state_dir, it will hold the states"
         )
 
-    def open_store(first):
+    def open_store(first, until=None, held=()):
         if place == "host":
             return host_store(first, num_clients)
-        return disk_store(first, num_clients, state_dir)
+        return disk_store(first, num_clients, state_dir, until, held)
 
     if place == "device":
         residence = on_devices(dataset, mesh, client_chunk, cohort_size)
     else:
-        residence = staged_from(dataset, mesh, client_chunk, cohort_size, open_store)
+        in_files = place == "disk"
+        residence = staged_from(dataset, mesh, client_chunk, cohort_size, open_store, in_files)
 
     def init(key):
         data = everywhere(np.asarray(jax.random.key_data(key)), mesh)
@@ -221,6 +233,19 @@ def federate(
         return FederationState(
             key, start, server, residence.init(lambda key: first_states(key)[1], key)
         )
+
+    def save(state):
+        key, impl = jax.random.key_data(state.key), str(jax.random.key_impl(state.key))
+        return Saved(int(state.round), key, impl, state.server, residence.save(state.clients))
+
+    def restore(saved, held=()):
+        data, done = everywhere((np.asarray(saved.key), np.asarray(saved.round, np.int32)), mesh)
+        key = jax.random.wrap_key_data(data, impl=saved.key_impl)
+        server = everywhere(jax.tree.map(np.asarray, saved.server), mesh)
+        clients = residence.restore(
+            saved.clients, lambda key: first_states(key)[1], key, saved.round, held
+        )
+        return FederationState(key, done, server, clients)
 
     drawn = {}  # the last cohorts: this round's was drawn when the round before looked ahead
 
@@ -322,6 +347,10 @@ def federate(
         run_round,
         evaluate,
         evaluate_new,
+        save,
+        restore,
+        residence.hold,
+        (first_server, first_client),
         client_state,
         personal_params,
         lower_round,

@@ -127,7 +127,7 @@ def on_devices(
         lambda clients: iter([everyone._replace(clients=clients)]),
         one,
         lambda clients: SavedClients(table, clients),
-        lambda saved, first, key, round_index, held: arranged(saved, table, sharded),
+        lambda saved, *_: arranged(saved, table, sharded),
         lambda rounds: None,
         reads_ahead=False,
     )
@@ -194,6 +194,9 @@ def staged_from(
         return SavedClients(written, box["store"].read(written))
 
     def restore(saved, first, key, round_index, held):
+        if in_files != (saved.positions is None):
+            kept = "in files" if saved.positions is None else "in memory"
+            raise StoreError(f"client states were kept {kept}; federate with the same place")
         first = jax.jit(first)(key)
         if in_files:
             return start(open_store(first, round_index, held), round_index)

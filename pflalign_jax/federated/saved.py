@@ -46,6 +46,8 @@ def arranged(saved: SavedClients, table: np.ndarray, sharding: jax.sharding.Shar
     Raises:
       StoreError: if a client of the table was not saved.
     """
+    if saved.positions is None:
+        raise StoreError("client states were kept in files; federate with client_state_in='disk'")
     positions = np.asarray(saved.positions).reshape(-1)
     row_of = np.full(int(table.max()) + 1, -1)
     row_of[positions[positions >= 0]] = np.flatnonzero(positions >= 0)

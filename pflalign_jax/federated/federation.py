@@ -1,15 +1,13 @@
 """A federation as functions: clients placed on devices, rounds, scores by client."""
 
 import functools
-import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets.base import FederatedDataset
@@ -20,10 +18,13 @@ from pflalign_jax.federated.local import are_tokens
 from pflalign_jax.federated.participation import Participation, Turnout, uniform
 from pflalign_jax.federated.placement import AXIS, choose_chunk, everywhere
 from pflalign_jax.federated.residence import PLACES, choose_place, on_devices, staged_from
+from pflalign_jax.federated.saved import Saved
 from pflalign_jax.federated.scoring import score_step
 from pflalign_jax.federated.shapes import message_shapes, num_bytes
 from pflalign_jax.federated.step import Counts, Work, round_step
 from pflalign_jax.federated.store import disk_store, host_store
+from pflalign_jax.federated.tables import eval_batch_size as default_eval_batch_size
+from pflalign_jax.federated.tables import named_scores, on_host
 from pflalign_jax.models import Model
 
 
@@ -83,6 +84,12 @@ class Federation(NamedTuple):
       evaluate_new: ``(state, adapt=True) -> {name: ClientScores}`` for the dataset's new clients:
         names begin with ``new_clients``, the received model is the one a newcomer starts with
         (zero steps), the adapted one has had ``new_client_steps``.
+      save: ``state -> Saved``, arrays that a checkpoint can hold.
+      restore: ``(Saved, held=()) -> FederationState``, also on other devices than it was saved on;
+        ``held`` are earlier rounds that client states on disk are still held for.
+      hold: ``rounds -> None``: client states on disk, which move on with every round, keep those
+        after these rounds, each the last one or one held before; others are let go.
+      shapes: ``(server, client)``, the shapes of the server's and of one client's state.
       client_state: ``(state, k) -> client state`` of the client at position ``k``.
       personal_params: ``(state, k) -> params``, the model that client ``k`` starts a round with.
       lower_round: ``state -> jax.stages.Lowered``, the round's program, to look at before or
@@ -100,6 +107,10 @@ class Federation(NamedTuple):
     run_round: Callable[..., tuple[FederationState, RoundResult]]
     evaluate: Callable[..., dict[str, ClientScores]]
     evaluate_new: Callable[..., dict[str, ClientScores]]
+    save: Callable[[FederationState], Saved]
+    restore: Callable[..., FederationState]
+    hold: Callable[[Iterable[int]], None]
+    shapes: tuple[Any, Any]
     client_state: Callable[[FederationState, int], Any]
     personal_params: Callable[[FederationState, int], Any]
     lower_round: Callable[[FederationState], jax.stages.Lowered]
@@ -182,7 +193,7 @@ def federate(
 
     eval_splits = [s for s in ("validation", "test") if len(dataset.splits[s].indices)]
     if eval_batch_size is None:
-        eval_batch_size = _eval_batch_size(dataset)
+        eval_batch_size = default_eval_batch_size(dataset)
 
     def first_params(key):
         dtype = jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32
@@ -220,15 +231,16 @@ def federate(
             "client_state_in='disk' needs a directory; pass state_dir, it will hold the states"
         )
 
-    def open_store(first):
+    def open_store(first, until=None, held=()):
         if place == "host":
             return host_store(first, num_clients)
-        return disk_store(first, num_clients, state_dir)
+        return disk_store(first, num_clients, state_dir, until, held)
 
     if place == "device":
         residence = on_devices(dataset, mesh, client_chunk, cohort_size)
     else:
-        residence = staged_from(dataset, mesh, client_chunk, cohort_size, open_store)
+        in_files = place == "disk"
+        residence = staged_from(dataset, mesh, client_chunk, cohort_size, open_store, in_files)
 
     def init(key):
         data = everywhere(np.asarray(jax.random.key_data(key)), mesh)
@@ -239,6 +251,19 @@ def federate(
         return FederationState(
             key, start, server, residence.init(lambda key: first_states(key)[1], key)
         )
+
+    def save(state):
+        key, impl = jax.random.key_data(state.key), str(jax.random.key_impl(state.key))
+        return Saved(int(state.round), key, impl, state.server, residence.save(state.clients))
+
+    def restore(saved, held=()):
+        data, done = everywhere((np.asarray(saved.key), np.asarray(saved.round, np.int32)), mesh)
+        key = jax.random.wrap_key_data(data, impl=saved.key_impl)
+        server = everywhere(jax.tree.map(np.asarray, saved.server), mesh)
+        clients = residence.restore(
+            saved.clients, lambda key: first_states(key)[1], key, saved.round, held
+        )
+        return FederationState(key, done, server, clients)
 
     drawn = {}  # the last cohorts: this round's was drawn when the round before looked ahead
     sizes = dataset.splits["train"].sizes
@@ -282,10 +307,10 @@ def federate(
         clients = residence.keep(staged, new_states, int(done))
         invited = turnout_of(state.key, int(done) - 1).invited
         table = {"personal/adapted": table}
-        adapted = _named_scores(dataset, eval_splits, [(staged, table)]) if score else {}
+        adapted = named_scores(dataset, eval_splits, [(staged, table)]) if score else {}
 
         def nonfinite():
-            return staged.positions[_on_host(left_out)[staged.device, staged.row] > 0]
+            return staged.positions[on_host(left_out)[staged.device, staged.row] > 0]
 
         return FederationState(state.key, done, server, clients), RoundResult(
             staged.positions, invited, metrics, work, counts, adapted, nonfinite
@@ -299,7 +324,7 @@ def federate(
             )
             for staged in residence.every(state.clients)
         )
-        return _named_scores(dataset, eval_splits, parts)
+        return named_scores(dataset, eval_splits, parts)
 
     new = dataset.new_clients
     score_newcomers = score_step(setting._replace(adapt_steps=new_client_steps))
@@ -323,7 +348,7 @@ def federate(
         states = newcomers().init(first_newcomer, (state.server, state.key))
         (staged,) = newcomers().every(states)
         tables = score_newcomers(*state._replace(clients=staged.clients), *staged[1:4], adapt=adapt)
-        scores = _named_scores(new, ["test"], [(staged, tables)])
+        scores = named_scores(new, ["test"], [(staged, tables)])
         return {name.replace("test/", "new_clients/", 1): s for name, s in scores.items()}
 
     def client_state(state, k):
@@ -348,6 +373,10 @@ def federate(
         run_round,
         evaluate,
         evaluate_new,
+        save,
+        restore,
+        residence.hold,
+        (first_server, first_client),
         client_state,
         personal_params,
         lower_round,
@@ -358,39 +387,3 @@ def federate(
         place,
         mesh,
     )
-
-
-def _named_scores(dataset, splits, parts):
-    """Return `ClientScores` in the dataset's order from ``(Staged, {model: table})`` pairs."""
-    num_clients = dataset.num_clients
-    scores = {}
-    for staged, tables in parts:
-        where, positions = (staged.device, staged.row), staged.positions
-        for model_name, split in itertools.product(tables, splits):
-            name = f"{split}/{model_name}"
-            if name not in scores:
-                unknown = np.full(num_clients, np.nan)
-                scores[name] = ClientScores(
-                    np.zeros(num_clients, np.int64), unknown, unknown.copy()
-                )
-            examples = dataset.splits[split].sizes[positions]
-            count = np.where(examples > 0, examples, np.nan)
-            hits, losses = (_on_host(a)[where] for a in tables[model_name][split])
-            scores[name].examples[positions] = examples
-            scores[name].accuracy[positions] = hits / count
-            scores[name].loss[positions] = losses / count
-    return scores
-
-
-def _on_host(table):
-    """Return a ``[D, R]`` table of all devices as float64; every process must call."""
-    if not table.is_fully_addressable:
-        table = multihost_utils.process_allgather(table, tiled=True)
-    return np.asarray(table, float)
-
-
-def _eval_batch_size(dataset):
-    """Return a power of two in 8..128 near the mean size of the evaluation sets."""
-    sizes = [owned.sizes for split, owned in dataset.splits.items() if split != "train"]
-    mean = np.concatenate(sizes).mean() if sizes else 1
-    return int(2 ** np.clip(np.ceil(np.log2(max(mean, 1))), 3, 7))

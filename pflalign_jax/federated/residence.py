@@ -3,7 +3,7 @@
 import concurrent.futures
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ from pflalign_jax.federated.placement import (
     place_clients,
     place_data,
 )
+from pflalign_jax.federated.saved import SavedClients, arranged
 from pflalign_jax.federated.store import ClientStore, StoreError
 
 PLACES = ("device", "host", "disk")
@@ -60,6 +61,10 @@ class Residence(NamedTuple):
       keep: ``(staged, new_states, round) -> clients`` after a round.
       every: ``clients -> iterator of Staged`` that covers all clients, with evaluation data.
       one: ``(clients, k) -> state`` of the client at position ``k``.
+      save: ``clients -> SavedClients``, what `restore` needs.
+      restore: ``(SavedClients, first, key, round, held) -> clients``, as `save` found them after
+        ``round``; ``held`` are rounds before it that a store in files still holds.
+      hold: ``rounds -> None``, see `ClientStore`; nothing where clients are on devices.
       reads_ahead: whether ``stage`` wants to know the next cohort.
     """
 
@@ -68,6 +73,9 @@ class Residence(NamedTuple):
     keep: Callable[[Staged, Any, int], Any]
     every: Callable[[Any], Iterator[Staged]]
     one: Callable[[Any, int], Any]
+    save: Callable[[Any], SavedClients]
+    restore: Callable[..., Any]
+    hold: Callable[[Iterable[int]], None]
     reads_ahead: bool
 
 
@@ -111,12 +119,16 @@ def on_devices(
 
         return jax.tree.map(own, clients)
 
+    table = by_device(placement, np.arange(dataset.num_clients, dtype=np.int32), -1)
     return Residence(
         init,
         stage,
         lambda staged, new_states, round_index: new_states,
         lambda clients: iter([everyone._replace(clients=clients)]),
         one,
+        lambda clients: SavedClients(table, clients),
+        lambda saved, *_: arranged(saved, table, sharded),
+        lambda rounds: None,
         reads_ahead=False,
     )
 
@@ -126,7 +138,8 @@ def staged_from(
     mesh: Mesh,
     client_chunk: int,
     cohort_size: int,
-    open_store: Callable[[Any], ClientStore],
+    open_store: Callable[..., ClientStore],
+    in_files: bool,
 ) -> Residence:
     """Keep clients in a store; only a cohort's states and data are on devices.
 
@@ -140,7 +153,9 @@ def staged_from(
     Args:
       dataset: all clients; ``x`` may be memory-mapped.
       mesh, client_chunk, cohort_size: see `pflalign_jax.federated.federate`.
-      open_store: from a client's first state to a store of all clients.
+      open_store: ``(first, until=None, held=()) -> ClientStore`` of all clients, from a client's
+        first state; see `disk_store`.
+      in_files: whether the store holds rounds by itself.
     """
     sizes = dataset.splits["train"].sizes
     longest = int(sizes.max())
@@ -160,8 +175,38 @@ def staged_from(
                 f"the store holds client states after round {store.last_round()}; a new run needs "
                 "an empty one, choose another directory"
             )
-        box.update(store=store, round=0, ahead=None, latest=None, writing=None)
+        return start(store, 0)
+
+    def start(store, round_index):
+        box.update(store=store, round=round_index, ahead=None, latest=None, writing=None)
         return ()
+
+    def save(clients):
+        settle()
+        if in_files:
+            return SavedClients(None, ())
+        if len(hosts) > 1:
+            raise StoreError(
+                "client states in the memory of several processes cannot be saved; keep them on "
+                "devices or on disk, or save no checkpoints"
+            )
+        written = np.flatnonzero(box["store"].written()).astype(np.int32)
+        return SavedClients(written, box["store"].read(written))
+
+    def restore(saved, first, key, round_index, held):
+        if in_files != (saved.positions is None):
+            kept = "in files" if saved.positions is None else "in memory"
+            raise StoreError(f"client states were kept {kept}; federate with the same place")
+        first = jax.jit(first)(key)
+        if in_files:
+            return start(open_store(first, round_index, held), round_index)
+        store = open_store(first)
+        store.write(saved.positions, saved.states, round_index)
+        return start(store, round_index)
+
+    def hold(rounds):
+        settle()
+        box["store"].hold(rounds)
 
     def place(positions, splits, room=_bucket):
         """Return who goes where, this process's table of positions, data and rows on devices."""
@@ -250,7 +295,7 @@ def staged_from(
             state = multihost_utils.broadcast_one_to_all(state, is_source=mine[hosts[home[k]][0]])
         return jax.tree.map(jnp.asarray, state)
 
-    return Residence(init, stage, keep, every, one, reads_ahead=True)
+    return Residence(init, stage, keep, every, one, save, restore, hold, reads_ahead=True)
 
 
 def _place(work, home, hosts, most):

@@ -12,7 +12,7 @@ import mmap
 import os
 import pathlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,11 +33,16 @@ class ClientStore(NamedTuple):
         where there is no client.
       write: ``(positions [S], state, round) -> None``: all clients or, after a crash, none.
       last_round: ``() -> int``, the round that was written last; 0 for a new store.
+      written: ``() -> [K] bool``, who was ever written; others read as the first state.
+      hold: ``rounds -> None``: a store in files can be opened again after any of these rounds,
+        each the last one or one held before; others are let go. In memory nothing is held.
     """
 
     read: Callable[[np.ndarray], Any]
     write: Callable[[np.ndarray, Any, int], None]
     last_round: Callable[[], int]
+    written: Callable[[], np.ndarray]
+    hold: Callable[[Iterable[int]], None]
 
 
 def host_store(first: Any, num_clients: int) -> ClientStore:
@@ -68,10 +73,16 @@ def host_store(first: Any, num_clients: int) -> ClientStore:
             written[k] = True
         last[0] = round_index
 
-    return ClientStore(read, write, lambda: last[0])
+    return ClientStore(read, write, lambda: last[0], written.copy, lambda rounds: None)
 
 
-def disk_store(first: Any, num_clients: int, directory: str | os.PathLike) -> ClientStore:
+def disk_store(
+    first: Any,
+    num_clients: int,
+    directory: str | os.PathLike,
+    until: int | None = None,
+    held: Iterable[int] = (),
+) -> ClientStore:
     """Return a store in files, safe against crashes at round granularity.
 
     ``states.bin`` is a list of slots, each of one client's whole state. A round's states go to
@@ -80,14 +91,20 @@ def disk_store(first: Any, num_clients: int, directory: str | os.PathLike) -> Cl
     whole, so it always holds the state after a whole round. The file has at most K + 2C slots,
     and none for clients that never took part.
 
+    A round that is held keeps its slots from being written over, so that the store can be opened
+    as it was then; each costs up to K further slots. Opening changes nothing; the first write
+    drops the records of later rounds.
+
     Args:
       first: every client's first state, a tree of arrays.
       num_clients: K.
       directory: made if it is missing; a store of the same shapes in it is continued.
+      until: go back to after this round, which must have been held; None: the last one.
+      held: further rounds up to ``until`` that were held and still are to be.
 
     Raises:
-      StoreError: if the directory cannot be written or holds a store of other shapes; in ``read``
-        and ``write``, for what the operating system refuses.
+      StoreError: if the directory cannot be written, holds a store of other shapes or none of
+        these rounds; in ``read`` and ``write``, for what the operating system refuses.
     """
     directory = pathlib.Path(directory)
     leaves, treedef = jax.tree.flatten(jax.tree.map(np.asarray, first))
@@ -100,11 +117,18 @@ def disk_store(first: Any, num_clients: int, directory: str | os.PathLike) -> Cl
         _check_layout(directory, leaves, num_clients)
         states, log = (_File(directory / name) for name in ("states.bin", "rounds.log"))
         _sync_directory(directory)
-    last, log_end = _replay(log.fd, slot_of)
-    free = sorted(
-        set(range(int(slot_of.max(initial=-1)) + 1)) - set(slot_of.tolist()), reverse=True
-    )
-    used = int(slot_of.max(initial=-1)) + 1
+    wanted = {*held} | ({until} - {None})
+    last, log_end, tables = _replay(log.fd, slot_of, until, wanted)
+    if missing := sorted(wanted - {0, *tables}):
+        raise StoreError(
+            f"{directory} does not hold client states after round {missing[0]}, only up to round "
+            f"{last}; they were deleted or belong to another run"
+        )
+    tables = {r: tables.get(r, np.full(num_clients, -1)) for r in wanted}
+    taken = np.concatenate([slot_of, *tables.values()])
+    used = int(taken.max(initial=-1)) + 1
+    free = sorted(set(range(used)) - set(taken.tolist()), reverse=True)
+    cut = False
 
     def read(positions):
         rows = _rows(leaves, (positions >= 0) & (slot_of[positions] >= 0))
@@ -115,7 +139,7 @@ def disk_store(first: Any, num_clients: int, directory: str | os.PathLike) -> Cl
         return treedef.unflatten(rows)
 
     def write(positions, state, round_index):
-        nonlocal last, log_end, used
+        nonlocal last, log_end, used, cut
         rows = [np.ascontiguousarray(row) for row in treedef.flatten_up_to(state)]
         there = _there(positions)
         while len(free) < len(there):
@@ -129,18 +153,39 @@ def disk_store(first: Any, num_clients: int, directory: str | os.PathLike) -> Cl
             f"{directory} cannot take the client states of round {round_index}, it holds those of "
             f"round {last}; make room"
         ):
+            if not cut and os.fstat(log.fd).st_size > log_end:
+                os.ftruncate(log.fd, log_end)
+                _to_disk(log.fd)
+            cut = True
             for (_, where), slot in zip(there, slots, strict=True):
                 _transfer(os.pwritev, states.fd, rows, where, slot * slot_bytes)
             _to_disk(states.fd)
             os.pwrite(log.fd, record, log_end)
             _to_disk(log.fd)
         before = slot_of[clients]
+        gone = (before >= 0) & ~_among(before, [table[clients] for table in tables.values()])
         del free[len(free) - len(slots) :]
-        free.extend(before[before >= 0].tolist())
+        free.extend(before[gone].tolist())
         slot_of[clients] = slots
         last, log_end = round_index, log_end + len(record)
 
-    return ClientStore(read, write, lambda: last)
+    def hold(rounds):
+        rounds = set(rounds)
+        if last in rounds:
+            tables[last] = slot_of.copy()
+        if unknown := sorted(rounds - set(tables)):
+            raise StoreError(f"{directory} is after round {last} and no longer holds {unknown}")
+        for r in sorted(set(tables) - rounds):
+            table = tables.pop(r)
+            gone = (table >= 0) & ~_among(table, [slot_of, *tables.values()])
+            free.extend(table[gone].tolist())
+
+    return ClientStore(read, write, lambda: last, lambda: slot_of >= 0, hold)
+
+
+def _among(slots, tables):
+    """Tell which slots some of the tables have for the same client."""
+    return np.any([table == slots for table in tables], axis=0) if tables else slots < -1
 
 
 _to_disk = getattr(os, "fdatasync", os.fsync)
@@ -193,12 +238,18 @@ def _check_layout(directory, leaves, num_clients):
     temporary.replace(about)
 
 
-def _replay(log, slot_of):
-    """Read whole records into ``slot_of``; return the last round and where the next one goes."""
+def _replay(log, slot_of, until, wanted):
+    """Read whole records up to round ``until`` into ``slot_of``.
+
+    Returns the last round, where the next one goes, and what ``slot_of`` was after ``wanted`` ones.
+    """
+    tables = {}
     content = np.frombuffer(os.pread(log, os.fstat(log).st_size // 8 * 8, 0), np.int64)
     last, start = 0, 0
     while start + 2 < len(content):
         round_index, count = content[start : start + 2].tolist()
+        if until is not None and round_index > until:
+            break
         end = start + 2 + 2 * count
         if (
             count < 0
@@ -209,7 +260,9 @@ def _replay(log, slot_of):
         clients, slots = content[start + 2 : end].reshape(2, count)
         slot_of[clients] = slots
         last, start = round_index, end + 1
-    return last, 8 * start
+        if last in wanted:
+            tables[last] = slot_of.copy()
+    return last, 8 * start, tables
 
 
 def _transfer(call, file, rows, where, offset):

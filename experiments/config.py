@@ -55,6 +55,13 @@ OWN_FIELDS = {
         "where client states live: 'device', 'host', 'disk' (in the workdir); None = where there "
         "is room",
     ),
+    "checkpoint_every": (
+        None,
+        int | None,
+        "rounds between checkpoints, and one at every best round; 0 = never; None = as often as "
+        "takes at most 3 % of the time",
+    ),
+    "checkpoints_kept": (2, int, "latest checkpoints kept, beside the best on validation"),
 }
 """Name to (default, type, meaning)."""
 
@@ -243,6 +250,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
         resolved[name] = _checked(name, config[name], kind)
         if kind is int and name != "seed" and resolved[name] < 1:
             raise ConfigError(f"config.{name}={resolved[name]} is not allowed; it must be >= 1")
+    if (resolved.checkpoint_every or 0) < 0:
+        raise ConfigError(
+            f"config.checkpoint_every={resolved.checkpoint_every} is not allowed; it must be >= 0, "
+            "or None"
+        )
     if resolved.compute_dtype not in ("float32", "bfloat16"):
         raise ConfigError(
             f"config.compute_dtype={resolved.compute_dtype!r} is unknown"

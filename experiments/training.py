@@ -1,11 +1,12 @@
 """From a config to a finished run: build, train, evaluate, write."""
 
+import contextlib
 import importlib.metadata
-import inspect
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +14,21 @@ from ml_collections import ConfigDict
 
 from experiments import workdir as files
 from experiments.config import FACTORIES, ConfigError, resolve
+from experiments.describe import describe_run
+from experiments.devices import room_on_devices
+from experiments.keeper import KEEPS_NOTHING, keep_checkpoints, together
 from experiments.machine import matmul_peak, step_flops
-from pflalign_jax import datasets, diagnostics
+from experiments.stop import StoppedError
+from pflalign_jax import datasets, diagnostics, from_config
 from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.federated import ClientScores, Federation, federate, summarise
-from pflalign_jax.models import Model, cross_entropy, with_compute_dtype
+from pflalign_jax.federated import (
+    ClientScores,
+    Federation,
+    FederationState,
+    federate,
+    summarise,
+)
+from pflalign_jax.models import Model
 
 HEADLINE = "accuracy/{split}/personal/adapted/mean"
 """The score that stands on the progress bar and chooses the best round (on validation)."""
@@ -67,22 +78,11 @@ def build(
     """
     config = resolve(config)
     dataset = build_dataset(config) if dataset is None else dataset
-    model = _call(config, "model", num_classes=dataset.num_classes)
-    if config.compute_dtype != "float32":
-        model = with_compute_dtype(model, config.compute_dtype)
-    algorithm = _call(
-        config,
-        "algorithm",
-        loss=cross_entropy(model),
-        model=model,
-        num_classes=dataset.num_classes,
-        local_epochs=config.local_epochs,
-        batch_size=config.batch_size,
-        participation=(config.cohort_size or dataset.num_clients) / dataset.num_clients,
-        num_clients=dataset.num_clients,
-        head=model.head,
-        diagnostics=config.diagnostics,
-    )
+    classes, clients = dataset.num_classes, dataset.num_clients
+    with _errors_of("model"):
+        model = from_config.build_model(config, classes)
+    with _errors_of("algorithm"):
+        algorithm = from_config.build_algorithm(config, model, classes, clients)
     try:
         federation = federate(
             algorithm,
@@ -106,61 +106,102 @@ def build_dataset(config: ConfigDict) -> FederatedDataset:
     Raises:
       DatasetError: naming the file or argument, its value and what to do.
     """
-    return _call(config, "dataset")
+    fields = config.dataset
+    with _errors_of("dataset"):
+        return from_config.call(FACTORIES["dataset"][fields.name], fields)
 
 
-def _call(config, section, **supplied):
-    """Call the function that a section of a resolved config names.
-
-    ``supplied`` are further arguments, for those that take them and where the config has none.
-    """
-    fields = dict(config[section])
-    factory = FACTORIES[section][fields.pop("name")]
-    takes = inspect.signature(factory).parameters
-    supplied = {name: value for name, value in supplied.items() if name in takes}
+@contextlib.contextmanager
+def _errors_of(section):
+    """Name the section of a config whose values a function refuses."""
     try:
-        return factory(**{**supplied, **fields})
+        yield
     except datasets.DatasetError:
         raise
     except ValueError as error:
         raise ConfigError(f"config.{section}: {error}") from error
 
 
+class Start(NamedTuple):
+    """Where a run begins, or goes on.
+
+    Attributes:
+      state: of the federation; None for a new run.
+      rows: those of ``metrics.jsonl`` so far.
+      tally: what was counted since the last of them, and the seconds that the run has taken.
+    """
+
+    state: FederationState | None = None
+    rows: tuple[dict[str, float], ...] = ()
+    tally: Mapping[str, float] = MappingProxyType({})
+
+
 def train(
     experiment: Experiment,
     workdir: pathlib.Path | None,
     on_round: Callable[[int, dict[str, float] | None], None] = lambda done, row: None,
+    start: Start | None = None,
+    checkpoints: pathlib.Path | None = None,
+    stop: Callable[[], int] = lambda: 0,
+    save_last: bool = True,
 ) -> Outcome:
     """Run all rounds and write the run's files to ``workdir`` as they come.
 
     Args:
       experiment: from `build`.
-      workdir: from `experiments.workdir.create`; None writes nothing, as all processes but the
+      workdir: from `experiments.resume.prepare`; None writes nothing, as all processes but the
         first do.
       on_round: called after every round with the number done and, if it was evaluated, its row.
+      start: from `experiments.resume.prepare`; None: a new run.
+      checkpoints: directory of the run's checkpoints, the same in all processes; None: without.
+      stop: the signal to stop for, 0 as long as there is none; asked after every round.
+      save_last: whether the last round's state is saved, too.
 
     Raises:
       DivergedError: when the training loss of an evaluated round is not finite.
+      MemoryExhaustedError: when a device has no room.
+      StoppedError: after a checkpoint, when ``stop`` says so.
+      WorkdirError, CheckpointError, StoreError: for what cannot be written.
     """
+    config, federation, keeper = experiment.config, experiment.federation, KEEPS_NOTHING
+    if start is None:
+        start = Start()
+        if workdir is not None:
+            describe_run(workdir, config, experiment.dataset)
+    if checkpoints is not None and config.checkpoint_every != 0:
+        chosen_by = HEADLINE.format(split="validation")
+        best = max((row[chosen_by] for row in start.rows if chosen_by in row), default=None)
+        keeper = keep_checkpoints(
+            checkpoints, federation, config.checkpoint_every, config.checkpoints_kept, best
+        )
+    with contextlib.closing(keeper):
+        return _train(experiment, workdir, on_round, start, keeper, stop, save_last)
+
+
+def _train(experiment, workdir, on_round, start, keeper, stop, save_last):
     config, dataset, model, federation = experiment
-    if workdir is not None:
-        files.write_json(workdir / "config.json", config.to_dict())
-        datasets.save_partition(workdir / "partition.npz", dataset)
     everyone = federation.cohort_size == dataset.num_clients
     bytes_up, bytes_down = federation.bytes_per_round
-    state = federation.init(jax.random.key(config.seed))
+    state = federation.init(jax.random.key(config.seed)) if start.state is None else start.state
     sizes = dataset.splits["train"].sizes
     peak, flops = matmul_peak(), step_flops(model, dataset, config.batch_size)
-    rows, scores, since, steps, examples, training_seconds = [], {}, 0, 0, 0, 0.0
-    begin = time.perf_counter()
-    for done in range(1, config.rounds + 1):
+    rows, scores, tally = list(start.rows), {}, {**NOTHING, **start.tally}
+    chosen_by, first = HEADLINE.format(split="validation"), int(state.round) + 1
+    begin = time.perf_counter() - tally["seconds_total"]
+
+    def about():
+        seconds = {"seconds_total": time.perf_counter() - begin}
+        return {"files": {} if workdir is None else files.sizes(workdir), "tally": tally | seconds}
+
+    for done in range(first, config.rounds + 1):
         evaluated = done % config.eval_every == 0 or done == config.rounds
-        start = time.perf_counter()
-        state, result = federation.run_round(state, score=evaluated and everyone)
-        loss = float(result.metrics["loss"])
-        training_seconds, since = training_seconds + time.perf_counter() - start, since + 1
-        steps += int(result.work.useful)
-        examples += config.local_epochs * int(sizes[result.cohort].sum())
+        clock = time.perf_counter()
+        with room_on_devices(federation.client_chunk):
+            state, result = federation.run_round(state, score=evaluated and everyone)
+            loss = float(result.metrics["loss"])
+        examples = config.local_epochs * int(sizes[result.cohort].sum())
+        more = (1, int(result.work.useful), examples, time.perf_counter() - clock, 0)
+        tally = {k: n + m for (k, n), m in zip(tally.items(), more, strict=True)}
         if not math.isfinite(loss):
             raise DivergedError(
                 f"round {done}: the training loss is {loss}; what was measured up to here is in "
@@ -172,17 +213,19 @@ def train(
             files.append_line(workdir / "diagnostics.jsonl", seen)
         row = None
         if evaluated:
-            start = time.perf_counter()
-            scores = {**federation.evaluate(state, adapt=not everyone), **result.adapted}
-            new_scores = {} if dataset.new_clients is None else federation.evaluate_new(state)
+            clock = time.perf_counter()
+            with room_on_devices(federation.client_chunk):
+                scores = {**federation.evaluate(state, adapt=not everyone), **result.adapted}
+                new = {} if dataset.new_clients is None else federation.evaluate_new(state)
+            seconds, steps = tally["seconds"], tally["steps"]
             row = {
                 "round": done,
-                "seconds": training_seconds / since,
-                "seconds_evaluation": time.perf_counter() - start,
+                "seconds": seconds / tally["rounds"],
+                "seconds_evaluation": time.perf_counter() - clock,
                 "seconds_total": time.perf_counter() - begin,
-                "client_steps_per_second": steps / training_seconds,
-                "examples_per_second": examples / training_seconds,
-                "fraction_of_matmul_peak": steps * flops / training_seconds / peak,
+                "client_steps_per_second": steps / seconds,
+                "examples_per_second": tally["examples"] / seconds,
+                "fraction_of_matmul_peak": steps * flops / seconds / peak,
                 "executed_over_useful_steps": int(result.work.executed) / int(result.work.useful),
                 "slowest_over_mean_device": federation.mesh.size
                 * int(result.work.slowest)
@@ -190,20 +233,31 @@ def train(
                 "bytes_up": bytes_up,
                 "bytes_down": bytes_down,
                 "loss/train/mean": loss,
-                **summarise({**scores, **new_scores}),
+                **summarise({**scores, **new}),
             }
             if workdir is not None:
                 files.append_line(workdir / "metrics.jsonl", row)
                 files.append_clients(workdir, done, dataset.client_names, scores)
                 if dataset.new_clients is not None:
-                    names = dataset.new_clients.client_names
-                    files.append_clients(workdir, done, names, new_scores)
-            rows, since, steps, examples, training_seconds = [*rows, row], 0, 0, 0, 0.0
+                    files.append_clients(workdir, done, dataset.new_clients.client_names, new)
+            rows, tally = [*rows, row], NOTHING
         on_round(done, row)
+        (signum,) = together(stop())
+        last = done == config.rounds and save_last
+        keeper.after_round(state, row and row.get(chosen_by), about, last or bool(signum))
+        if signum and done < config.rounds:
+            raise StoppedError(signum, done)
+    keeper.wait()
+    if not scores and workdir is not None:
+        scores = files.read_clients(workdir, config.rounds, dataset.client_names)
     summary = summary_of(experiment, rows)
     if workdir is not None:
         files.write_json(workdir / "summary.json", summary)
     return Outcome(summary, rows, scores)
+
+
+NOTHING = {"rounds": 0, "steps": 0, "examples": 0, "seconds": 0.0, "seconds_total": 0.0}
+"""What is counted between two rows of metrics, and all seconds before this process."""
 
 
 def summary_of(experiment: Experiment, rows: list[dict[str, float]]) -> dict[str, Any]:

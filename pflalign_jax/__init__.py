@@ -11,6 +11,7 @@ from pflalign_jax.align import (
 )
 from pflalign_jax.federated import Algorithm, Federation, federate, local_training, summarise
 from pflalign_jax.models import Model
+from pflalign_jax.results import Run, RunError, load_run
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,8 @@ __all__ = [
     "AlignState",
     "Federation",
     "Model",
+    "Run",
+    "RunError",
     "algorithms",
     "align_transform",
     "datasets",
@@ -26,6 +29,7 @@ __all__ = [
     "direction",
     "federate",
     "federated",
+    "load_run",
     "local_training",
     "models",
     "new_round",

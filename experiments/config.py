@@ -60,6 +60,13 @@ OWN_FIELDS = {
         "where client states live: 'device', 'host', 'disk' (in the workdir); None = where there "
         "is room",
     ),
+    "checkpoint_every": (
+        None,
+        int | None,
+        "rounds between checkpoints, and one at every best round; 0 = never; None = as often as "
+        "takes at most 3 % of the time",
+    ),
+    "checkpoints_kept": (2, int, "latest checkpoints kept, beside the best on validation"),
 }
 """Name to (default, type, meaning)."""
 
@@ -261,6 +268,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
         resolved[name] = checked(name, config[name], kind)
         if kind is int and name != "seed" and resolved[name] < 1:
             raise ConfigError(f"config.{name}={resolved[name]} is not allowed; it must be >= 1")
+    if (resolved.checkpoint_every or 0) < 0:
+        raise ConfigError(
+            f"config.checkpoint_every={resolved.checkpoint_every} is not allowed; it must be >= 0, "
+            "or None"
+        )
     one_of("compute_dtype", resolved.compute_dtype, ("float32", "bfloat16"))
     one_of("on_nonfinite", resolved.on_nonfinite, ("leave_out", "raise"))
     for section in FACTORIES:

@@ -3,7 +3,7 @@
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -16,44 +16,28 @@ class DivergedError(Exception):
     """Training left the finite numbers."""
 
 
-class Tally(NamedTuple):
-    """Clients of the rounds since the last line of metrics.
-
-    Attributes:
-      rounds: how many.
-      invited: models sent.
-      answered: messages sent.
-      nonfinite: messages left out.
-    """
-
-    rounds: int = 0
-    invited: int = 0
-    answered: int = 0
-    nonfinite: int = 0
+COUNTED = ("invited", "answered", "nonfinite")
+"""What `count` counts: models sent, messages sent, messages left out."""
 
 
-def count(tally: Tally, result: RoundResult) -> Tally:
-    """Return the tally with one more round."""
-    return Tally(
-        tally.rounds + 1,
-        tally.invited + result.invited,
-        tally.answered + len(result.cohort),
-        tally.nonfinite + int(result.counts.nonfinite),
-    )
+def count(result: RoundResult) -> dict[str, int]:
+    """Return a round's share of what a line of metrics counts."""
+    nonfinite = int(result.counts.nonfinite)
+    return dict(zip(COUNTED, (result.invited, len(result.cohort), nonfinite), strict=True))
 
 
-def columns(tally: Tally, federation: Federation) -> dict[str, float]:
+def columns(tally: Mapping[str, float], federation: Federation) -> dict[str, float]:
     """Return bytes and clients for a line of metrics.
 
     Bytes, invited and answered clients are means per round, ``clients/nonfinite`` is a sum.
     """
     up, down = (b / federation.cohort_size for b in federation.bytes_per_round)
     return {
-        "bytes_up": round(up * tally.answered / tally.rounds),
-        "bytes_down": round(down * tally.invited / tally.rounds),
-        "clients/invited": tally.invited / tally.rounds,
-        "clients/answered": tally.answered / tally.rounds,
-        "clients/nonfinite": tally.nonfinite,
+        "bytes_up": round(up * tally["answered"] / tally["rounds"]),
+        "bytes_down": round(down * tally["invited"] / tally["rounds"]),
+        "clients/invited": tally["invited"] / tally["rounds"],
+        "clients/answered": tally["answered"] / tally["rounds"],
+        "clients/nonfinite": tally["nonfinite"],
     }
 
 

@@ -5,6 +5,7 @@ python -m experiments.run --config=experiments/digits.py [--workdir=DIR]
 
 """
 
+import contextlib
 import pathlib
 import sys
 import time
@@ -15,8 +16,17 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from experiments import config as vocabulary
-from experiments import plots, show, training, workdir
-from experiments.devices import DEVICES, DeviceError, cache_programs, join_processes, use_devices
+from experiments import plots, resume, show, training, workdir
+from experiments.devices import (
+    DEVICES,
+    DeviceError,
+    MemoryExhaustedError,
+    cache_programs,
+    join_processes,
+    use_devices,
+)
+from experiments.stop import StoppedError, asked_to_stop, locked
+from pflalign_jax.checkpoints import CheckpointError
 from pflalign_jax.datasets import DatasetError
 from pflalign_jax.federated import StoreError
 
@@ -24,7 +34,10 @@ __doc__ += vocabulary.explain()
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, a Python file.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run's files go; default: runs/EXPERIMENT-ALGORITHM-DATE-TIME."
+    "workdir",
+    None,
+    "Where the run's files go; default: runs/EXPERIMENT-ALGORITHM-DATE-TIME. An unfinished run in "
+    "it goes on.",
 )
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -48,6 +61,8 @@ USER_ERRORS = (
     StoreError,
     workdir.WorkdirError,
     training.DivergedError,
+    CheckpointError,
+    MemoryExhaustedError,
 )
 
 
@@ -102,15 +117,35 @@ def main(argv: list[str]) -> None:
             or default_workdir(flags.FLAGS["config"].config_filename, config.algorithm.name)
         )
         experiment = training.build(config, path / "client_states" / str(jax.process_index()))
-        if first:
-            workdir.create(path)
         console = Console(quiet=not first)
-        with show.progress(experiment.config.rounds, console) as on_round:
-            outcome = training.train(experiment, path if first else None, on_round)
+
+        def say(text):
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+        with contextlib.ExitStack() as stack:
+            if first:
+                workdir.create(path, go_on=True)
+                stack.enter_context(locked(path, say))
+            start = resume.prepare(path, experiment, first, say)
+            stop = stack.enter_context(asked_to_stop())
+            on_round = stack.enter_context(show.progress(experiment.config.rounds, console))
+            outcome = training.train(
+                experiment,
+                path if first else None,
+                on_round,
+                start,
+                path / "checkpoints",
+                stop,
+            )
     except USER_ERRORS as error:
         fail(str(error))
+    except StoppedError as stopped:
+        if first:
+            print(f"{stopped}; the same command with --workdir={path} goes on", file=sys.stderr)
+        sys.exit(128 + stopped.signum)
     except KeyboardInterrupt:
-        fail(f"interrupted; rounds evaluated before, if any, are in {path}")
+        print(f"interrupted; --workdir={path} goes on from its last checkpoint", file=sys.stderr)
+        sys.exit(130)
     if not first:
         return
     title = f"{experiment.config.algorithm.name} on {experiment.dataset.name}"

@@ -1,10 +1,11 @@
 """From a config to a finished run: build, train, evaluate, write."""
 
+import contextlib
 import importlib.metadata
-import inspect
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +14,23 @@ from ml_collections import ConfigDict
 from experiments import incidents, messages
 from experiments import workdir as files
 from experiments.config import FACTORIES, ConfigError, resolve
+from experiments.describe import describe_run
+from experiments.devices import room_on_devices
 from experiments.incidents import DivergedError
+from experiments.keeper import KEEPS_NOTHING, keep_checkpoints, together
 from experiments.machine import matmul_peak, step_flops
-from pflalign_jax import datasets, diagnostics
+from experiments.stop import StoppedError
+from pflalign_jax import datasets, diagnostics, from_config
 from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.federated import ClientScores, Federation, Participation, federate, summarise
-from pflalign_jax.models import Model, cross_entropy, with_compute_dtype
+from pflalign_jax.federated import (
+    ClientScores,
+    Federation,
+    FederationState,
+    Participation,
+    federate,
+    summarise,
+)
+from pflalign_jax.models import Model
 
 __all__ = ["HEADLINE", "DivergedError", "Experiment", "Outcome", "build", "train"]
 
@@ -67,24 +79,15 @@ def build(
     """
     config = resolve(config)
     dataset = build_dataset(config) if dataset is None else dataset
-    model = _call(config, "model", num_classes=dataset.num_classes)
-    if config.compute_dtype != "float32":
-        model = with_compute_dtype(model, config.compute_dtype)
-    algorithm = _call(
-        config,
-        "algorithm",
-        loss=cross_entropy(model),
-        model=model,
-        num_classes=dataset.num_classes,
-        local_epochs=config.local_epochs,
-        batch_size=config.batch_size,
-        participation=(config.cohort_size or dataset.num_clients) / dataset.num_clients,
-        num_clients=dataset.num_clients,
-        head=model.head,
-        diagnostics=config.diagnostics,
-    )
-    participation = _call(config, "participation")
-    messages.privacy(config, participation, dataset.num_clients, rounds=1)  # can it be accounted?
+    classes, clients = dataset.num_classes, dataset.num_clients
+    with _errors_of("model"):
+        model = from_config.build_model(config, classes)
+    with _errors_of("algorithm"):
+        algorithm = from_config.build_algorithm(config, model, classes, clients)
+    with _errors_of("participation"):
+        fields = config.participation
+        participation = from_config.call(FACTORIES["participation"][fields.name], fields)
+    messages.privacy(config, participation, clients, rounds=1)  # can it be accounted?
     algorithm, trained = messages.wrap(algorithm, config, dataset)
     try:
         federation = federate(
@@ -110,103 +113,169 @@ def build_dataset(config: ConfigDict) -> FederatedDataset:
     Raises:
       DatasetError: naming the file or argument, its value and what to do.
     """
-    return _call(config, "dataset")
+    fields = config.dataset
+    with _errors_of("dataset"):
+        return from_config.call(FACTORIES["dataset"][fields.name], fields)
 
 
-def _call(config, section, **supplied):
-    """Call the function that a section of a resolved config names.
-
-    ``supplied`` are further arguments, for those that take them and where the config has none.
-    """
-    fields = dict(config[section])
-    factory = FACTORIES[section][fields.pop("name")]
-    takes = inspect.signature(factory).parameters
-    supplied = {name: value for name, value in supplied.items() if name in takes}
+@contextlib.contextmanager
+def _errors_of(section):
+    """Name the section of a config whose values a function refuses."""
     try:
-        return factory(**{**supplied, **fields})
+        yield
     except datasets.DatasetError:
         raise
     except ValueError as error:
         raise ConfigError(f"config.{section}: {error}") from error
 
 
+class Start(NamedTuple):
+    """Where a run begins, or goes on.
+
+    Attributes:
+      state: of the federation; None for a new run.
+      rows: those of ``metrics.jsonl`` so far.
+      tally: what was counted since the last of them, and the seconds that the run has taken.
+    """
+
+    state: FederationState | None = None
+    rows: tuple[dict[str, float], ...] = ()
+    tally: Mapping[str, float] = MappingProxyType({})
+
+
 def train(
     experiment: Experiment,
     workdir: pathlib.Path | None,
     on_round: Callable[[int, dict[str, float] | None], None] = lambda done, row: None,
+    start: Start | None = None,
+    checkpoints: pathlib.Path | None = None,
+    stop: Callable[[], int] = lambda: 0,
+    save_last: bool = True,
 ) -> Outcome:
     """Run all rounds and write the run's files to ``workdir`` as they come.
 
     Args:
       experiment: from `build`.
-      workdir: from `experiments.workdir.create`; None writes nothing, as all processes but the
+      workdir: from `experiments.resume.prepare`; None writes nothing, as all processes but the
         first do.
       on_round: called after every round with the number done and, if it was evaluated, its row.
+      start: from `experiments.resume.prepare`; None: a new run.
+      checkpoints: directory of the run's checkpoints, the same in all processes; None: without.
+      stop: the signal to stop for, 0 as long as there is none; asked after every round.
+      save_last: whether the last round's state is saved, too.
 
     Raises:
       DivergedError: when a round's training loss is not finite, or one client's with
-        ``config.on_nonfinite="raise"``.
+        ``config.on_nonfinite="raise"``; after a checkpoint.
+      MemoryExhaustedError: when a device has no room.
+      StoppedError: after a checkpoint, when ``stop`` says so.
+      WorkdirError, CheckpointError, StoreError: for what cannot be written.
     """
+    config, federation, keeper = experiment.config, experiment.federation, KEEPS_NOTHING
+    if start is None:
+        start = Start()
+        if workdir is not None:
+            describe_run(workdir, config, experiment.dataset)
+    if checkpoints is not None and config.checkpoint_every != 0:
+        chosen_by = HEADLINE.format(split="validation")
+        known = [row[chosen_by] for row in start.rows if row.get(chosen_by) is not None]
+        keeper = keep_checkpoints(
+            checkpoints,
+            federation,
+            config.checkpoint_every,
+            config.checkpoints_kept,
+            max(known, default=None),
+        )
+    with contextlib.closing(keeper):
+        return _train(experiment, workdir, on_round, start, keeper, stop, save_last)
+
+
+def _train(experiment, workdir, on_round, start, keeper, stop, save_last):
     config, dataset, model, federation, participation = experiment
-    if workdir is not None:
-        files.write_json(workdir / "config.json", config.to_dict())
-        datasets.save_partition(workdir / "partition.npz", dataset)
     everyone = federation.everyone
-    state = federation.init(jax.random.key(config.seed))
+    state = federation.init(jax.random.key(config.seed)) if start.state is None else start.state
     sizes = dataset.splits["train"].sizes
     peak, flops = matmul_peak(), step_flops(model, dataset, config.batch_size)
-    rows, scores, steps, examples, training_seconds = [], {}, 0, 0, 0.0
-    tally = incidents.Tally()
-    begin = time.perf_counter()
-    for done in range(1, config.rounds + 1):
+    rows, scores, tally = list(start.rows), {}, {**NOTHING, **start.tally}
+    chosen_by, first = HEADLINE.format(split="validation"), int(state.round) + 1
+    begin = time.perf_counter() - tally["seconds_total"]
+
+    def about():
+        seconds = {"seconds_total": time.perf_counter() - begin}
+        return {"files": {} if workdir is None else files.sizes(workdir), "tally": tally | seconds}
+
+    for done in range(first, config.rounds + 1):
         evaluated = done % config.eval_every == 0 or done == config.rounds
-        start = time.perf_counter()
-        state, result = federation.run_round(state, score=evaluated and everyone)
-        loss = incidents.check_round(done, result, config, dataset, workdir)
-        training_seconds += time.perf_counter() - start
-        tally = incidents.count(tally, result)
-        steps += int(result.work.useful)
-        examples += config.local_epochs * int(sizes[result.cohort].sum())
+        clock = time.perf_counter()
+        with room_on_devices(federation.client_chunk):
+            state, result = federation.run_round(state, score=evaluated and everyone)
+            try:
+                loss = incidents.check_round(done, result, config, dataset, workdir)
+            except DivergedError:
+                keeper.after_round(state, None, about, True)
+                raise
+        more = {
+            "rounds": 1,
+            "steps": int(result.work.useful),
+            "examples": config.local_epochs * int(sizes[result.cohort].sum()),
+            "seconds": time.perf_counter() - clock,
+            **incidents.count(result),
+        }
+        tally = {name: total + more.get(name, 0) for name, total in tally.items()}
         if config.diagnostics and workdir is not None:
             seen = {"round": done, **diagnostics.describe(result.metrics)}
             seen = incidents.finite_or_none(seen)
             files.append_line(workdir / "diagnostics.jsonl", seen)
         row = None
         if evaluated:
-            start = time.perf_counter()
-            scores = {**federation.evaluate(state, adapt=not everyone), **result.adapted}
-            new_scores = {} if dataset.new_clients is None else federation.evaluate_new(state)
-            work = result.work
+            clock = time.perf_counter()
+            with room_on_devices(federation.client_chunk):
+                scores = {**federation.evaluate(state, adapt=not everyone), **result.adapted}
+                new = {} if dataset.new_clients is None else federation.evaluate_new(state)
+            seconds, steps, work = tally["seconds"], tally["steps"], result.work
             row = {
                 "round": done,
-                "seconds": training_seconds / tally.rounds,
-                "seconds_evaluation": time.perf_counter() - start,
+                "seconds": seconds / tally["rounds"],
+                "seconds_evaluation": time.perf_counter() - clock,
                 "seconds_total": time.perf_counter() - begin,
-                "client_steps_per_second": steps / training_seconds,
-                "examples_per_second": examples / training_seconds,
-                "fraction_of_matmul_peak": steps * flops / training_seconds / peak,
+                "client_steps_per_second": steps / seconds,
+                "examples_per_second": tally["examples"] / seconds,
+                "fraction_of_matmul_peak": steps * flops / seconds / peak,
                 "executed_over_useful_steps": incidents.ratio(work.executed, work.useful),
                 "slowest_over_mean_device": federation.mesh.size
                 * incidents.ratio(work.slowest, work.all_devices),
                 **incidents.columns(tally, federation),
                 **messages.privacy(config, participation, dataset.num_clients, done),
                 "loss/train/mean": loss,
-                **summarise({**scores, **new_scores}),
+                **summarise({**scores, **new}),
             }
             row = incidents.finite_or_none(row)
             if workdir is not None:
                 files.append_line(workdir / "metrics.jsonl", row)
                 files.append_clients(workdir, done, dataset.client_names, scores)
                 if dataset.new_clients is not None:
-                    names = dataset.new_clients.client_names
-                    files.append_clients(workdir, done, names, new_scores)
-            rows, tally, steps = [*rows, row], incidents.Tally(), 0
-            examples, training_seconds = 0, 0.0
+                    files.append_clients(workdir, done, dataset.new_clients.client_names, new)
+            rows, tally = [*rows, row], NOTHING
         on_round(done, row)
+        (signum,) = together(stop())
+        last = done == config.rounds and save_last
+        keeper.after_round(state, row and row.get(chosen_by), about, last or bool(signum))
+        if signum and done < config.rounds:
+            raise StoppedError(signum, done)
+    keeper.wait()
+    if not scores and workdir is not None:
+        scores = files.read_clients(workdir, config.rounds, dataset.client_names)
     summary = summary_of(experiment, rows)
     if workdir is not None:
         files.write_json(workdir / "summary.json", summary)
     return Outcome(summary, rows, scores)
+
+
+NOTHING = {
+    **{"rounds": 0, "steps": 0, "examples": 0, "seconds": 0.0, "seconds_total": 0.0},
+    **dict.fromkeys(incidents.COUNTED, 0),
+}
+"""What is counted between two rows of metrics, and all seconds before this process."""
 
 
 def summary_of(experiment: Experiment, rows: list[dict[str, float]]) -> dict[str, Any]:
@@ -217,7 +286,8 @@ def summary_of(experiment: Experiment, rows: list[dict[str, float]]) -> dict[str
     """
     config, dataset, _, federation, participation = experiment
     chosen_by = HEADLINE.format(split="validation")
-    best = max(rows, key=lambda row: row[chosen_by]) if chosen_by in rows[0] else None
+    known = [row for row in rows if row.get(chosen_by) is not None]
+    best = max(known, key=lambda row: row[chosen_by]) if known else None
     device = federation.mesh.devices.flat[0]
     return {
         "algorithm": config.algorithm.name,

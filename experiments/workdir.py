@@ -1,5 +1,6 @@
 """The files of a run, written so that a killed run loses nothing already measured."""
 
+import contextlib
 import csv
 import json
 import os
@@ -7,9 +8,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pflalign_jax.federated import ClientScores
 
 FILES = ("config.json", "metrics.jsonl", "clients.csv", "partition.npz", "summary.json")
+GROWING = ("metrics.jsonl", "clients.csv", "diagnostics.jsonl")
+"""Files that rounds append to."""
 CLIENT_COLUMNS = ("round", "client", "split", "model", "stage", "examples", "accuracy", "loss")
 
 
@@ -17,15 +22,19 @@ class WorkdirError(Exception):
     """A workdir that cannot be used; the message names it and says what to do."""
 
 
-def create(path: str | os.PathLike) -> pathlib.Path:
+def create(path: str | os.PathLike, go_on: bool = False) -> pathlib.Path:
     """Create a run's directory.
+
+    Args:
+      path: its name.
+      go_on: whether it may hold an unfinished run.
 
     Raises:
       WorkdirError: if it holds a run already, or cannot be written.
     """
     path = pathlib.Path(path)
     held = [name for name in FILES if (path / name).exists()]
-    if held:
+    if held and not (go_on and "summary.json" not in held):
         state = "a finished run" if "summary.json" in held else "an unfinished run"
         raise WorkdirError(
             f"workdir {path} holds {state} ({', '.join(held)}); it is not overwritten. "
@@ -46,15 +55,18 @@ def create(path: str | os.PathLike) -> pathlib.Path:
 
 def write_json(path: pathlib.Path, value: Mapping) -> None:
     """Write a json file whole: to a temporary name, then renamed."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    with explained(path):
+        temporary.write_text(text)
+        temporary.replace(path)
 
 
 def append_line(path: pathlib.Path, row: Mapping[str, Any]) -> None:
     """Append a line of json and push it to disk."""
-    with path.open("a") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
+    text = json.dumps(row, allow_nan=False) + "\n"
+    with explained(path), path.open("a") as file:
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
@@ -67,7 +79,7 @@ def append_clients(
     Clients without examples in a split have no row there. ``stage`` is empty for the global model.
     """
     path = workdir / "clients.csv"
-    with path.open("a", newline="") as file:
+    with explained(path), path.open("a", newline="") as file:
         writer = csv.writer(file)
         if file.tell() == 0:
             writer.writerow(CLIENT_COLUMNS)
@@ -78,3 +90,72 @@ def append_clients(
                     (round_index, names[k], split, model, stage, score.examples[k],
                      f"{score.accuracy[k]:.6g}", f"{score.loss[k]:.6g}")
                 )  # fmt: skip
+
+
+def read_clients(workdir: pathlib.Path, round_index: int, names) -> dict[str, ClientScores]:
+    """Return what `append_clients` wrote of one round, to the digits that it wrote."""
+    position = {name: k for k, name in enumerate(names.tolist())}
+    scores = {}
+    with (workdir / "clients.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["round"] != str(round_index) or row["client"] not in position:
+                continue
+            name = "/".join(filter(None, (row["split"], row["model"], row["stage"])))
+            unknown = np.full(len(names), np.nan)
+            score = scores.setdefault(
+                name, ClientScores(np.zeros(len(names), np.int64), unknown, unknown.copy())
+            )
+            for values, column in zip(score, ("examples", "accuracy", "loss"), strict=True):
+                values[position[row["client"]]] = row[column]
+    return scores
+
+
+def read_rows(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """Return the rows of ``metrics.jsonl``."""
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def sizes(workdir: pathlib.Path) -> dict[str, int]:
+    """Push what was appended to disk; return the bytes of each growing file."""
+    found = {}
+    for name in GROWING:
+        path = workdir / name
+        if path.exists():
+            with explained(path), path.open("rb+") as file:
+                os.fsync(file.fileno())
+        found[name] = path.stat().st_size if path.exists() else 0
+    return found
+
+
+def cut(workdir: pathlib.Path, to: Mapping[str, int]) -> None:
+    """Take back what was appended after `sizes` was called: whole lines or parts of one.
+
+    Raises:
+      WorkdirError: naming a file that is shorter, before any is changed.
+    """
+    for name, size in to.items():
+        path = workdir / name
+        found = path.stat().st_size if path.exists() else 0
+        if found < size:
+            raise WorkdirError(
+                f"{path} has {found} bytes, {size} when the checkpoint was saved; it was changed "
+                "since. Put it back, or choose another --workdir"
+            )
+    for name, size in to.items():
+        if (workdir / name).exists():
+            with explained(workdir / name):
+                os.truncate(workdir / name, size)
+
+
+@contextlib.contextmanager
+def explained(path: pathlib.Path):
+    """Turn what the operating system refuses into a `WorkdirError`."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkdirError(
+            f"{path} cannot be written: {error.strerror or error}. Make room or change "
+            f"permissions; the same command with --workdir={path.parent} goes on from the last "
+            "checkpoint"
+        ) from error

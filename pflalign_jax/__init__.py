@@ -18,6 +18,7 @@ from pflalign_jax.federated import (
     summarise,
 )
 from pflalign_jax.models import Model
+from pflalign_jax.results import Run, RunError, load_run
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,8 @@ __all__ = [
     "AlignState",
     "Federation",
     "Model",
+    "Run",
+    "RunError",
     "algorithms",
     "align_transform",
     "datasets",
@@ -33,6 +36,7 @@ __all__ = [
     "direction",
     "federate",
     "federated",
+    "load_run",
     "local_training",
     "messages",
     "models",

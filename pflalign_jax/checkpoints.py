@@ -152,7 +152,10 @@ def read_about(directory: str | os.PathLike, round_index: int) -> dict[str, Any]
 
 
 def load_checkpoint(
-    directory: str | os.PathLike, round_index: int, shapes: tuple[Any, Any]
+    directory: str | os.PathLike,
+    round_index: int,
+    shapes: tuple[Any, Any],
+    where: tuple[str, str] = ("server", "clients"),
 ) -> tuple[Saved, dict[str, Any]]:
     """Read one checkpoint whole, as NumPy arrays.
 
@@ -161,6 +164,8 @@ def load_checkpoint(
       round_index: which one.
       shapes: ``(server, client)``, the shapes that the algorithm's states must have; client states
         may have leading axes.
+      where: path of both in what was saved; below the default are the parts of states that
+        something around the algorithm keeps beside the algorithm's own.
 
     Returns:
       The state, and ``about``.
@@ -196,11 +201,11 @@ def load_checkpoint(
         raise CheckpointError(
             f"checkpoint {path} is damaged ({type(error).__name__}: {_first_line(error)})"
         ) from error
-    server = _tree(arrays, "server", shapes[0], 0, path)
+    server = _tree(arrays, where[0], shapes[0], 0, path)
     clients = SavedClients(None, ())
     if "positions" in arrays:
         lead = arrays["positions"].ndim
-        clients = SavedClients(arrays["positions"], _tree(arrays, "clients", shapes[1], lead, path))
+        clients = SavedClients(arrays["positions"], _tree(arrays, where[1], shapes[1], lead, path))
     return Saved(round_index, key, key_impl, server, clients), about
 
 
@@ -243,7 +248,7 @@ def _named(prefix, tree):
 def _tree(arrays: Mapping[str, np.ndarray], prefix, shapes, lead, path):
     """Return the arrays under ``prefix`` as the tree of ``shapes``, after ``lead`` axes."""
     wanted = _named(prefix, shapes)
-    found = {k: a for k, a in arrays.items() if k.split(".", 1)[0] == prefix}
+    found = {k: a for k, a in arrays.items() if k == prefix or k.startswith(prefix + ".")}
     different = sorted(set(wanted) ^ set(found)) or [
         name
         for name, leaf in wanted.items()

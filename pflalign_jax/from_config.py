@@ -1,0 +1,57 @@
+"""From the names and arguments of a resolved config to a model and an algorithm."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pflalign_jax import algorithms, models
+from pflalign_jax.federated import Algorithm
+from pflalign_jax.models import Model, cross_entropy, with_compute_dtype
+
+
+def call(function: Callable, fields: Mapping[str, Any], **supplied) -> Any:
+    """Call a function with the fields of a config's section but its name; lists become tuples.
+
+    ``supplied`` are further arguments, for those that take them and where the config has none.
+    """
+    given = {k: _tuples(v) for k, v in fields.items() if k != "name"}
+    takes = inspect.signature(function).parameters
+    return function(**{k: v for k, v in supplied.items() if k in takes} | given)
+
+
+def build_model(config: Mapping[str, Any], num_classes: int) -> Model:
+    """Return the model of a resolved config.
+
+    Raises:
+      ValueError: for arguments that the model refuses.
+    """
+    model = call(getattr(models, config["model"]["name"]), config["model"], num_classes=num_classes)
+    dtype = config["compute_dtype"]
+    return model if dtype == "float32" else with_compute_dtype(model, dtype)
+
+
+def build_algorithm(
+    config: Mapping[str, Any], model: Model, num_classes: int, num_clients: int
+) -> Algorithm:
+    """Return the algorithm of a resolved config.
+
+    Raises:
+      ValueError: for arguments that the algorithm refuses.
+    """
+    return call(
+        getattr(algorithms, config["algorithm"]["name"]),
+        config["algorithm"],
+        loss=cross_entropy(model),
+        model=model,
+        num_classes=num_classes,
+        local_epochs=config["local_epochs"],
+        batch_size=config["batch_size"],
+        participation=(config["cohort_size"] or num_clients) / num_clients,
+        num_clients=num_clients,
+        head=model.head,
+        diagnostics=config["diagnostics"],
+    )
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

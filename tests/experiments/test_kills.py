@@ -1,0 +1,140 @@
+"""A run killed at random moments, also while it saves, ends as one that was never disturbed."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import pflalign_jax as pfl
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def start(workdir, cache, place, rounds, *arguments):
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "experiments.run", "--config=experiments/digits.py",
+            f"--workdir={workdir}", "--devices=2", "--config.dataset.fraction=0.15",
+            "--config.model.hidden=(12,)", "--config.cohort_size=7", f"--config.rounds={rounds}",
+            "--config.eval_every=3", "--config.checkpoint_every=2",
+            f"--config.client_state_in={place}", *arguments,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def finish(process):
+    try:
+        text, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    return process.returncode, text
+
+
+def being_saved(workdir):
+    return list((workdir / "checkpoints").glob("*tmp*"))
+
+
+def wait_until(condition, process):
+    while process.poll() is None and not condition():
+        time.sleep(0.001)
+
+
+def killed(process, workdir, rng, while_saving):
+    """Kill a run at a random moment; return seconds from its start, and what it was doing."""
+    begin, size = time.monotonic(), (workdir / "metrics.jsonl")
+    before = size.stat().st_size if size.exists() else 0
+    wait_until(lambda: size.exists() and size.stat().st_size > before, process)
+    time.sleep(rng.uniform(0, 0.4))
+    if while_saving:
+        wait_until(lambda: being_saved(workdir), process)
+        time.sleep(rng.uniform(0, 0.03))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    return time.monotonic() - begin, len(being_saved(workdir))
+
+
+def outcome(workdir):
+    """Return everything that must be the same to the bit, without what is measured in seconds."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    timed = ("second", "fraction_of_matmul_peak")
+    rows = [{k: v for k, v in row.items() if not any(t in k for t in timed)} for row in rows]
+    run = pfl.load_run(workdir)
+    models = [run.personal_params(name) for name in run.client_names]
+    parameters = jax.tree.map(np.asarray, (run.global_params, models))
+    return rows, (workdir / "clients.csv").read_bytes(), run.round, parameters
+
+
+def assert_same(workdir, other):
+    found, wanted = outcome(workdir), outcome(other)
+    assert found[:3] == wanted[:3]
+    jax.tree.map(np.testing.assert_array_equal, found[3], wanted[3])
+
+
+def run_through_kills(tmp_path, cache, place, kills, rounds, seed):
+    """Return a line per kill: seconds of the attempt, whether it was saving."""
+    alone, often = tmp_path / "alone", tmp_path / "often"
+    code, text = finish(start(alone, cache, place, rounds))
+    assert code == 0, text
+    rng, seen = random.Random(seed), []
+    for kill in range(kills):
+        process = start(often, cache, place, rounds)
+        seen.append(killed(process, often, rng, while_saving=kill % 2 == 0))
+        assert process.returncode == -signal.SIGKILL, "it had ended before it was killed"
+    with (often / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 7, "loss/tr')  # a line that was not whole
+    code, text = finish(start(often, cache, place, rounds))
+    assert code == 0, text
+    assert f"going on in {often} after round" in text.replace("\n", "")
+    assert "which is gone" in text.replace("\n", "")
+    assert_same(often, alone)
+    return seen
+
+
+@pytest.mark.parametrize("place", ["device", pytest.param("disk", marks=pytest.mark.slow)])
+def test_two_kills(place, tmp_path, cache):
+    run_through_kills(tmp_path, cache, place, 2, 60, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["device", "host", "disk"])
+def test_twenty_kills(place, tmp_path, cache):
+    seen = run_through_kills(tmp_path, cache, place, 20, 400, seed=1)
+    print(f"{place}: {sum(bool(n) for _, n in seen)} of 20 kills while saving")
+    assert any(n for _, n in seen)
+
+
+def test_terminated_it_saves_and_goes_on(tmp_path, cache):
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    assert finish(start(alone, cache, "disk", 40))[0] == 0
+    metrics = stopped / "metrics.jsonl"
+    for signum, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = start(stopped, cache, "disk", 40, "--config.checkpoint_every=1000")
+        before = metrics.stat().st_size if metrics.exists() else 0
+        wait_until(lambda b=before: metrics.exists() and metrics.stat().st_size > b, process)
+        process.send_signal(signum)
+        code, text = finish(process)
+        assert code == status, text
+        name = signal.Signals(signum).name
+        assert f"stopped by {name} after round" in text and "goes on" in text
+        assert "Traceback" not in text
+    assert finish(start(stopped, cache, "disk", 40))[0] == 0
+    assert_same(stopped, alone)

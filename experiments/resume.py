@@ -42,7 +42,7 @@ def prepare(
         there are checkpoints, but none can be used.
       StoreError: if client states on disk do not go with the checkpoint.
     """
-    config, dataset, _, federation = experiment
+    config, dataset, _, federation, _ = experiment
     directory, shapes = path / "checkpoints", federation.shapes
     if not first:
         (done,) = together(0)

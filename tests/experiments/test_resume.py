@@ -1,5 +1,6 @@
 """A run goes on in its workdir, bit for bit; what does not go together is refused by name."""
 
+import gc
 import itertools
 import json
 import shutil
@@ -15,6 +16,20 @@ from experiments.training import build, train
 from pflalign_jax import checkpoints
 from pflalign_jax.checkpoints import CheckpointError, checkpoint_path, checkpoint_rounds
 from pflalign_jax.federated import StoreError
+
+pytestmark = [  # what orbax's own threads and tasks leave when they fail
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """Let no later test find what a failed one left."""
+    yield
+    gc.collect()
+
 
 SECONDS = ("second", "fraction_of_matmul_peak")
 
@@ -124,8 +139,6 @@ def test_damaged_ends_of_files_come_again(run, alone):
     same(run, alone)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of orbax's tasks
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_used(run, alone):
     for file in (checkpoint_path(run / "checkpoints", 3) / "state").rglob("d/*"):
         file.write_bytes(file.read_bytes()[:20])

@@ -8,8 +8,8 @@ step sizes (config.compare.grid, or config.compare.grids.ALGORITHM), with the fi
 validation score of the last round. A grid whose best value lies at its edge is extended, up to
 config.compare.extensions times. Methods whose papers tune a hyperparameter of their own
 (config.compare.tuned) then try its other values with the step size found. The chosen setting runs
-with all seeds. Trials that are in the workdir already are not run again, so that an interrupted
-comparison goes on.
+with all seeds. Trials that are in the workdir already are not run again, and an interrupted one
+goes on from its last checkpoint, so that the same command finishes an interrupted comparison.
 
 Writes leaderboard.md, leaderboard.csv, leaderboard.png, and every trial's files in trials/.
 
@@ -23,16 +23,17 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import config as vocabulary
-from experiments import leaderboard, training, workdir
+from experiments import leaderboard, resume, training, workdir
 from experiments.devices import DEVICES, cache_programs, use_devices
 from experiments.run import USER_ERRORS, default_workdir, fail, parse_flags
+from experiments.stop import StoppedError, asked_to_stop, locked
 
 _ALGORITHMS = flags.DEFINE_list(
     "algorithms", None, "Which to compare; default: config.compare.algorithms."
@@ -111,6 +112,7 @@ def compare(
     root: pathlib.Path,
     say: Callable,
     leave_out: dict[str, str] | None = None,
+    stop: Callable[[], int] = lambda: 0,
 ) -> list[leaderboard.Entry]:
     """Run what is missing of a comparison and return its entries, one per method.
 
@@ -122,6 +124,7 @@ def compare(
       say: called with a line before every trial.
       leave_out: gets the methods that do not fit the model or the data, with the reason; None:
         such a method is an error.
+      stop: the signal to stop for, 0 as long as there is none.
 
     Raises:
       ConfigError: for a method that cannot be run, before any is.
@@ -146,7 +149,7 @@ def compare(
         def run(rate, own=None, seed=0, method=method, plan=plan, number=number, field=field):
             of = "" if own is None else f", {field} {own:g}"
             say(f"{number}/{len(plans)} {method}, step size {rate:g}{of}, seed {seed}")
-            return _trial(plan, method, rate, field, own, seed, root, dataset)
+            return _trial(plan, method, rate, field, own, seed, root, dataset, stop, say)
 
         best, searched = search(run, grid, config.compare.extensions)
         others = [run(best.learning_rate, own) for own in values]
@@ -176,8 +179,8 @@ def _listed(table, method, plan):
     return dict(table).get(method) or dict(table).get(plan.algorithm.name)
 
 
-def _trial(plan, method, rate, field, own, seed, root, dataset):
-    """Run one trial, unless its directory says that it was run."""
+def _trial(plan, method, rate, field, own, seed, root, dataset, stop, say):
+    """Run one trial or go on with it, unless its directory says that it was run."""
     of = "" if own is None else f"-{field}-{own:g}"
     path = root / "trials" / f"{method}-{rate:g}{of}-{seed}"
     plan = plan.copy_and_resolve_references()
@@ -189,19 +192,24 @@ def _trial(plan, method, rate, field, own, seed, root, dataset):
     if (path / "summary.json").exists():
         found = json.loads((path / "config.json").read_text())
         if found != wanted:
-            differ = sorted(_leaves(found).items() ^ _leaves(wanted).items())
+            differ = sorted(resume.leaves(found).items() ^ resume.leaves(wanted).items())
             raise workdir.WorkdirError(
                 f"{path} was run with another config; it differs in "
                 f"{', '.join(sorted({name for name, _ in differ}))}. Choose another --workdir"
             )
     else:
-        shutil.rmtree(path, ignore_errors=True)  # an interrupted trial starts again
-        workdir.create(path)
+        if not resume.unfinished(path):
+            shutil.rmtree(path, ignore_errors=True)  # without a checkpoint it starts again
+        workdir.create(path, go_on=True)
         experiment = training.build(plan, path / "client_states", dataset)
+        start, checkpoints = resume.prepare(path, experiment, True, say), path / "checkpoints"
         try:
-            training.train(experiment, path)
+            training.train(
+                experiment, path, start=start, checkpoints=checkpoints, stop=stop, save_last=False
+            )
         except training.DivergedError:
             workdir.write_json(path / "summary.json", {"diverged": True})
+        shutil.rmtree(checkpoints, ignore_errors=True)  # states of all trials would be too much
     summary = json.loads((path / "summary.json").read_text())
     score = -math.inf if "diverged" in summary else summary["last"].get(CHOSEN_BY)
     if score is None:
@@ -210,14 +218,6 @@ def _trial(plan, method, rate, field, own, seed, root, dataset):
             "config.dataset.validation_fraction or validation_count"
         )
     return Trial(method, rate, own, seed, path, score)
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    leaves = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        leaves |= _leaves(value, f"{name}.") if isinstance(value, dict) else {name: str(value)}
-    return leaves
 
 
 def command_of(arguments: list[str]) -> str:
@@ -247,12 +247,16 @@ def main(argv: list[str]) -> None:
                     console.print(text)
 
             left_out = None if _ALGORITHMS.value else {}
-            entries = compare(config, methods, _SEEDS.value, root, say, left_out)
+            root.mkdir(parents=True, exist_ok=True)
+            with locked(root, say), asked_to_stop() as stop:
+                entries = compare(config, methods, _SEEDS.value, root, say, left_out, stop)
         leaderboard.write(root, entries, command_of(sys.argv[1:]), config, left_out)
     except USER_ERRORS as error:
         fail(str(error))
+    except StoppedError as stopped:
+        fail(f"{stopped}; go on with the same command and --workdir={root}", 128 + stopped.signum)
     except KeyboardInterrupt:
-        fail(f"interrupted; go on with the same command and --workdir={root}")
+        fail(f"interrupted; go on with the same command and --workdir={root}", 130)
     console.print(leaderboard.table(entries))
     for method, reason in (left_out or {}).items():
         console.print(f"{method} was left out: {reason}", markup=False, soft_wrap=True)

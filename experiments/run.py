@@ -25,7 +25,7 @@ from experiments.devices import (
     join_processes,
     use_devices,
 )
-from experiments.stop import StoppedError, asked_to_stop, locked
+from experiments.stop import StoppedError, asked_to_stop, fail, locked
 from pflalign_jax.checkpoints import CheckpointError
 from pflalign_jax.datasets import DatasetError
 from pflalign_jax.federated import StoreError
@@ -84,12 +84,6 @@ def parse_flags(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         fail(f"unexpected argument {rest[1]!r}; fields are set with --config.FIELD=VALUE")
     return rest
-
-
-def fail(message: str) -> None:
-    """Print an error and exit with status 2."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 def default_workdir(config_file: str, algorithm: str) -> str:

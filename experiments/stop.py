@@ -1,4 +1,4 @@
-"""Stop when asked to, after a whole round; let one run at a time have a workdir."""
+"""How a run ends early: when asked to, with an error; one run at a time has a workdir."""
 
 import contextlib
 import fcntl
@@ -6,8 +6,10 @@ import os
 import pathlib
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from experiments.workdir import WorkdirError
 
@@ -25,6 +27,12 @@ class StoppedError(Exception):
     def __init__(self, signum: int, done: int):
         super().__init__(f"stopped by {signal.Signals(signum).name} after round {done}")
         self.signum, self.done = signum, done
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Print an error and exit."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 @contextlib.contextmanager

@@ -79,6 +79,8 @@ def open_checkpoints(directory: str | os.PathLike, keep: int = 2) -> Checkpoints
         ),
         step_format_fixed_length=DIGITS,
         cleanup_tmp_directories=True,
+        # In the background its failure would keep other threads waiting for 20 minutes.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
 
     def explained(call, *arguments, **named):

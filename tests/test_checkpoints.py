@@ -1,6 +1,8 @@
 """Checkpoints: what is saved is loaded, the latest and the best are kept, damage is noticed."""
 
+import gc
 import json
+import resource
 import shutil
 from typing import NamedTuple
 
@@ -19,6 +21,19 @@ from pflalign_jax.checkpoints import (
     set_aside,
 )
 from pflalign_jax.federated.saved import Saved, SavedClients
+
+pytestmark = [  # what orbax's own threads and tasks leave when they fail
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """Let no later test find what a failed one left."""
+    yield
+    gc.collect()
 
 
 class State(NamedTuple):
@@ -81,8 +96,6 @@ def test_states_in_a_store_are_not_in_the_checkpoint(tmp_path):
     assert load_checkpoint(tmp_path, 1, SHAPES)[0].clients == SavedClients(None, ())
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of orbax's tasks
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_truncated_and_changed_files_are_noticed_or_do_not_matter(tmp_path):
     write(tmp_path / "good", {3: 0.5})
     files = [p.relative_to(tmp_path / "good") for p in (tmp_path / "good").rglob("*")]
@@ -159,3 +172,21 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="file/checkpoints cannot take a checkpoint"):
         open_checkpoints(tmp_path / "file" / "checkpoints")
+
+
+def test_a_full_disk_is_told_and_the_one_before_stays_whole(tmp_path):
+    """The system refuses to write more than 100 kB to a file, as it refuses on a full disk."""
+    write(tmp_path, {1: None})
+    big = saved(2)._replace(server=State({"w": np.random.default_rng(0).normal(size=100_000)}))
+    checkpoints = open_checkpoints(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot take a checkpoint; .*Make room"):
+            checkpoints.save(big, {"offset": 2})
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoint_rounds(tmp_path) == [1]
+    assert_loaded(tmp_path, 1)
+    assert write(tmp_path, {2: None}) == [1, 2]

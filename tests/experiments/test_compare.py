@@ -91,7 +91,7 @@ def test_a_comparison_goes_on_where_it_was(config, finished):
 def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path, monkeypatch):
     tried = []
 
-    def trial(plan, method, rate, field, own, seed, root, dataset):
+    def trial(plan, method, rate, field, own, seed, root, dataset, stop, say):
         tried.append((rate, field, own, seed))
         score = -abs(rate - 0.2) - abs((0.01 if own is None else own) - 0.1)
         return compare.Trial(method, rate, own, seed, tmp_path, score)

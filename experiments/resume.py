@@ -1,10 +1,12 @@
 """Begin a run in its directory, or go on with the one that is in it."""
 
+import importlib.metadata
 import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments import workdir as files
@@ -68,6 +70,11 @@ def prepare(
     if saved.round > config.rounds:
         raise WorkdirError(
             f"{path} is after round {saved.round} already; config.rounds={config.rounds} is too few"
+        )
+    if saved.clients.positions is None and about["processes"] != jax.process_count():
+        raise WorkdirError(
+            f"{path} has client states on the disks of {about['processes']} processes; go on with "
+            f"as many, not {jax.process_count()}"
         )
     files.cut(path, about["files"])
     together(saved.round)
@@ -168,8 +175,6 @@ def _other_sizes(path, dataset):
 
 def _since(directory, saved):
     """Say it if other versions than now wrote the checkpoint."""
-    import importlib.metadata
-
     written = read_about(directory, saved.round)["versions"]
     other = {k: v for k, v in written.items() if importlib.metadata.version(k) != v}
     if not other:

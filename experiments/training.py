@@ -202,7 +202,11 @@ def _train(experiment, workdir, on_round, start, keeper, stop, save_last):
 
     def about():
         seconds = {"seconds_total": time.perf_counter() - begin}
-        return {"files": {} if workdir is None else files.sizes(workdir), "tally": tally | seconds}
+        return {
+            "files": {} if workdir is None else files.sizes(workdir),
+            "tally": tally | seconds,
+            "processes": jax.process_count(),
+        }
 
     for done in range(first, config.rounds + 1):
         evaluated = done % config.eval_every == 0 or done == config.rounds

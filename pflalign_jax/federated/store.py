@@ -34,8 +34,8 @@ class ClientStore(NamedTuple):
       write: ``(positions [S], state, round) -> None``: all clients or, after a crash, none.
       last_round: ``() -> int``, the round that was written last; 0 for a new store.
       written: ``() -> [K] bool``, who was ever written; others read as the first state.
-      hold: ``rounds -> None``: a store in files can be opened again after any of these rounds,
-        each the last one or one held before; others are let go. In memory nothing is held.
+      hold: ``rounds -> None``: a store in files can be opened again after these rounds, each the
+        last one or held before; others are let go. In memory nothing is held.
     """
 
     read: Callable[[np.ndarray], Any]
@@ -91,9 +91,8 @@ def disk_store(
     whole, so it always holds the state after a whole round. The file has at most K + 2C slots,
     and none for clients that never took part.
 
-    A round that is held keeps its slots from being written over, so that the store can be opened
-    as it was then; each costs up to K further slots. Opening changes nothing; the first write
-    drops the records of later rounds.
+    The slots of a round that is held, up to K further ones, are not written over, so that the store
+    can be opened as it was then. The first write drops the records of later rounds.
 
     Args:
       first: every client's first state, a tree of arrays.
@@ -103,8 +102,8 @@ def disk_store(
       held: further rounds up to ``until`` that were held and still are to be.
 
     Raises:
-      StoreError: if the directory cannot be written, holds a store of other shapes or none of
-        these rounds; in ``read`` and ``write``, for what the operating system refuses.
+      StoreError: if the directory cannot be written, or holds other shapes or not these rounds; in
+        ``read`` and ``write``, for what the operating system refuses.
     """
     directory = pathlib.Path(directory)
     leaves, treedef = jax.tree.flatten(jax.tree.map(np.asarray, first))
@@ -117,7 +116,7 @@ def disk_store(
         _check_layout(directory, leaves, num_clients)
         states, log = (_File(directory / name) for name in ("states.bin", "rounds.log"))
         _sync_directory(directory)
-    wanted = {*held} | ({until} - {None})
+    wanted = {*held, until} - {None}
     last, log_end, tables = _replay(log.fd, slot_of, until, wanted)
     if missing := sorted(wanted - {0, *tables}):
         raise StoreError(
@@ -184,7 +183,7 @@ def disk_store(
 
 
 def _among(slots, tables):
-    """Tell which slots some of the tables have for the same client."""
+    """Tell which slots some table has for the same client."""
     return np.any([table == slots for table in tables], axis=0) if tables else slots < -1
 
 

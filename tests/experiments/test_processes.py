@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -74,6 +76,37 @@ def test_two_processes_are_one_run(place, tmp_path):
         for name in other:
             if name.startswith(("accuracy", "loss", "bytes")):
                 assert row[name] == pytest.approx(other[name], rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["device", "disk"])
+def test_two_processes_stop_and_go_on_together(place, tmp_path):
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+
+    def pair(path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        joined = (f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2")
+        place_of = f"--config.client_state_in={place}"
+        long = (place_of, "--config.rounds=200", "--config.checkpoint_every=3")
+        return [
+            start(path, tmp_path / "cache", *long, *joined, f"--process_id={i}") for i in range(2)
+        ]
+
+    finish(pair(alone))
+    first, second = pair(stopped)
+    while not (stopped / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    first.send_signal(signal.SIGTERM)  # one is asked, both stop
+    texts = [process.communicate(timeout=120)[0] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [143, 143], texts
+    first, _ = finish(pair(stopped))
+    assert "going on in" in first
+    for row, other in zip(metrics(stopped), metrics(alone), strict=True):
+        for name in other:
+            if name.startswith(("accuracy", "loss", "bytes", "round")):
+                assert row[name] == other[name], name
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,16 @@ def test_a_file_that_was_cut_since_is_named(run):
 def test_client_states_on_disk_that_are_gone_are_told(tmp_path):
     config = small(client_state_in="disk")
     path = interrupted(tmp_path / "run", config)
+    with pytest.MonkeyPatch.context() as patch:
+        load = resume.load_checkpoint
+
+        def of_two(*arguments):
+            saved, about = load(*arguments)
+            return saved, {**about, "processes": 2}
+
+        patch.setattr(resume, "load_checkpoint", of_two)
+        with pytest.raises(workdir.WorkdirError, match="disks of 2 processes; go on with as many"):
+            go(path, config)
     shutil.rmtree(path / "client_states")
     with pytest.raises(StoreError, match="does not hold client states after round 2"):
         go(path, config)

@@ -244,12 +244,13 @@ def default_config() -> ConfigDict:
         {
             "algorithms": field(tuple(FACTORIES["algorithm"])),
             "grid": field((0.01, 0.03, 0.1, 0.3)),
-            "grids": ConfigDict({"pflalign": field((0.3, 1.0, 3.0, 10.0))}),
+            "grids": ConfigDict({name: field(None) for name in FACTORIES["algorithm"]}),
             "tuned": ConfigDict({name: field(value) for name, value in TUNED.items()}),
             "extensions": 3,
             "variants": ConfigDict(),
         }
     )
+    config.compare.grids.pflalign = (0.3, 1.0, 3.0, 10.0)
     return config.lock()
 
 

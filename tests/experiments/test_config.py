@@ -104,3 +104,11 @@ def test_experiments_resolve(name):
 def test_bad_values_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         build(changed(**fields))
+
+
+def test_every_algorithm_can_have_its_own_grid():
+    config = default_config()
+    assert config.compare.grids.pflalign == (0.3, 1.0, 3.0, 10.0)
+    for name in FACTORIES["algorithm"]:
+        config.compare.grids[name] = (0.1, 0.2)  # as --config.compare.grids.NAME does
+        assert config.compare.grids[name] == (0.1, 0.2)

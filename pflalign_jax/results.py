@@ -24,6 +24,8 @@ from pflalign_jax.federated.store import disk_store
 from pflalign_jax.from_config import build_algorithm, build_model
 from pflalign_jax.models import Model
 
+__all__ = ["CheckpointError", "Run", "RunError", "load_run"]
+
 BATCH = 256
 """Examples per step of a prediction."""
 
@@ -188,9 +190,6 @@ def _read_json(path: pathlib.Path) -> Mapping[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
-
-
-__all__ = ["CheckpointError", "Run", "RunError", "load_run"]
 
 
 def _wrapped(config):

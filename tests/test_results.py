@@ -19,7 +19,7 @@ from pflalign_jax.checkpoints import CheckpointError, checkpoint_path
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def trained(path, name="pflalign", place="device", rounds=4):
+def trained(path, name="pflalign", place="device", rounds=4, messages=()):
     config = default_config()
     config.rounds, config.eval_every, config.cohort_size = rounds, 2, 4
     config.dataset.num_clients, config.dataset.fraction = 6, 0.15
@@ -27,6 +27,7 @@ def trained(path, name="pflalign", place="device", rounds=4):
     config.model.name, config.model.hidden = "mlp", (6,)
     config.algorithm.name, config.algorithm.learning_rate = name, 0.3
     config.client_state_in, config.checkpoint_every = place, 2
+    config.messages.update(messages)
     experiment = training.build(config, path / "client_states" / "0")
     workdir.create(path)
     start = resume.prepare(path, experiment, True, lambda text: None)
@@ -93,6 +94,29 @@ def test_models_score_as_in_the_run(run):
 def test_other_methods_and_places(name, place, tmp_path):
     experiment = trained(tmp_path / "run", name, place, rounds=2)
     assert_scores(tmp_path / "run", experiment, pfl.load_run(tmp_path / "run"))
+
+
+SPARSE = {"clip": 1.0, "compression": "top_k", "fraction": 0.1, "error_feedback": True}
+PRIVATE = {"private_clip": 1.0, "noise_multiplier": 0.1}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        pytest.param(SPARSE, id="sparse", marks=pytest.mark.slow),
+        pytest.param(PRIVATE, id="private", marks=pytest.mark.slow),
+        pytest.param(SPARSE | PRIVATE, id="both"),
+    ],
+)
+def test_what_messages_keep_is_not_taken_for_the_models(messages, tmp_path):
+    experiment = trained(tmp_path / "run", rounds=2, messages=messages)
+    assert_scores(tmp_path / "run", experiment, pfl.load_run(tmp_path / "run"))
+
+
+def test_messages_and_states_on_disk_cannot_be_loaded(tmp_path):
+    trained(tmp_path / "run", place="disk", rounds=2, messages=SPARSE)
+    with pytest.raises(pfl.RunError, match=r"keeps client states on disk .* only resumed"):
+        pfl.load_run(tmp_path / "run")
 
 
 def test_an_unfinished_run_is_loaded_up_to_its_last_checkpoint(run, tmp_path):

@@ -67,10 +67,7 @@ def apfl(
         return value, Triple(g, optax.tree.scale(share, own), slope)
 
     tx = local_sgd(learning_rate)
-    local = local_training(
-        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True,
-        gradient=gradient,
-    )  # fmt: skip
+    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True, gradient=gradient)
 
     def client_update(server, client, data, key):
         start = Triple(server.params, client.params, client.alpha)

@@ -58,9 +58,7 @@ def fedamp(
         if not value > 0:
             raise ValueError(f"fedamp: {name}={value!r} is not allowed; it must be > 0")
     tx = optax.chain(proximal(lam / alpha), local_sgd(learning_rate))
-    local = local_training(
-        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
-    )
+    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def cloud_models(models):
         rows = jnp.concatenate([a.reshape(num_clients, -1) for a in jax.tree.leaves(models)], 1)

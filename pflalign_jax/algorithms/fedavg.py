@@ -54,9 +54,7 @@ def averaging(
       server_tx: takes minus the mean of ``w_i - w`` for its gradient; None adds the mean.
       local_epochs, batch_size: local work per round.
     """
-    local = local_training(
-        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
-    )
+    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def init(params):
         return ServerState(params, () if server_tx is None else server_tx.init(params)), ()

@@ -99,9 +99,7 @@ def fedcp(
             apart = discrepancy(z, model.features(start.model, batch.x), batch.mask)
             return jnp.sum(losses * batch.mask) / jnp.maximum(batch.mask.sum(), 1) + lam * apart
 
-        local = local_training(
-            loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
-        )
+        local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         given = (start.model, start.policy)
         result = local.train(given, tx.init(given), data, key)
         trained, policy = result.params

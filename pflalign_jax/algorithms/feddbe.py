@@ -86,9 +86,7 @@ def feddbe(
             own = jnp.sum(example_losses(logits, batch.y) * batch.mask) / count
             return own + kappa * server.known * jnp.mean(gap**2)
 
-        local = local_training(
-            loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
-        )
+        local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         start = Pair(server.params, client.bias)
         result = local.train(start, tx.init(start), data, key)
         found = class_features(model, server.params, data, 1, batch_size)

@@ -52,9 +52,7 @@ def feddyn(
     if not alpha > 0:
         raise ValueError(f"feddyn: alpha={alpha!r} is not allowed; it must be > 0")
     tx = optax.chain(proximal(alpha), add_drift(), local_sgd(learning_rate))
-    local = local_training(
-        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
-    )
+    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def init(params):
         none = jax.tree.map(jax.numpy.zeros_like, params)

@@ -67,9 +67,7 @@ def partly_local(loss, tx, own_mask, *, local_epochs: int = 1, batch_size: int =
       own_mask: from parameters to a tree of bools, True for what stays local.
       local_epochs, batch_size: local work per round.
     """
-    local = local_training(
-        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
-    )
+    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def init(params):
         own, shared = cut(params, own_mask(params))

@@ -79,9 +79,7 @@ def fedproto(
             pull = jnp.sum(apart * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
             return objective(params, batch, key) + lam * pull
 
-        local = local_training(
-            loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
-        )
+        local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         result = local.train(client.params, tx.init(client.params), data, key)
         found = class_features(model, result.params, data, num_classes, batch_size)
         examples = jnp.maximum(data.size, 1).astype(jnp.float32)

@@ -68,9 +68,7 @@ def fedrod(
             losses += example_losses(own, batch.y)
             return jnp.sum(losses * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
 
-        local = local_training(
-            loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
-        )
+        local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         start = Pair(server.params, client.head)
         result = local.train(start, tx.init(start), data, key)
         message = optax.tree.sub(result.params.model, server.params)

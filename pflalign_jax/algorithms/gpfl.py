@@ -111,9 +111,7 @@ def gpfl(
             apart = (z - server.classes[batch.y]) * batch.mask[:, None]
             return jnp.sum(losses * batch.mask) / real + lam * jnp.sqrt(jnp.sum(apart**2) + 1e-12)
 
-        local = local_training(
-            loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
-        )
+        local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         given = (start.model, server.classes, server.valve)
         result = local.train(given, tx.init(given), data, key)
         params, classes, valve = result.params

@@ -25,9 +25,7 @@ def local(
       local_epochs, batch_size: local work per round.
     """
     tx = local_sgd(learning_rate)
-    training = local_training(
-        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
-    )
+    training = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def client_update(received, client, data, key):
         del received

@@ -22,11 +22,10 @@ def perfedavg(
     """Return Per-FedAvg, first order or Hessian-free.
 
     A local step with a batch cut into halves D and D' (every other example; a single example is
-    both): ``w' = w_i - α ∇F(w_i; D)``, then
-    ``w_i -= β ∇F(w'; D')`` (first order), or with d = ∇F(w'; D') along
-    ``d - α (∇F(w_i + δ d; D) - ∇F(w_i - δ d; D)) / 2δ`` (Hessian-free). The server averages as
-    FedAvg does. A client's adapted model is what one local epoch of SGD with step size α makes
-    of the received one.
+    both): ``w' = w_i - α ∇F(w_i; D)``, then ``w_i -= β ∇F(w'; D')`` (first order), or with
+    d = ∇F(w'; D') along ``d - α (∇F(w_i + δ d; D) - ∇F(w_i - δ d; D)) / 2δ`` (Hessian-free). The
+    server averages as FedAvg does. A client's adapted model is what one local epoch of SGD with
+    step size α makes of the received one.
 
     Args:
       loss: ``(params, Batch, key) -> scalar``.
@@ -58,10 +57,9 @@ def perfedavg(
         )
         return value, optax.tree.add_scale(d, -alpha / (2 * delta), optax.tree.sub(up, down))
 
-    work = {"batch_size": batch_size, "elementwise": True}
     tx, adapting = local_sgd(learning_rate), local_sgd(alpha)
-    meta = local_training(loss, tx, local_epochs=local_epochs, gradient=gradient, **work)
-    adaptation = local_training(loss, adapting, **work)
+    meta = local_training(loss, tx, local_epochs, batch_size, elementwise=True, gradient=gradient)
+    adaptation = local_training(loss, adapting, 1, batch_size, elementwise=True)
 
     def client_update(server, client, data, key):
         w = server.params

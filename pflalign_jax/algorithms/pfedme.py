@@ -70,10 +70,7 @@ def pfedme(
     tx = optax.multi_transform(
         {"w": local_sgd(learning_rate), "theta": optax.sgd(1.0)}, Pair("w", "theta")
     )
-    local = local_training(
-        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True,
-        gradient=gradient,
-    )  # fmt: skip
+    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True, gradient=gradient)
 
     def client_update(server, client, data, key):
         pair = Pair(server.params, client.params)

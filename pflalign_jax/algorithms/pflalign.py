@@ -70,9 +70,7 @@ def pflalign(
     align = align_transform(learning_rate, beta, eps, precondition, correction, memory_dtype)
     before = optax.identity() if before is None else before
     tx = optax.chain(before, align)
-    local = local_training(
-        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
-    )
+    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def init(params):
         delta = jax.tree.map(jnp.zeros_like, params) if realignment else None

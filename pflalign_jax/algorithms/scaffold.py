@@ -51,9 +51,7 @@ def scaffold(
     if learning_rate == 0:
         raise ValueError("scaffold: learning_rate=0 is not allowed; it divides by it")
     tx = optax.chain(add_drift(), local_sgd(learning_rate))
-    local = local_training(
-        loss, tx, local_epochs=local_epochs, batch_size=batch_size, elementwise=True
-    )
+    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def init(params):
         none = optax.tree.zeros_like(params)

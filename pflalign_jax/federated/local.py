@@ -43,9 +43,9 @@ class LocalTraining(NamedTuple):
 def local_training(
     loss: Callable[[Any, Batch, jax.Array], jax.Array],
     tx: optax.GradientTransformation,
-    *,
     local_epochs: int = 1,
     batch_size: int = 10,
+    *,
     elementwise: bool = False,
     gradient: Callable[..., tuple[jax.Array, Any]] | None = None,
 ) -> LocalTraining:

@@ -27,7 +27,7 @@ def trained(path, name="pflalign", place="device", rounds=4, messages=()):
     config.model.name, config.model.hidden = "mlp", (6,)
     config.algorithm.name, config.algorithm.learning_rate = name, 0.3
     config.client_state_in, config.checkpoint_every = place, 2
-    config.messages.update(messages)
+    config.messages.update(dict(messages))
     experiment = training.build(config, path / "client_states" / "0")
     workdir.create(path)
     start = resume.prepare(path, experiment, True, lambda text: None)

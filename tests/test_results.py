@@ -89,7 +89,12 @@ def test_models_score_as_in_the_run(run):
 
 @pytest.mark.parametrize(
     ("name", "place"),
-    [("fedcp", "device"), ("fedamp", "device"), ("pflalign", "host"), ("pflalign", "disk")],
+    [
+        ("fedcp", "device"),
+        pytest.param("fedamp", "device", marks=pytest.mark.slow),
+        pytest.param("pflalign", "host", marks=pytest.mark.slow),
+        ("pflalign", "disk"),
+    ],
 )
 def test_other_methods_and_places(name, place, tmp_path):
     experiment = trained(tmp_path / "run", name, place, rounds=2)

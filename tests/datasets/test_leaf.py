@@ -109,7 +109,10 @@ def test_femnist_is_the_same_in_every_format(tmp_path, write):
     assert data.splits["test"].sizes.tolist() == [2, 2, 2]
 
 
-@pytest.mark.parametrize("source", ["leaf", "tff", "tfds"])
+@pytest.mark.parametrize(
+    "source", [pytest.param("leaf", marks=pytest.mark.slow), "tff",
+               pytest.param("tfds", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_femnist_from_a_config(tmp_path, source, tfds):
     """The experiment end to end, on small files; for TFDS in its manual directory."""
     from experiments.femnist import get_config

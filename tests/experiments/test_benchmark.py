@@ -27,7 +27,14 @@ def test_figures_of_a_small_workload(monkeypatch):
     benchmark.main_table(figures)
 
 
-@pytest.mark.parametrize("over", ["chunk", "devices", "cohort"])
+@pytest.mark.parametrize(
+    "over",
+    [
+        "chunk",
+        pytest.param("devices", marks=pytest.mark.slow),
+        pytest.param("cohort", marks=pytest.mark.slow),
+    ],
+)
 def test_scaling_tables(monkeypatch, tmp_path, over):
     small = workloads.WORKLOADS["logistic"]._replace(sizes=np.full(100, 10))
     monkeypatch.setitem(benchmark.WORKLOADS, "logistic", small)

@@ -46,8 +46,8 @@ def on_devices(name, cohort_size):
     [
         ("disk", "pflalign", 1, 3, 1),
         ("host", "pflalign", 2, 3, 2),
-        ("host", "pflalign", 2, None, 1),
-        ("host", "fedavg", 2, 3, 1),
+        pytest.param("host", "pflalign", 2, None, 1, marks=pytest.mark.slow),
+        pytest.param("host", "fedavg", 2, 3, 1, marks=pytest.mark.slow),
         pytest.param("host", "pflalign", 8, 5, 1, marks=pytest.mark.slow),
         pytest.param("disk", "local", 2, 3, 1, marks=pytest.mark.slow),
     ],

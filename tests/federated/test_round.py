@@ -39,14 +39,25 @@ def one_by_one(name, cohort_size):
     return run(name, devices=1, client_chunk=1, cohort_size=cohort_size)
 
 
-ALL_LAYOUTS = [(1, 4), (2, 3), (4, 1), (8, 2)]
+LAYOUTS = {
+    *(("pflalign", *layout) for layout in ((1, 4, None), (2, 3, None), (4, 1, None), (8, 2, None))),
+    *(("pflalign", *layout) for layout in ((1, 4, 3), (2, 3, 3), (4, 1, 3), (8, 2, 3))),
+    *((name, 8, 2, cohort_size) for name in ALGORITHMS for cohort_size in (None, 3)),
+}
+SHORT = {
+    ("pflalign", 2, 3, None),
+    ("pflalign", 8, 2, 3),
+    ("fedavg", 8, 2, None),
+    ("local", 8, 2, 3),
+}
 
 
-@pytest.mark.parametrize("cohort_size", [None, 3])
 @pytest.mark.parametrize(
-    ("name", "devices", "chunk"),
-    [("pflalign", *layout) for layout in ALL_LAYOUTS]
-    + [(name, 8, 2) for name in ALGORITHMS if name != "pflalign"],
+    ("name", "devices", "chunk", "cohort_size"),
+    [
+        pytest.param(*layout, marks=[] if layout in SHORT else pytest.mark.slow)
+        for layout in sorted(LAYOUTS, key=str)
+    ],
 )
 def test_chunk_and_devices_do_not_matter(name, devices, chunk, cohort_size):
     expected = one_by_one(name, cohort_size)
@@ -55,8 +66,15 @@ def test_chunk_and_devices_do_not_matter(name, devices, chunk, cohort_size):
     assert_close(found, expected)
 
 
-@pytest.mark.parametrize("cohort_size", [None, 3])
-@pytest.mark.parametrize("name", ["pflalign", "fedavg"])
+@pytest.mark.parametrize(
+    ("name", "cohort_size"),
+    [
+        ("pflalign", 3),
+        pytest.param("pflalign", None, marks=pytest.mark.slow),
+        pytest.param("fedavg", 3, marks=pytest.mark.slow),
+        ("fedavg", None),
+    ],
+)
 def test_order_of_clients_does_not_matter(name, cohort_size):
     shuffled = datasets.select_clients(dataset(), np.array([4, 0, 6, 2, 5, 1, 3]))
     assert_close(run(name, data=shuffled, cohort_size=cohort_size), one_by_one(name, cohort_size))

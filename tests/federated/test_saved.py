@@ -37,7 +37,7 @@ def copied(saved):
     return saved._replace(key=arrays[0], server=arrays[1], clients=arrays[2])
 
 
-@pytest.mark.parametrize("name", ["pflalign", "fedavg"])
+@pytest.mark.parametrize("name", ["pflalign", pytest.param("fedavg", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("place", "cohort_size"), [("device", None), ("device", 3), ("host", 3), ("disk", 3)]
 )
@@ -52,7 +52,7 @@ def test_goes_on_with_the_same_bits(place, cohort_size, name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
-@pytest.mark.parametrize("place", ["device", "host"])
+@pytest.mark.parametrize("place", ["device", pytest.param("host", marks=pytest.mark.slow)])
 def test_goes_on_on_other_devices(place, tmp_path):
     made = make(place, None, devices=2)
     state = rounds(made, made.init(jax.random.key(3)), 2)

@@ -205,7 +205,11 @@ def test_neither_devices_nor_chunks_matter():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), *servers)
 
 
-@pytest.mark.parametrize("name", ["fedper", "scaffold", "fedproto", "local"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("fedper", marks=pytest.mark.slow), "scaffold", "fedproto",
+     pytest.param("local", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_any_algorithm_can_be_wrapped(name):
     make = {
         "fedper": lambda: algorithms.fedper(LOSS, 0.1, head=SMALL.head),

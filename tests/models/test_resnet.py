@@ -107,6 +107,9 @@ def test_groups_divide_channels(channels, groups):
     assert f"f32[1,4,4,{groups},{channels // groups}]" in jaxpr
 
 
+@pytest.mark.parametrize(
+    "norm", ["group", pytest.param("batch", marks=pytest.mark.slow)], indirect=True
+)
 def test_clients_in_vmap_equal_a_loop(params, batch, step):
     clients = jax.tree.map(lambda a: np.stack([a, 1.1 * a, 0.9 * a]), params)
     data = models.Batch(

@@ -1,5 +1,6 @@
 """How fast the machine is, and how much of it a run uses."""
 
+import functools
 import resource
 import sys
 import time
@@ -14,8 +15,11 @@ from pflalign_jax.federated.local import are_tokens
 from pflalign_jax.federated.placement import AXIS, over_devices
 
 
+@functools.cache
 def matmul_peak(size: int | None = None, repeats: int = 5) -> float:
     """Return FLOP/s of a float32 matrix product on all devices at once, the best of repeats.
+
+    Measured once in a process.
 
     Args:
       size: rows and columns; None: 2048 on CPUs, 8192 elsewhere.

@@ -3,12 +3,8 @@
 from pflalign_jax.federated import participation
 from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput, Gathered, Mean
 from pflalign_jax.federated.evaluation import ClientScores, summarise
-from pflalign_jax.federated.federation import (
-    Federation,
-    FederationState,
-    RoundResult,
-    federate,
-)
+from pflalign_jax.federated.federation import federate
+from pflalign_jax.federated.interface import Federation, FederationState, RoundResult
 from pflalign_jax.federated.local import (
     LocalResult,
     LocalTraining,

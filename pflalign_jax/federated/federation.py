@@ -2,8 +2,6 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from pflalign_jax.datasets.base import FederatedDataset
 from pflalign_jax.federated.algorithm import Algorithm
 from pflalign_jax.federated.chunk import COHORT, INIT, SAME, Setting
-from pflalign_jax.federated.evaluation import ClientScores
+from pflalign_jax.federated.interface import Federation, FederationState, RoundResult
 from pflalign_jax.federated.local import are_tokens
 from pflalign_jax.federated.participation import Participation, Turnout, uniform
 from pflalign_jax.federated.placement import AXIS, choose_chunk, everywhere
@@ -21,105 +19,11 @@ from pflalign_jax.federated.residence import PLACES, choose_place, on_devices, s
 from pflalign_jax.federated.saved import Saved
 from pflalign_jax.federated.scoring import score_step
 from pflalign_jax.federated.shapes import message_shapes, num_bytes
-from pflalign_jax.federated.step import Counts, Work, round_step
+from pflalign_jax.federated.step import round_step
 from pflalign_jax.federated.store import disk_store, host_store
 from pflalign_jax.federated.tables import eval_batch_size as default_eval_batch_size
 from pflalign_jax.federated.tables import named_scores, on_host
 from pflalign_jax.models import Model
-
-
-class FederationState(NamedTuple):
-    """Everything that changes from round to round.
-
-    Attributes:
-      key: the run's key; never changes, draws are folded in.
-      round: int32 scalar, rounds done.
-      server: the algorithm's server state, on every device.
-      clients: the algorithm's client states, leaves ``[D, R, ...]``, each client's on its own
-        device; ``()`` if they live in a store, which then moves on with every round.
-    """
-
-    key: jax.Array
-    round: jax.Array
-    server: Any
-    clients: Any
-
-
-class RoundResult(NamedTuple):
-    """What is known after a round.
-
-    Attributes:
-      cohort: ``[n]`` int, positions of the clients that took part; C of them, or fewer where not
-        everybody answers.
-      invited: how many clients were sent the model.
-      metrics: name to scalar array, means over the cohort, e.g. ``loss`` in training (nats); NaN if
-        nobody took part.
-      work: what the round cost in local steps.
-      counts: how many answers are in the mean, and how many were left out.
-      adapted: name ``split/personal/adapted`` to `ClientScores` of the cohort's models after
-        their local steps; empty unless asked for. Clients outside the cohort have no examples.
-      nonfinite: ``() -> [m] int``, positions of the clients that were left out because something of
-        theirs was not finite; waits for the round.
-    """
-
-    cohort: np.ndarray
-    invited: int
-    metrics: Mapping[str, jax.Array]
-    work: Work
-    counts: Counts
-    adapted: Mapping[str, ClientScores]
-    nonfinite: Callable[[], np.ndarray]
-
-
-class Federation(NamedTuple):
-    """A simulated federation as functions; see `federate`.
-
-    Attributes:
-      init: ``key -> FederationState``.
-      run_round: ``(state, score=False) -> (state, RoundResult)``; the given state's buffers are
-        donated, use the returned one. ``score=True`` also scores the cohort's local models.
-      evaluate: ``(state, adapt=True) -> {name: ClientScores}`` for all clients; changes nothing.
-        ``adapt=True`` trains every client from the current global model, scores it and throws
-        the result away.
-      evaluate_new: ``(state, adapt=True) -> {name: ClientScores}`` for the dataset's new clients:
-        names begin with ``new_clients``, the received model is the one a newcomer starts with
-        (zero steps), the adapted one has had ``new_client_steps``.
-      save: ``state -> Saved``, arrays that a checkpoint can hold.
-      restore: ``(Saved, held=()) -> FederationState``, also on other devices than it was saved on;
-        ``held`` are earlier rounds that client states on disk are still held for.
-      hold: ``rounds -> None``: client states on disk, which move on with every round, keep those
-        after these rounds, each the last one or one held before; others are let go.
-      shapes: ``(server, client)``, the shapes of the server's and of one client's state.
-      client_state: ``(state, k) -> client state`` of the client at position ``k``.
-      personal_params: ``(state, k) -> params``, the model that client ``k`` starts a round with.
-      lower_round: ``state -> jax.stages.Lowered``, the round's program, to look at before or
-        after compilation.
-      bytes_per_round: ``(up, down)``, message and broadcast bytes of a round with C clients; of
-        compressed messages what is really sent.
-      cohort_size: C.
-      everyone: whether all clients take part in every round, for sure.
-      client_chunk: clients vmapped at a time on each device.
-      client_state_in: where client states live, ``"device"``, ``"host"`` or ``"disk"``.
-      mesh: the devices.
-    """
-
-    init: Callable[[jax.Array], FederationState]
-    run_round: Callable[..., tuple[FederationState, RoundResult]]
-    evaluate: Callable[..., dict[str, ClientScores]]
-    evaluate_new: Callable[..., dict[str, ClientScores]]
-    save: Callable[[FederationState], Saved]
-    restore: Callable[..., FederationState]
-    hold: Callable[[Iterable[int]], None]
-    shapes: tuple[Any, Any]
-    client_state: Callable[[FederationState, int], Any]
-    personal_params: Callable[[FederationState, int], Any]
-    lower_round: Callable[[FederationState], jax.stages.Lowered]
-    bytes_per_round: tuple[int, int]
-    cohort_size: int
-    everyone: bool
-    client_chunk: int
-    client_state_in: str
-    mesh: Mesh
 
 
 def federate(
@@ -218,7 +122,7 @@ def federate(
         diagnostics=diagnostics,
         step_limit=step_limit if participation.step_limit else None,
     )
-    train_round, score_clients = round_step(setting), score_step(setting)
+    (train_round, train_rounds), score_clients = round_step(setting), score_step(setting)
     place = client_state_in
     if place is None:
         place = choose_place(
@@ -295,9 +199,30 @@ def federate(
 
     def run_round(state, score=False):
         staged = stage(state, score)
-        server, new_states, metrics, work, counts, left_out, table = train_round(
-            *state._replace(clients=staged.clients), *staged[1:4], score=score
+        state = state._replace(clients=staged.clients)
+        return finish(state, staged, train_round(*state, *staged[1:4], score=score), score)
+
+    def run_rounds(states, score=False):
+        if len(states) == 1:
+            return [run_round(states[0], score)]
+        if place != "device":
+            raise ValueError(f"clients live in {place!r}; several runs at once need 'device'")
+        staged = [stage(state, score) for state in states]
+        visited = staged[:1] if everyone else staged
+        results = train_rounds(
+            tuple(state.key for state in states),
+            states[0].round,
+            tuple(state.server for state in states),
+            tuple(state.clients for state in states),
+            staged[0].data,
+            tuple(each.rows for each in visited),
+            tuple(each.counts for each in visited),
+            score=score,
         )
+        return [finish(*run, score) for run in zip(states, staged, results, strict=True)]
+
+    def finish(state, staged, result, score):
+        server, new_states, metrics, work, counts, left_out, table = result
         if algorithm.between_rounds is not None and int(counts.answered):
             server = jax.tree.map(
                 lambda a: everywhere(a, mesh) if isinstance(a, np.ndarray) else a,
@@ -371,6 +296,7 @@ def federate(
     return Federation(
         init,
         run_round,
+        run_rounds,
         evaluate,
         evaluate_new,
         save,

@@ -64,8 +64,8 @@ class Counts(NamedTuple):
     nonfinite: jax.Array
 
 
-def round_step(setting: Setting) -> Callable:
-    """Return the jitted round.
+def round_step(setting: Setting) -> tuple[Callable, Callable]:
+    """Return the jitted round, and the same of several federations at once.
 
     Its arguments: ``key, round_index, server, clients, data, rows, counts`` and the static
     ``score``; ``rows`` is ``[D, S]`` int32, each device's members of the cohort, ``counts``
@@ -78,6 +78,9 @@ def round_step(setting: Setting) -> Callable:
     A client whose loss, message or new state is not finite is left out: it does not count in any
     mean, keeps the state it had, and is scored with the model it received. If nobody is left the
     server's state does not change.
+
+    The second function takes tuples of S of ``key``, ``server``, ``clients``, ``rows`` and
+    ``counts`` (of the last two also only one, for all), vmaps over them, and returns S results.
     """
     algorithm = setting.algorithm
 
@@ -172,26 +175,46 @@ def round_step(setting: Setting) -> Callable:
         )
         return server, lead(clients), metrics, work, counts, *lead((left_out, table))
 
-    @functools.partial(
-        jax.jit,
-        static_argnames="score",
-        donate_argnames="clients",
-        compiler_options=compiler_options(setting.mesh),
-    )
-    def train_round(key, round_index, server, clients, data, rows, counts, *, score):
-        program = over_devices(
+    def program(key, round_index, server, clients, data, rows, counts, score):
+        sharded = over_devices(
             setting,
             functools.partial(device_round, score=score),
             data,
             (SAME, OWN, SAME, SAME, SAME, OWN, OWN),
         )
-        server, clients, metrics, *others = program(
+        server, clients, metrics, *others = sharded(
             key, round_index, server, clients, data, rows, counts
         )
         means = {name: mean.total / mean.weight for name, mean in metrics.items()}
         return server, clients, means, *others
 
-    return train_round
+    jit = functools.partial(
+        jax.jit,
+        static_argnames="score",
+        donate_argnames="clients",
+        compiler_options=compiler_options(setting.mesh),
+    )
+
+    @jit
+    def train_round(key, round_index, server, clients, data, rows, counts, *, score):
+        return program(key, round_index, server, clients, data, rows, counts, score)
+
+    @jit
+    def train_rounds(key, round_index, server, clients, data, rows, counts, *, score):
+        shared = len(rows) == 1
+        key, server, clients, rows, counts = (
+            jax.tree.map(lambda *a: jnp.stack(a), *each)
+            for each in (key, server, clients, rows, counts)
+        )
+        if shared:
+            rows, counts = rows[0], counts[0]
+        own = None if shared else 0
+        results = jax.vmap(
+            functools.partial(program, score=score), in_axes=(0, None, 0, 0, None, own, own)
+        )(key, round_index, server, clients, data, rows, counts)
+        return [jax.tree.map(lambda a, i=i: a[i], results) for i in range(len(key))]
+
+    return train_round, train_rounds
 
 
 def _wide(dtype):

@@ -4,7 +4,7 @@ import contextlib
 import importlib.metadata
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from experiments.describe import describe_run
 from experiments.devices import room_on_devices
 from experiments.incidents import DivergedError
 from experiments.keeper import KEEPS_NOTHING, keep_checkpoints, together
+from experiments.lockstep import Done, Wanted, drive
 from experiments.machine import matmul_peak, step_flops
 from experiments.stop import StoppedError
 from pflalign_jax import datasets, diagnostics, from_config
@@ -154,6 +155,29 @@ def train(
 ) -> Outcome:
     """Run all rounds and write the run's files to ``workdir`` as they come.
 
+    Arguments and errors are those of `rounds`.
+    """
+    run = rounds(experiment, workdir, on_round, start, checkpoints, stop, save_last)
+    (outcome,) = drive([run], experiment.federation)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def rounds(
+    experiment: Experiment,
+    workdir: pathlib.Path | None,
+    on_round: Callable[[int, dict[str, float] | None], None] = lambda done, row: None,
+    start: Start | None = None,
+    checkpoints: pathlib.Path | None = None,
+    stop: Callable[[], int] = lambda: 0,
+    save_last: bool = True,
+) -> Generator[Wanted, Done, Outcome]:
+    """Yield a state for every round that is to be run, and do everything else of a run.
+
+    What is yielded is ``(state, whether to score the cohort's local models)``, what is sent back
+    ``(next state, RoundResult, seconds)``.
+
     Args:
       experiment: from `build`.
       workdir: from `experiments.resume.prepare`; None writes nothing, as all processes but the
@@ -187,10 +211,10 @@ def train(
             max(known, default=None),
         )
     with contextlib.closing(keeper):
-        return _train(experiment, workdir, on_round, start, keeper, stop, save_last)
+        return (yield from _rounds(experiment, workdir, on_round, start, keeper, stop, save_last))
 
 
-def _train(experiment, workdir, on_round, start, keeper, stop, save_last):
+def _rounds(experiment, workdir, on_round, start, keeper, stop, save_last):
     config, dataset, model, federation, participation = experiment
     everyone = federation.everyone
     state = federation.init(jax.random.key(config.seed)) if start.state is None else start.state
@@ -210,19 +234,17 @@ def _train(experiment, workdir, on_round, start, keeper, stop, save_last):
 
     for done in range(first, config.rounds + 1):
         evaluated = done % config.eval_every == 0 or done == config.rounds
-        clock = time.perf_counter()
-        with room_on_devices(federation.client_chunk):
-            state, result = federation.run_round(state, score=evaluated and everyone)
-            try:
-                loss = incidents.check_round(done, result, config, dataset, workdir)
-            except DivergedError:
-                keeper.after_round(state, None, about, True)
-                raise
+        state, result, seconds = yield state, evaluated and everyone
+        try:
+            loss = incidents.check_round(done, result, config, dataset, workdir)
+        except DivergedError:
+            keeper.after_round(state, None, about, True)
+            raise
         more = {
             "rounds": 1,
             "steps": int(result.work.useful),
             "examples": config.local_epochs * int(sizes[result.cohort].sum()),
-            "seconds": time.perf_counter() - clock,
+            "seconds": seconds,
             **incidents.count(result),
         }
         tally = {name: total + more.get(name, 0) for name, total in tally.items()}

@@ -322,7 +322,7 @@ def test_out_of_memory_advises_a_smaller_chunk(tmp_path):
     def too_much(state, score):
         return jax.numpy.zeros((2**50,)).block_until_ready()
 
-    greedy = experiment._replace(federation=experiment.federation._replace(run_round=too_much))
+    greedy = experiment._replace(federation=experiment.federation._replace(run_rounds=too_much))
     with pytest.raises(MemoryExhaustedError, match=r"--config\.client_chunk=2 \(now 4\).*goes on"):
         train(greedy, None)
 

@@ -8,59 +8,34 @@ step sizes (config.compare.grid, or config.compare.grids.ALGORITHM), with the fi
 validation score of the last round. A grid whose best value lies at its edge is extended, up to
 config.compare.extensions times. Methods whose papers tune a hyperparameter of their own
 (config.compare.tuned) then try its other values with the step size found. The chosen setting runs
-with all seeds. Trials that are in the workdir already are not run again, and an interrupted one
-goes on from its last checkpoint, so that the same command finishes an interrupted comparison.
+with all seeds, on accelerators as one vmapped program (config.compare.seeds_together). Trials that
+are in the workdir already are not run again, and an interrupted one goes on from its last
+checkpoint, so that the same command finishes an interrupted comparison.
 
 Writes leaderboard.md, leaderboard.csv, leaderboard.png, and every trial's files in trials/.
-
 """
 
 import argparse
-import json
-import math
 import pathlib
 import shlex
-import shutil
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import config as vocabulary
-from experiments import leaderboard, resume, training, workdir
+from experiments import leaderboard, training
 from experiments.devices import DEVICES, cache_programs, use_devices
 from experiments.run import USER_ERRORS, default_workdir, fail, parse_flags
 from experiments.stop import StoppedError, asked_to_stop, locked
+from experiments.trials import Setting, Trial, run_trials
 
 _ALGORITHMS = flags.DEFINE_list(
     "algorithms", None, "Which to compare; default: config.compare.algorithms."
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of the chosen setting.", lower_bound=1)
-
-CHOSEN_BY = training.HEADLINE.format(split="validation")
-
-
-class Trial(NamedTuple):
-    """One run of a comparison.
-
-    Attributes:
-      method: its name in the table: an algorithm, or one of ``config.compare.variants``.
-      learning_rate: step size.
-      own: value of the method's own hyperparameter; None for its default.
-      seed: of the run.
-      path: its directory.
-      score: validation headline of the last round; -inf if training diverged.
-    """
-
-    method: str
-    learning_rate: float
-    own: float | None
-    seed: int
-    path: pathlib.Path
-    score: float
 
 
 def search(
@@ -141,21 +116,27 @@ def compare(
             del plans[method]
     if not plans:
         raise vocabulary.ConfigError(f"no method fits: {leave_out}")
+    together = config.compare.seeds_together
+    together = vocabulary.checked("compare.seeds_together", together, bool | None)
     entries = []
     for number, (method, plan) in enumerate(plans.items(), 1):
         grid = list(_listed(config.compare.grids, method, plan) or config.compare.grid)
         field, default, values = own_grid(config, method, plan)
 
-        def run(rate, own=None, seed=0, method=method, plan=plan, number=number, field=field):
-            of = "" if own is None else f", {field} {own:g}"
-            say(f"{number}/{len(plans)} {method}, step size {rate:g}{of}, seed {seed}")
-            return _trial(plan, method, rate, field, own, seed, root, dataset, stop, say)
+        def run(rate, own=None, seeds=(0,), method=method, plan=plan, number=number, field=field):
+            setting = Setting(method, plan, rate, field, own)
+            of = f"seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}"
+            say(f"{number}/{len(plans)} {setting}, {of}")
+            return run_trials(
+                setting, seeds, root, dataset, stop, say, config.compare.seeds_together
+            )
 
-        best, searched = search(run, grid, config.compare.extensions)
-        others = [run(best.learning_rate, own) for own in values]
-        tuned = (field, default, values) if others else None
-        best = max([best, *others], key=lambda trial: trial.score)
-        repeats = [run(best.learning_rate, best.own, seed) for seed in range(1, seeds)]
+        best, searched = search(lambda rate: run(rate)[0], grid, config.compare.extensions)
+        owns = [run(best.learning_rate, own)[0] for own in values]
+        tuned = (field, default, values) if owns else None
+        best = max([best, *owns], key=lambda trial: trial.score)
+        others = range(1, seeds)
+        repeats = run(best.learning_rate, best.own, others) if others else []
         entries.append(leaderboard.entry(method, best, searched, tuned, [best, *repeats]))
     return entries
 
@@ -177,47 +158,6 @@ def own_grid(
 def _listed(table, method, plan):
     """Return what a table of the config has for a method, or for the algorithm it is made of."""
     return dict(table).get(method) or dict(table).get(plan.algorithm.name)
-
-
-def _trial(plan, method, rate, field, own, seed, root, dataset, stop, say):
-    """Run one trial or go on with it, unless its directory says that it was run."""
-    of = "" if own is None else f"-{field}-{own:g}"
-    path = root / "trials" / f"{method}-{rate:g}{of}-{seed}"
-    plan = plan.copy_and_resolve_references()
-    with plan.unlocked():
-        plan.algorithm.learning_rate, plan.seed = rate, seed
-        if own is not None:
-            plan.algorithm[field] = own
-    wanted = json.loads(json.dumps(vocabulary.resolve(plan).to_dict()))
-    if (path / "summary.json").exists():
-        found = json.loads((path / "config.json").read_text())
-        if found != wanted:
-            differ = sorted(resume.leaves(found).items() ^ resume.leaves(wanted).items())
-            raise workdir.WorkdirError(
-                f"{path} was run with another config; it differs in "
-                f"{', '.join(sorted({name for name, _ in differ}))}. Choose another --workdir"
-            )
-    else:
-        if not resume.unfinished(path):
-            shutil.rmtree(path, ignore_errors=True)  # without a checkpoint it starts again
-        workdir.create(path, go_on=True)
-        experiment = training.build(plan, path / "client_states", dataset)
-        start, checkpoints = resume.prepare(path, experiment, True, say), path / "checkpoints"
-        try:
-            training.train(
-                experiment, path, start=start, checkpoints=checkpoints, stop=stop, save_last=False
-            )
-        except training.DivergedError:
-            workdir.write_json(path / "summary.json", {"diverged": True})
-        shutil.rmtree(checkpoints, ignore_errors=True)  # states of all trials would be too much
-    summary = json.loads((path / "summary.json").read_text())
-    score = -math.inf if "diverged" in summary else summary["last"].get(CHOSEN_BY)
-    if score is None:
-        raise vocabulary.ConfigError(
-            "there is no validation split to choose step sizes by; set "
-            "config.dataset.validation_fraction or validation_count"
-        )
-    return Trial(method, rate, own, seed, path, score)
 
 
 def command_of(arguments: list[str]) -> str:

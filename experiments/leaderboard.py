@@ -57,7 +57,7 @@ def entry(method: str, best, searched, tuned, repeats) -> Entry:
 
     Args:
       method: its name.
-      best: the chosen `experiments.compare.Trial`.
+      best: the chosen `experiments.trials.Trial`.
       searched: the trials of its step sizes.
       tuned: the own hyperparameter's name, default and other values; None without.
       repeats: the trials of the chosen setting, one per seed.

@@ -163,6 +163,11 @@ def _wrap(algorithm, config, dataset):
     return algorithm, dataset
 
 
+def seed_in_program(config: ConfigDict) -> bool:
+    """Tell whether a run's seed chooses more than its key: who is corrupted, the server's noise."""
+    return config.messages.attack is not None or config.messages.private_clip is not None
+
+
 def privacy(
     config: ConfigDict, participation: Participation, num_clients: int, rounds: int
 ) -> dict[str, Any]:

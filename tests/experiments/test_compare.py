@@ -1,11 +1,13 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import ablation, compare, leaderboard
+from experiments import ablation, compare, leaderboard, training, trials
 from experiments.config import ConfigError, default_config, resolve
+from experiments.stop import StoppedError
 from experiments.workdir import WorkdirError
 
 
@@ -15,7 +17,7 @@ def fake(scores):
 
     def run(rate):
         called.append(rate)
-        return compare.Trial("m", rate, None, 0, pathlib.Path(), scores(rate))
+        return trials.Trial("m", rate, None, 0, pathlib.Path(), scores(rate))
 
     return run, called
 
@@ -68,9 +70,9 @@ def test_every_method_is_searched_then_repeated(finished):
     assert [len(e.searched) for e in entries] == [2, 1, 1]
     assert all(e.seeds == 2 and len(e.clients) == 4 for e in entries)
     assert len({e.partition_hash for e in entries}) == 1
-    trials = sorted(p.name for p in (root / "trials").iterdir())
-    assert len(trials) == len(said) == 3 + 2 + 2
-    assert "without_p-0.1-1" in trials
+    names = sorted(p.name for p in (root / "trials").iterdir())
+    assert len(names) == len(said) == 3 + 2 + 2
+    assert "without_p-0.1-1" in names
     trial = json.loads((root / "trials" / "without_p-0.1-1" / "config.json").read_text())
     assert trial["algorithm"]["precondition"] is False and trial["seed"] == 1
     assert trial["algorithm"]["learning_rate"] == 0.1
@@ -88,15 +90,62 @@ def test_a_comparison_goes_on_where_it_was(config, finished):
         assert before._replace(seconds=0.0) == after._replace(seconds=0.0)
 
 
+def test_seeds_as_one_program(config, tmp_path, monkeypatch):
+    """They end as one by one, also when stopped on the way."""
+    config = config.copy_and_resolve_references()
+    config.rounds, config.eval_every, config.checkpoint_every = 3, 1, 1
+    driven, said, drive = [], [], trials.drive
+    monkeypatch.setattr(
+        trials, "drive", lambda runs, of: driven.append(len(runs)) or drive(runs, of)
+    )
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    config.compare.seeds_together = False
+    (expected,) = compare.compare(config, ["fedavg"], 3, alone, said.append)
+    config.compare.seeds_together = True
+    signals = iter([0] * 3 + [15] * 9)  # after the search, and the first round of both
+    with pytest.raises(StoppedError, match="after round 1"):
+        compare.compare(config, ["fedavg"], 3, together, said.append, None, lambda: next(signals))
+    (entry,) = compare.compare(config, ["fedavg"], 3, together, said.append)
+    assert driven == [1] * 3 + [1, 2, 2] and said[-2:] == [
+        f"going on in {together / 'trials' / f'fedavg-0.1-{seed}'} after round 1 of 3"
+        for seed in (1, 2)
+    ]
+    for name, values in expected.scores.items():
+        assert entry.scores[name] == pytest.approx(values, abs=1e-3)
+    for seed in range(3):
+        one, other = (
+            [json.loads(line) for line in path.read_text().splitlines()]
+            for path in sorted(tmp_path.glob(f"*/trials/fedavg-0.1-{seed}/metrics.jsonl"))
+        )
+        assert [row["round"] for row in one] == [row["round"] for row in other] == [1, 2, 3]
+        for a, b in zip(one, other, strict=True):
+            assert a["loss/train/mean"] == pytest.approx(b["loss/train/mean"], rel=1e-4)
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_when_seeds_are_one_program(config):
+    def as_one(wanted=None, **fields):
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(fields)
+        return trials.as_one([training.build(changed)] * 2, wanted)
+
+    assert as_one(True) and not as_one(False)
+    assert as_one() == (jax.default_backend() != "cpu")
+    assert not as_one(True, client_state_in="host")
+    seeded = {"messages.attack": "sign_flip", "messages.corrupted": 1}
+    assert not as_one(True, **seeded)
+
+
 def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path, monkeypatch):
     tried = []
 
-    def trial(plan, method, rate, field, own, seed, root, dataset, stop, say):
-        tried.append((rate, field, own, seed))
+    def run(setting, seeds, root, dataset, stop, say, together):
+        method, _, rate, field, own = setting
+        tried.extend((rate, field, own, seed) for seed in seeds)
         score = -abs(rate - 0.2) - abs((0.01 if own is None else own) - 0.1)
-        return compare.Trial(method, rate, own, seed, tmp_path, score)
+        return [trials.Trial(method, rate, own, seed, tmp_path, score) for seed in seeds]
 
-    monkeypatch.setattr(compare, "_trial", trial)
+    monkeypatch.setattr(compare, "run_trials", run)
     monkeypatch.setattr(leaderboard, "entry", lambda *arguments: arguments)
     tuned, said = config.copy_and_resolve_references(), []
     tuned.compare.tuned.fedprox = ("mu", (0.01, 0.1, 1.0))

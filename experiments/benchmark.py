@@ -20,9 +20,10 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
-from experiments.devices import DEVICES, use_devices
+from experiments.devices import DEVICES, DeviceError, require_devices, use_devices
 from experiments.machine import matmul_peak, peak_memory, step_flops
 from experiments.peers import PEERS, PeerError
+from experiments.stop import fail
 from experiments.workloads import BATCH, WORKLOADS, Workload, noise
 from pflalign_jax import algorithms, models
 from pflalign_jax.federated import federate
@@ -235,6 +236,10 @@ def main(argv: list[str]) -> None:
             if value not in known:
                 raise app.UsageError(f"--{flag}={value} is unknown; choose from {list(known)}")
     use_devices(DEVICES.value)
+    try:
+        require_devices()
+    except DeviceError as error:
+        fail(str(error))
     console, figures = Console(), {"workloads": [], "scaling": {}}
     for name in names:
         try:

@@ -15,7 +15,6 @@ checkpoint, so that the same command finishes an interrupted comparison.
 Writes leaderboard.md, leaderboard.csv, leaderboard.png, and every trial's files in trials/.
 """
 
-import argparse
 import pathlib
 import shlex
 import sys
@@ -27,9 +26,17 @@ from rich.console import Console
 
 from experiments import config as vocabulary
 from experiments import leaderboard, training
-from experiments.devices import DEVICES, cache_programs, use_devices
-from experiments.run import USER_ERRORS, default_workdir, fail, parse_flags
-from experiments.stop import StoppedError, asked_to_stop, locked
+from experiments.command_line import (
+    CACHE,
+    CONFIG,
+    USER_ERRORS,
+    WORKDIR,
+    default_workdir,
+    option,
+    parse_flags,
+)
+from experiments.devices import DEVICES, cache_programs, require_devices, use_devices
+from experiments.stop import StoppedError, asked_to_stop, fail, locked
 from experiments.trials import Setting, Trial, run_trials
 
 _ALGORITHMS = flags.DEFINE_list(
@@ -162,9 +169,7 @@ def _listed(table, method, plan):
 
 def command_of(arguments: list[str]) -> str:
     """Return the command that does a comparison again, in a directory of its own."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--workdir", "-workdir")
-    _, rest = parser.parse_known_args(arguments)
+    _, rest = option(arguments, "workdir")
     return shlex.join(["python", "-m", "experiments.compare", *rest])
 
 
@@ -173,12 +178,12 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     use_devices(DEVICES.value)
-    cache_programs(flags.FLAGS.compilation_cache)
-    config, console = flags.FLAGS.config, Console()
-    file = flags.FLAGS["config"].config_filename
-    root = pathlib.Path(flags.FLAGS.workdir or default_workdir(file, "compare"))
+    cache_programs(CACHE.value)
+    config, console = CONFIG.value, Console()
+    root = pathlib.Path(WORKDIR.value or default_workdir("compare"))
     methods = list(dict.fromkeys(_ALGORITHMS.value or config.compare.algorithms))
     try:
+        require_devices()
         with console.status("") as status:
 
             def say(text):

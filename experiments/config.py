@@ -323,19 +323,48 @@ def _resolve_section(section, fields):
     return resolved
 
 
+def describe(config: ConfigDict) -> str:
+    """Return every field that a run of a config uses: value, default if it differs, meaning.
+
+    Raises:
+      ConfigError: as `resolve`.
+    """
+    resolved, plain = resolve(config), default_config()
+    for section in FACTORIES:
+        plain[section].name = config[section].name
+        for key, parameter in parameters(section, config[section].name).items():
+            if parameter.default is inspect.Parameter.empty and key in resolved[section]:
+                plain[section][key] = resolved[section][key]  # there is no default
+    default, lines = resolve(plain), []
+    meanings = {name: text for name, (_, _, text) in OWN_FIELDS.items()}
+    meanings |= {f"messages.{name}": text for name, (_, text) in messages.FIELDS.items()} | HELP
+    for name, value in _flat(resolved):
+        usual = dict(_flat(default)).get(name)
+        changed = "" if value == usual else f"  (default {usual!r})"
+        lines += [f"{name} = {value!r}{changed}", f"    {_filled(name, meanings[name])}"]
+    return "\n".join(lines)
+
+
+def _flat(config, prefix=""):
+    """Return ``(dotted name, value)`` of all fields of a resolved config."""
+    pairs = []
+    for name, value in config.items():
+        inner = isinstance(value, ConfigDict)
+        pairs += _flat(value, f"{prefix}{name}.") if inner else [(prefix + name, value)]
+    return pairs
+
+
+def _filled(name, text):
+    names = ", ".join(FACTORIES.get(name.split(".")[0], ()))
+    return text.format(names=names, partitions=", ".join(datasets.PARTITIONS))
+
+
 def explain() -> str:
     """Return all config fields with their meanings, for ``--help``."""
     lines = [
         "Fields of the config; override any with --config.FIELD=VALUE after --config=FILE:",
         *(f"  {name} ({default}): {text}" for name, (default, _, text) in OWN_FIELDS.items()),
     ]
-    lines += [
-        f"  {name}: "
-        + text.format(
-            names=", ".join(FACTORIES.get(name.split(".")[0], ())),
-            partitions=", ".join(datasets.PARTITIONS),
-        )
-        for name, text in HELP.items()
-    ]
+    lines += [f"  {name}: {_filled(name, text)}" for name, text in HELP.items()]
     lines += messages.explain()
     return "\n".join(lines)

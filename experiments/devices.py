@@ -32,6 +32,23 @@ def use_devices(count: int | None) -> None:
         jax.config.update("jax_num_cpu_devices", count or cores)
 
 
+def require_devices() -> None:
+    """Start JAX's backends.
+
+    Raises:
+      DeviceError: if there is no accelerator of the kind that was asked for.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = jax.config.jax_platforms
+        raise DeviceError(
+            f"JAX_PLATFORMS={wanted!r} asks for a device that is not here"
+            f"{f' ({error})' if str(error) else ''}; unset it or set it to cpu to run without, or "
+            "install the jax plugin and driver of the accelerator"
+        ) from error
+
+
 def join_processes(
     distributed: bool,
     coordinator_address: str | None,

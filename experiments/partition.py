@@ -12,14 +12,15 @@ import csv
 import pathlib
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, logging
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from experiments import config as vocabulary
 from experiments import plots, workdir
-from experiments.run import USER_ERRORS, default_workdir, fail, parse_flags
+from experiments.command_line import CONFIG, USER_ERRORS, WORKDIR, default_workdir, parse_flags
+from experiments.stop import fail
 from experiments.training import build_dataset
 from pflalign_jax import datasets
 from pflalign_jax.datasets import SPLITS, FederatedDataset
@@ -83,13 +84,10 @@ def main(argv: list[str]) -> None:
     """Show and save the partition of ``--config``'s dataset."""
     del argv
     logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
-    config = flags.FLAGS.config
+    config = CONFIG.value
     try:
         dataset = build_dataset(vocabulary.resolve(config))
-        path = pathlib.Path(
-            flags.FLAGS.workdir
-            or default_workdir(flags.FLAGS["config"].config_filename, "partition")
-        )
+        path = pathlib.Path(WORKDIR.value or default_workdir("partition"))
         workdir.create(path)
     except USER_ERRORS as error:
         fail(str(error))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from experiments.devices import use_devices
+from experiments.devices import DeviceError, require_devices, use_devices
 from experiments.stop import fail
 from pflalign_jax.checkpoints import CheckpointError
 from pflalign_jax.federated import StoreError
@@ -83,11 +83,12 @@ def main(argv: list[str]) -> None:
     use_devices(1)
     which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
     try:
+        require_devices()
         x, y = read_examples(pathlib.Path(_DATA.value))
         run = load_run(_RUN.value, which)
         logits = run.predict(x, _CLIENT.value)
         scores = None if y is None or not len(y) else score(logits, y)
-    except (RunError, CheckpointError, StoreError, DataError) as error:
+    except (DeviceError, RunError, CheckpointError, StoreError, DataError) as error:
         fail(str(error))
     whose = "the global model" if _CLIENT.value is None else f"client {_CLIENT.value}"
     print(f"{len(x)} examples, {whose} after round {run.round}")

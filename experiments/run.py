@@ -8,43 +8,32 @@ python -m experiments.run --config=experiments/digits.py [--workdir=DIR]
 import contextlib
 import pathlib
 import sys
-import time
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 from rich.console import Console
 
 from experiments import config as vocabulary
 from experiments import plots, resume, show, training, workdir
+from experiments.command_line import (
+    CACHE,
+    CONFIG,
+    USER_ERRORS,
+    WORKDIR,
+    default_workdir,
+    parse_flags,
+)
 from experiments.devices import (
     DEVICES,
-    DeviceError,
-    MemoryExhaustedError,
     cache_programs,
     join_processes,
+    require_devices,
     use_devices,
 )
 from experiments.stop import StoppedError, asked_to_stop, fail, locked
-from pflalign_jax.checkpoints import CheckpointError
-from pflalign_jax.datasets import DatasetError
-from pflalign_jax.federated import StoreError
 
 __doc__ += vocabulary.explain()
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, a Python file.")
-_WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Where the run's files go; default: runs/EXPERIMENT-ALGORITHM-DATE-TIME. An unfinished run in "
-    "it goes on.",
-)
-_CACHE = flags.DEFINE_string(
-    "compilation_cache",
-    "~/.cache/pflalign_jax",
-    "Where compiled programs are kept for the next run; '' keeps none. JAX_COMPILATION_CACHE_DIR "
-    "wins.",
-)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes of a TPU pod or a SLURM job."
 )
@@ -54,62 +43,24 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.", lower_bound=0)
 
-USER_ERRORS = (
-    DeviceError,
-    vocabulary.ConfigError,
-    DatasetError,
-    StoreError,
-    workdir.WorkdirError,
-    training.DivergedError,
-    CheckpointError,
-    MemoryExhaustedError,
-)
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse flags; a bad config or field ends with one clear line instead of a traceback."""
-    try:
-        rest = flags.FLAGS(argv)
-        if _CONFIG.value is None:
-            fail("no experiment given; pass --config=experiments/digits.py")
-        _CONFIG.value.to_dict()
-    except flags.Error as error:
-        fail(f"{error}\nPass --help for all fields and flags.")
-    except (AttributeError, KeyError) as error:
-        text = str(error.args[0]).replace("\\n", "\n").strip("\"'").replace("\\'", "'")
-        missing, *hint = text.split("\n")
-        fail(f"config has no field {missing.strip(chr(39))!r}. " + " ".join(hint))
-    except OSError as error:
-        fail(f"--config cannot be read: {error}")
-    if len(rest) > 1:
-        fail(f"unexpected argument {rest[1]!r}; fields are set with --config.FIELD=VALUE")
-    return rest
-
-
-def default_workdir(config_file: str, algorithm: str) -> str:
-    """Return ``runs/EXPERIMENT-ALGORITHM-DATE-TIME``."""
-    return f"runs/{pathlib.Path(config_file).stem}-{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}"
-
 
 def main(argv: list[str]) -> None:
     """Run the experiment of ``--config``."""
     del argv
     logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
     use_devices(DEVICES.value)
-    cache_programs(_CACHE.value)
-    config, path = _CONFIG.value, None
+    cache_programs(CACHE.value)
+    config, path = CONFIG.value, None
     try:
         vocabulary.resolve(config)
         join_processes(
             _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
         )
+        require_devices()
         first = jax.process_index() == 0
-        if jax.process_count() > 1 and _WORKDIR.value is None:
+        if jax.process_count() > 1 and WORKDIR.value is None:
             raise workdir.WorkdirError("--workdir is not set; several processes need one and same")
-        path = pathlib.Path(
-            _WORKDIR.value
-            or default_workdir(flags.FLAGS["config"].config_filename, config.algorithm.name)
-        )
+        path = pathlib.Path(WORKDIR.value or default_workdir(config.algorithm.name))
         experiment = training.build(config, path / "client_states" / str(jax.process_index()))
         console = Console(quiet=not first)
 

@@ -25,6 +25,11 @@ class Partitioner(NamedTuple):
     defaults: Mapping[str, Any]
 
 
+def _natural(owners):
+    """Give every owner its own examples."""
+    return partitions.natural(owners)[1]
+
+
 PARTITIONS = {
     "iid": Partitioner(partitions.iid, {}),
     "dirichlet": Partitioner(partitions.dirichlet, {"alpha": 0.1, "min_examples": 8}),
@@ -37,7 +42,7 @@ PARTITIONS = {
     ),
     "lognormal": Partitioner(partitions.lognormal, {"sigma": 1.0, "min_examples": 8}),
     "zipf": Partitioner(partitions.zipf, {"exponent": 1.0, "min_examples": 8}),
-    "natural": Partitioner(lambda owners: partitions.natural(owners)[1], {"min_examples": 1}),
+    "natural": Partitioner(_natural, {"min_examples": 1}),
 }
 """All partitions. What is not among a partition's own arguments does not go with it."""
 

@@ -1,0 +1,61 @@
+"""Show what a config can name: algorithms, models, datasets, partitions, participation, messages.
+
+python -m experiments.list [algorithms|models|datasets|partitions|participation|messages ...]
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+
+from experiments import messages
+from experiments.checks import nearest
+from experiments.config import FACTORIES
+from experiments.stop import fail
+from pflalign_jax import algorithms, datasets
+
+
+def line(function: Callable) -> str:
+    """Return the first sentence of a docstring: of an algorithm's file where it has one."""
+    module = inspect.getmodule(function)
+    own = module is not None and module.__name__ == f"{algorithms.__name__}.{function.__name__}"
+    text = (inspect.getdoc(module if own else function) or "").split("\n\n")[0].replace("\n", " ")
+    text = re.sub(r"; (``path`` )?see `\w+`", "", text)
+    return re.sub(r"^(Return|Give) (\w)", lambda m: m[2].upper(), text).replace("`", "")
+
+
+KINDS: dict[str, tuple[str, dict[str, str]]] = {
+    "algorithms": ("algorithm.name", {n: line(f) for n, f in FACTORIES["algorithm"].items()}),
+    "models": ("model.name", {n: line(f) for n, f in FACTORIES["model"].items()}),
+    "datasets": ("dataset.name", {n: line(f) for n, f in FACTORIES["dataset"].items()}),
+    "partitions": (
+        "dataset.partition",
+        {name: line(partition.function) for name, partition in datasets.PARTITIONS.items()},
+    ),
+    "participation": (
+        "participation.name",
+        {n: line(f) for n, f in FACTORIES["participation"].items()},
+    ),
+    "messages": (
+        "messages.FIELD",
+        {name: text for name, (_, text) in messages.FIELDS.items()},
+    ),
+}
+"""Kind to the field that names one, and ``{name: one line}``."""
+
+
+def main(kinds: list[str]) -> None:
+    """Print the given kinds, or all."""
+    for kind in kinds:
+        if kind not in KINDS:
+            fail(f"{kind!r} is unknown{nearest(kind, KINDS)}")
+    for kind in kinds or KINDS:
+        field, names = KINDS[kind]
+        print(f"{kind} (--config.{field}=...)")
+        width = max(map(len, names))
+        for name, text in names.items():
+            print(f"  {name:{width}}  {text}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

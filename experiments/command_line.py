@@ -3,6 +3,7 @@
 import argparse
 import os
 import pathlib
+import shlex
 import sys
 import time
 import traceback
@@ -101,6 +102,12 @@ def option(arguments: list[str], name: str) -> tuple[str | None, list[str]]:
     parser.add_argument(f"--{name}", f"-{name}", dest="value")
     found, rest = parser.parse_known_args(arguments)
     return found.value, rest
+
+
+def command_of(module: str, arguments: list[str]) -> str:
+    """Return the command that does an experiment again, in a directory of its own."""
+    _, rest = option(arguments, "workdir")
+    return shlex.join(["python", "-m", f"experiments.{module}", *rest])
 
 
 def _of_config_file(error: BaseException | None, given: str | None) -> str | None:

@@ -16,7 +16,6 @@ Writes leaderboard.md, leaderboard.csv, leaderboard.png, and every trial's files
 """
 
 import pathlib
-import shlex
 import sys
 from collections.abc import Callable
 
@@ -25,14 +24,14 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import config as vocabulary
-from experiments import leaderboard, training
+from experiments import leaderboard, training, workdir
 from experiments.command_line import (
     CACHE,
     CONFIG,
     USER_ERRORS,
     WORKDIR,
+    command_of,
     default_workdir,
-    option,
     parse_flags,
 )
 from experiments.devices import DEVICES, cache_programs, require_devices, use_devices
@@ -167,12 +166,6 @@ def _listed(table, method, plan):
     return dict(table).get(method) or dict(table).get(plan.algorithm.name)
 
 
-def command_of(arguments: list[str]) -> str:
-    """Return the command that does a comparison again, in a directory of its own."""
-    _, rest = option(arguments, "workdir")
-    return shlex.join(["python", "-m", "experiments.compare", *rest])
-
-
 def main(argv: list[str]) -> None:
     """Compare the algorithms on ``--config``."""
     del argv
@@ -181,6 +174,7 @@ def main(argv: list[str]) -> None:
     cache_programs(CACHE.value)
     config, console = CONFIG.value, Console()
     root = pathlib.Path(WORKDIR.value or default_workdir("compare"))
+    command = command_of("compare", sys.argv[1:])
     methods = list(dict.fromkeys(_ALGORITHMS.value or config.compare.algorithms))
     try:
         require_devices()
@@ -194,8 +188,9 @@ def main(argv: list[str]) -> None:
             left_out = None if _ALGORITHMS.value else {}
             root.mkdir(parents=True, exist_ok=True)
             with locked(root, say), asked_to_stop() as stop:
+                workdir.write_text(root / "command.txt", command + "\n")
                 entries = compare(config, methods, _SEEDS.value, root, say, left_out, stop)
-        leaderboard.write(root, entries, command_of(sys.argv[1:]), config, left_out)
+        leaderboard.write(root, entries, command, config, left_out)
     except USER_ERRORS as error:
         fail(str(error))
     except StoppedError as stopped:
@@ -205,7 +200,8 @@ def main(argv: list[str]) -> None:
     console.print(leaderboard.table(entries))
     for method, reason in (left_out or {}).items():
         console.print(f"{method} was left out: {reason}", markup=False, soft_wrap=True)
-    console.print(f"Files: {root}/ with leaderboard.md, .csv, .png, trials/", soft_wrap=True)
+    console.print(f"Files: {root}/ with leaderboard.md, .csv, .png, trials/. A page of figures: "
+                  f"python -m experiments.report {root}", soft_wrap=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ def describe_run(workdir: pathlib.Path, config: ConfigDict, dataset: FederatedDa
 def describe_data(dataset: FederatedDataset) -> dict[str, Any]:
     """Return what ``data.json`` holds: what models need of the data, and what tells data apart.
 
-    ``features_crc32`` is over some 4,000 examples, evenly spread.
+    ``features_crc32`` is over some 4,000 examples, evenly spread; ``label_counts`` has a row for
+    every client, over all splits.
     """
     some = np.ascontiguousarray(dataset.x[:: max(1, len(dataset.x) // 4096)])
     return {
@@ -36,5 +37,6 @@ def describe_data(dataset: FederatedDataset) -> dict[str, Any]:
         "client_names": dataset.client_names.tolist(),
         "client_ids": dataset.client_ids.tolist(),
         "partition_hash": datasets.partition_hash(dataset),
+        "label_counts": datasets.label_counts(dataset).tolist(),
         "features_crc32": zlib.crc32(some.view(np.uint8).reshape(-1)),
     }

@@ -110,12 +110,17 @@ def _adapted(path):
 
 def gain(found: Entry, rival: Entry) -> tuple[float, int, int]:
     """Return the mean difference over clients in percentage points, clients won and lost."""
-    common = found.clients.keys() & rival.clients.keys()
-    differences = np.array([found.clients[c] - rival.clients[c] for c in sorted(common)])
+    _, differences = paired(found.clients, rival.clients)
     if not len(differences):
         return float("nan"), 0, 0
     won, lost = int((differences > 1e-9).sum()), int((differences < -1e-9).sum())
     return float(differences.mean()), won, lost
+
+
+def paired(found: Mapping[str, float], rival: Mapping[str, float]) -> tuple[list[str], np.ndarray]:
+    """Return the clients that both have scores of, and the differences of the scores."""
+    common = sorted(found.keys() & rival.keys())
+    return common, np.array([found[client] - rival[client] for client in common])
 
 
 def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:

@@ -148,7 +148,8 @@ def _refuse_other_config(path, config):
 
 def _refuse_other_data(path, dataset):
     before, now = _read(path / "data.json"), json.loads(json.dumps(describe_data(dataset)))
-    differ = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    # What an earlier version did not write cannot differ.
+    differ = sorted(k for k in before.keys() & now.keys() if before[k] != now[k])
     if not differ:
         return
     gone = [n for n in before.get("client_names", ()) if n not in set(now["client_names"])]

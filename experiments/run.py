@@ -20,6 +20,7 @@ from experiments.command_line import (
     CONFIG,
     USER_ERRORS,
     WORKDIR,
+    command_of,
     default_workdir,
     parse_flags,
 )
@@ -71,6 +72,7 @@ def main(argv: list[str]) -> None:
             if first:
                 workdir.create(path, go_on=True)
                 stack.enter_context(locked(path, say))
+                workdir.write_text(path / "command.txt", command_of("run", sys.argv[1:]) + "\n")
             start = resume.prepare(path, experiment, first, say)
             stop = stack.enter_context(asked_to_stop())
             on_round = stack.enter_context(show.progress(experiment.config.rounds, console))
@@ -96,7 +98,8 @@ def main(argv: list[str]) -> None:
     title = f"{experiment.config.algorithm.name} on {experiment.dataset.name}"
     plots.write_plots(path / "plots", title, outcome.rows, outcome.scores, experiment.dataset)
     console.print(show.score_table(outcome.summary))
-    console.print(f"Files: {path}/ with {', '.join(workdir.FILES)}, plots/", soft_wrap=True)
+    console.print(f"Files: {path}/ with {', '.join(workdir.FILES)}, plots/. A page of figures: "
+                  f"python -m experiments.report {path}", soft_wrap=True)  # fmt: skip
 
 
 if __name__ == "__main__":

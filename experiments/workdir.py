@@ -54,8 +54,12 @@ def create(path: str | os.PathLike, go_on: bool = False) -> pathlib.Path:
 
 
 def write_json(path: pathlib.Path, value: Mapping) -> None:
-    """Write a json file whole: to a temporary name, then renamed."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    """Write a json file whole."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a file whole: to a temporary name, then renamed."""
     temporary = path.with_name(path.name + ".partial")
     with explained(path):
         temporary.write_text(text)

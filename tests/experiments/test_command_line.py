@@ -42,7 +42,7 @@ def test_digits_run_then_refuses_to_overwrite(tmp_path):
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files == {
         *("config.json", "metrics.jsonl", "clients.csv", "partition.npz", "summary.json", "plots"),
-        *("data.json", "checkpoints", "lock"),
+        *("data.json", "checkpoints", "lock", "command.txt"),
     }
     summary = (tmp_path / "run" / "summary.json").read_text()
     assert json.loads(summary)["algorithm"] == "fedavg"

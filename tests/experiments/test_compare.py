@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import ablation, compare, leaderboard, training, trials
+from experiments.command_line import command_of
 from experiments.config import ConfigError, default_config, resolve
 from experiments.stop import StoppedError
 from experiments.workdir import WorkdirError
@@ -213,10 +214,10 @@ def test_the_leaderboard_says_what_it_is(finished):
 
 def test_the_command_is_the_one_given_but_for_its_place():
     given = ["--config=experiments/a.py", "--workdir", "runs/x", "--config.compare.grid=(1, 2)"]
-    assert compare.command_of(given) == (
+    assert command_of("compare", given) == (
         "python -m experiments.compare --config=experiments/a.py '--config.compare.grid=(1, 2)'"
     )
-    assert "runs" not in compare.command_of(["--seeds=2", "--workdir=runs/x"])
+    assert "runs" not in command_of("compare", ["--seeds=2", "--workdir=runs/x"])
 
 
 def test_paired_gains(finished):

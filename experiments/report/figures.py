@@ -1,0 +1,331 @@
+"""The figures of a report. Points carry a text that a page can show, see `tips`."""
+
+import urllib.parse
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiments.leaderboard import RIVALS, paired
+from experiments.report.read import SCORE, Series
+from pflalign_jax.diagnostics import GAMMA_EDGES
+
+# Okabe and Ito's palette without black and yellow: safe for colour-blind readers on any ground.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLES = ("-", "--", ":", "-.")
+MARKERS = "os^Dv<>P"
+SHOWN = 10
+"""Methods in a figure with a line for each; a page's table has all."""
+MANY = 60
+"""Clients up to which label counts are bubbles that one can point at."""
+
+INK = "#010203"
+"""Colour of text and axes; a page puts the reader's own in its place."""
+
+STYLE = {
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    ),
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+
+ACCURACY = f"{SCORE}\n(%, mean over clients)"
+
+
+def figures(series: Sequence[Series]) -> dict[str, tuple[Figure, str]]:
+    """Return ``{name: (figure, caption)}``, those for which something was recorded."""
+    some = shown(series)
+    seeds = max(len(each.runs) for each in series)
+    band = "; the band is the standard deviation over seeds" if seeds > 1 else ""
+    fewer = (
+        f" The {len(some)} of {len(series)} methods shown: pFLAlign, local training, FedAvg and "
+    )
+    fewer = f"{fewer}the best of the others." if len(some) < len(series) else ""
+    made: dict[str, tuple[Figure | None, str]] = {
+        "learning_curves": (
+            _curves(some, f"{SCORE}/mean", 100, ACCURACY),
+            f"Test accuracy of every client's model after its local steps{band}.{fewer}",
+        ),
+        "training_loss": (
+            _curves(some, "loss/train/mean", 1, "loss/train\n(nats, mean over the cohort)"),
+            f"Training loss of the round's cohort{band}.{fewer}",
+        ),
+        "accuracy_against_bytes": (
+            _against(some, lambda row: row["round"] * (row["bytes_up"] + row["bytes_down"]) / 1e6,
+                     "sent in both directions so far (MB)"),
+            f"What communication buys; the first seed.{fewer}",
+        ),
+        "accuracy_against_seconds": (
+            _against(some, lambda row: row["seconds_total"], "time so far, with evaluations (s)"),
+            f"What time buys, on the machine that ran it; the first seed.{fewer}",
+        ),
+        "clients_sorted": (
+            _sorted_clients(some),
+            f"Every client's accuracy (mean over seeds), worst to best.{fewer} Point at a dot "
+            "to see the client.",
+        ),
+        "clients_violin": (
+            _violins(some),
+            f"The same distribution; the line is the median, a client each.{fewer}",
+        ),
+        "fairness": (
+            _fairness(series),
+            "The mean over clients against the mean of the worst tenth of them, after the last "
+            "round; crosses are standard deviations over seeds. On the dotted line all are equal.",
+        ),
+    }  # fmt: skip
+    for rival in RIVALS:
+        made[f"gain_over_{rival}"] = (
+            _gains(some, rival),
+            f"For every client the difference to {_TITLES[rival]}, with clients won / lost.{fewer}",
+        )
+    made["alignment"] = (
+        _alignment(series),
+        "What was recorded of the preconditioner P over its coordinates, and of the weights γ over "
+        "the cohort: median, and the band from 5 % to 95 %.",
+    )
+    made["labels"] = (
+        _labels(series[0]),
+        f"Examples of each label in each client, all splits, beside its accuracy with "
+        f"{series[0].name}; the worst client first.",
+    )
+    return {name: (figure, text) for name, (figure, text) in made.items() if figure is not None}
+
+
+_TITLES = {"local": "local training", "fedavg": "FedAvg fine-tuned by each client"}
+
+
+def shown(series: Sequence[Series]) -> list[Series]:
+    """Return the series that line figures show: at most `SHOWN`, in their order."""
+    first = [s for s in series if s.name in ("pflalign", *RIVALS)]
+    rest = [s for s in series if s not in first][: max(0, SHOWN - len(first))]
+    return [s for s in series if s in first or s in rest]
+
+
+def tips(figure: Figure, on: bool = True) -> None:
+    """Let points carry their texts as links ``tip:TEXT``, which SVG keeps, or take them off."""
+    for points in figure.findobj(PathCollection):
+        texts = getattr(points, "tip_texts", None)
+        if texts is not None:
+            points.set_urls([f"tip:{urllib.parse.quote(t)}" for t in texts] if on else [None])
+
+
+def _points(axes, x, y, texts, **style):
+    points = axes.scatter(x, y, **style)
+    points.tip_texts = list(texts)
+
+
+def _axes(height=3.5, width=5.8):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _look(number):
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": STYLES[number // len(COLOURS) % len(STYLES)],
+    }
+
+
+def _legend(axes, series):
+    if len(series) > 1:
+        axes.figure.legend(loc="outside lower center", ncols=3)
+
+
+def _curves(series, key, scale, label):
+    figure, axes = _axes(3.5 + 0.2 * (len(series) // 3))
+    for number, each in enumerate(series):
+        rounds, values = each.curve(key)
+        if not len(rounds):
+            continue
+        values, look = scale * values, _look(number)
+        mean, spread = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else 0
+        axes.fill_between(
+            rounds, mean - spread, mean + spread, color=look["color"], alpha=0.2, lw=0
+        )
+        one = "o" if len(rounds) == 1 else None
+        axes.plot(rounds, mean, label=each.name, marker=one, **look)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="round", ylabel=label.split("\n")[-1].strip("()"), title=label.split("\n")[0])
+    _legend(axes, series)
+    return figure
+
+
+def _against(series, cost: Callable[[dict], float], label):
+    figure, axes = _axes(3.5 + 0.2 * (len(series) // 3))
+    for number, each in enumerate(series):
+        rows = each.runs[0].rows
+        values = [100 * (row.get(f"{SCORE}/mean") or np.nan) for row in rows]
+        axes.plot([cost(row) for row in rows], values, label=each.name, marker=".", **_look(number))
+    axes.set(xlabel=label, ylabel="%, mean over clients", title=SCORE)
+    _legend(axes, series)
+    return figure
+
+
+def _sorted_clients(series):
+    figure, axes = _axes(3.5 + 0.2 * (len(series) // 3))
+    for number, each in enumerate(series):
+        ranked = sorted(each.accuracy.items(), key=lambda item: item[1])
+        share = 100 * (np.arange(len(ranked)) + 0.5) / max(1, len(ranked))
+        values, look = [value for _, value in ranked], _look(number)
+        axes.plot(share, values, label=each.name, lw=1, **look)
+        texts = [f"client {client}, {each.name}: {value:.1f} %" for client, value in ranked]
+        _points(axes, share, values, texts, s=9, color=look["color"], linewidths=0)
+    axes.set(xlabel="clients, worst to best (%)", ylabel="%, a client", title=SCORE)
+    _legend(axes, series)
+    return figure
+
+
+def _violins(series):
+    figure, axes = _axes(1.2 + 0.34 * len(series))
+    for number, each in enumerate(reversed(series)):
+        values = np.array(list(each.accuracy.values()))
+        colour = _look(len(series) - 1 - number)["color"]
+        if len(values) > 1 and np.ptp(values) > 1e-6:
+            parts = axes.violinplot(values, [number], orientation="horizontal", widths=0.85,
+                                    showextrema=False)  # fmt: skip
+            for body in parts["bodies"]:
+                body.set(facecolor=colour, alpha=0.35)
+        offsets = np.linspace(-0.25, 0.25, 7)[np.arange(len(values)) * 3 % 7]  # not on each other
+        texts = [f"client {c}, {each.name}: {v:.1f} %" for c, v in each.accuracy.items()]
+        _points(axes, values, number + offsets, texts, s=7, color=colour, linewidths=0)
+        axes.plot([np.median(values)] * 2, [number - 0.4, number + 0.4], color=INK, lw=1.2)
+    axes.set_yticks(range(len(series)), [each.name for each in reversed(series)])
+    axes.set(xlabel="%, a client", title=SCORE)
+    return figure
+
+
+def _fairness(series):
+    figure, axes = _axes(4.2)
+    for number, each in enumerate(series):
+        mean = 100 * np.array(each.last(f"{SCORE}/mean"))
+        worst = 100 * np.array(each.last(f"{SCORE}/worst_decile"))
+        if not len(mean):
+            continue
+        spread = [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in (mean, worst)]
+        colour = _look(number)["color"]
+        axes.errorbar(mean.mean(), worst.mean(), yerr=spread[1], xerr=spread[0], color=colour, lw=1)
+        text = f"{each.name}: mean {mean.mean():.1f} %, worst decile {worst.mean():.1f} %"
+        marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
+        _points(axes, [mean.mean()], [worst.mean()], [text], s=36, color=colour, marker=marker,
+                label=each.name)  # fmt: skip
+    low, high = axes.get_xlim()
+    axes.plot([low, high], [low, high], ":", color=INK, lw=0.8, scaley=False, scalex=False)
+    axes.set(xlabel="%, mean over clients", ylabel="%, mean of the worst decile", title=SCORE)
+    if len(series) > 1:
+        figure.legend(loc="outside lower center", ncols=4)
+        figure.set_figheight(3.6 + 0.2 * (1 + len(series) // 4))
+    return figure
+
+
+def _gains(series, rival):
+    rivals = [each for each in series if each.name == rival]
+    others = [
+        s for s in series if rivals and s not in rivals and s.partition == rivals[0].partition
+    ]
+    if not others:
+        return None
+    figure, axes = _axes(1.3 + 0.34 * len(others))
+    for number, each in enumerate(reversed(others)):
+        clients, values = paired(each.accuracy, rivals[0].accuracy)
+        offsets = np.linspace(-0.28, 0.28, 7)[np.arange(len(values)) * 3 % 7]
+        texts = [
+            f"client {c}, {each.name}: {v:+.1f} points"
+            for c, v in zip(clients, values, strict=True)
+        ]
+        colour = _look(series.index(each))["color"]
+        _points(axes, values, number + offsets, texts, s=11, color=colour, alpha=0.75, linewidths=0)
+        axes.plot([values.mean()] * 2, [number - 0.4, number + 0.4], color=INK, lw=1.6)
+    labels = []
+    for each in reversed(others):
+        _, values = paired(each.accuracy, rivals[0].accuracy)
+        won, lost = (values > 1e-9).sum(), (values < -1e-9).sum()
+        labels.append(f"{each.name}\n{values.mean():+.1f}, {won} / {lost}")
+    axes.set_yticks(range(len(others)), labels, fontsize=8.5)
+    axes.axvline(0, color=INK, lw=0.8, ls=":")
+    axes.set(xlabel=f"gain over {rival} (percentage points, a client)", title=SCORE)
+    figure.set_figheight(1.3 + 0.42 * len(others))
+    return figure
+
+
+def _alignment(series):
+    recorded = [(each, rows) for each in series if (rows := _diagnostics(each))]
+    if not recorded:
+        return None
+    figure = Figure(figsize=(5.8, 5.4 + 0.2 * (len(recorded) // 3)), layout="constrained")
+    for axes, symbol in zip(figure.subplots(2, 1, sharex=True), ("P", "γ"), strict=True):
+        for number, (each, rows) in enumerate(recorded[:SHOWN]):
+            found = [(row["round"], *values) for row in rows if (values := _quantiles(row, symbol))]
+            if not found:
+                continue
+            rounds, low, middle, high = zip(*found, strict=True)
+            look = _look(number)
+            axes.fill_between(rounds, low, high, color=look["color"], alpha=0.15, lw=0)
+            axes.plot(rounds, middle, label=each.name if symbol == "P" else None, **look)
+        axes.set(ylabel=f"{symbol} (no unit)", title=f"{symbol}: median and 5 % to 95 %")
+    axes.set(xlabel="round")
+    _legend(axes, recorded)
+    return figure
+
+
+def _diagnostics(series):
+    """Return the first seed's rows that say something of P."""
+    rows = next((run.diagnostics for run in series.runs if run.diagnostics), [])
+    return [row for row in rows if "P/q50" in row]
+
+
+def _quantiles(row, symbol):
+    """Return the 5 %, 50 % and 95 % quantiles of P or of γ, () where they are not known."""
+    if symbol == "P":
+        return row["P/q05"], row["P/q50"], row["P/q95"]
+    if "gamma/histogram" not in row:
+        return ()
+    below = np.concatenate([[0.0], np.cumsum(row["gamma/histogram"])])
+    return tuple(np.interp(np.array([0.05, 0.5, 0.95]) * below[-1], below, GAMMA_EDGES))
+
+
+def _labels(series):
+    run = series.runs[0]
+    if "label_counts" not in run.data:
+        return None
+    accuracy = series.accuracy
+    counts = dict(zip(run.data["client_names"], run.data["label_counts"], strict=True))
+    ranked = sorted((c for c in accuracy if c in counts), key=accuracy.__getitem__)
+    if not ranked:
+        return None
+    table = np.array([counts[client] for client in ranked])
+    figure = Figure(figsize=(5.8, 4.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
+    values = [accuracy[client] for client in ranked]
+    texts = [f"client {c}: {v:.1f} %, {counts[c]}" for c, v in zip(ranked, values, strict=True)]
+    above.vlines(range(len(ranked)), 0, values, color=COLOURS[0], lw=1)
+    _points(above, range(len(ranked)), values, texts, s=14, color=COLOURS[0], linewidths=0)
+    above.set(ylabel="%, a client", title=f"{SCORE}, {series.name}", ylim=(0, 105))
+    clients, labels = np.nonzero(table)
+    if max(table.shape) <= MANY:
+        cell = min(
+            5 * 72 / table.shape[0], 2.4 * 72 / table.shape[1]
+        )  # points; the largest fills it
+        below.set(ylim=(-0.8, table.shape[1] - 0.2))
+        at = zip(clients, labels, strict=True)
+        texts = [f"client {ranked[k]}, label {c}: {table[k, c]}" for k, c in at]
+        _points(below, clients, labels, texts, s=cell**2 * table[clients, labels] / table.max(),
+                color=COLOURS[2], alpha=0.8, linewidths=0)  # fmt: skip
+        below.set_title(f"examples (area; the largest is {table.max():,})")
+    else:
+        image = below.imshow(table.T, aspect="auto", interpolation="nearest", cmap="cividis",
+                             origin="lower")  # fmt: skip
+        figure.colorbar(image, ax=below, label="examples")
+    for axis in (below.xaxis, below.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    below.set(xlabel="client, worst to best", ylabel="label")
+    return figure

@@ -1,0 +1,246 @@
+"""The report of runs whose numbers are known: what its tables say, what a browser shows."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from experiments import workdir
+from experiments.report import figures
+from experiments.report.__main__ import main, write_report
+from experiments.report.read import ReportError, read
+from pflalign_jax.federated import ClientScores
+
+NAMES = np.array(["anna", "<b>ob", "cleo", "dan"])
+VERSIONS = {"jax": "0.10"}
+
+
+def made(path, method, seed, accuracy, rate=0.1, rounds=4, validation=0.5, finished=True, **more):
+    """Write what a run writes; its clients' accuracies grow to those given."""
+    workdir.create(path)
+    algorithm = {"name": method, "learning_rate": rate, **more.pop("algorithm", {})}
+    config = {"seed": seed, "rounds": rounds, "algorithm": algorithm, "dataset": {"name": "toys"}}
+    workdir.write_json(path / "config.json", config)
+    counts = [[3, 1], [0, 4], [2, 2], [5, 0]]
+    data = {"name": "toys", "partition_hash": "p1", "client_names": NAMES.tolist(),
+            "label_counts": counts} | more  # fmt: skip
+    workdir.write_json(path / "data.json", data)
+    for done in range(1, rounds + 1):
+        values = np.array(accuracy) * done / rounds
+        score = ClientScores(np.array([5, 5, 5, 5]), values, 1 - values)
+        scores = {"test/personal/adapted": score, "test/personal/received": score}
+        workdir.append_clients(path, done, NAMES, scores)
+        name = "accuracy/test/personal/adapted"
+        row = {f"{name}/mean": values.mean(), f"{name}/worst_decile": values.min(), "round": done,
+               "accuracy/validation/personal/adapted/mean": validation, "loss/train/mean": 1 / done,
+               "seconds": 2.0, "seconds_total": 2.0 * done, "bytes_up": 1_500_000,
+               "bytes_down": 500_000}  # fmt: skip
+        workdir.append_line(path / "metrics.jsonl", row)
+        if method == "pflalign":
+            seen = {"round": done, "P/q05": 0.1, "P/q50": 0.2, "P/q95": 0.4}
+            histogram = {"gamma/histogram": [0.05] * 20} if done > 1 else {}
+            workdir.append_line(path / "diagnostics.jsonl", seen | histogram)
+    if finished:
+        summary = {"dataset": {"clients": 4}, "versions": VERSIONS, "last": row}
+        workdir.write_json(path / "summary.json", summary)
+    return path
+
+
+LOCAL, FEDAVG = (0.6, 0.7, 0.8, 0.9), (0.5, 0.8, 0.9, 0.7)
+OURS = (0.9, 0.9, 0.9, 0.5)
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    root = tmp_path_factory.mktemp("comparison")
+    for seed, shift in ((0, -0.02), (1, 0.02)):
+        for method, accuracy in (("local", LOCAL), ("fedavg", FEDAVG), ("pflalign", OURS)):
+            path = root / "trials" / f"{method}-0.1-{seed}"
+            made(path, method, seed, np.array(accuracy) + shift)
+    made(root / "trials" / "pflalign-0.3-0", "pflalign", 0, OURS, rate=0.3, validation=0.9)
+    made(root / "trials" / "fedavg-1-0", "fedavg", 0, LOCAL, rate=1.0, finished=False)
+    wild = made(root / "trials" / "fedavg-9-0", "fedavg", 0, LOCAL, rate=9.0)
+    workdir.write_json(wild / "summary.json", {"diverged": True})
+    (root / "command.txt").write_text("python -m experiments.compare --config=a.py\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(comparison):
+    return write_report([comparison], comparison / "report")
+
+
+def rows_of(page, table=0):
+    """Return the texts of a table's cells."""
+    body = re.findall(r"<tbody>(.*?)</tbody>", page.read_text(), re.DOTALL)[table]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in body.split("<tr>")[1:]]
+
+
+def test_a_comparison_is_its_chosen_settings(comparison):
+    notes = []
+    series = read([comparison], notes)
+    assert [s.name for s in series] == ["pflalign", "local", "fedavg"]
+    assert all(len(s.runs) == 2 for s in series)  # not the one run with pflalign's 0.3
+    assert series[0].accuracy == pytest.approx(dict(zip(NAMES, (90, 90, 90, 50), strict=True)))
+    assert [note.rpartition("/")[2] for note in notes] == [
+        "fedavg-1-0 was left out: not finished.", "fedavg-9-0 was left out: diverged.",
+    ]  # fmt: skip
+
+
+def test_the_tables_have_the_numbers(page):
+    ours, local, fedavg = rows_of(page)
+    assert ours == ["pflalign", "2", "0.1", "", "", "80.0 ± 2.8", "50.0 ± 2.8", "+5.0 (3 / 1)",
+                    "+7.5 (2 / 1)", "1.5 / 0.5", "2"]  # fmt: skip
+    assert local[5:9] == ["75.0 ± 2.8", "60.0 ± 2.8", "", "+2.5 (2 / 2)"]
+    assert fedavg[7:9] == ["-2.5 (2 / 2)", ""]
+    clients = rows_of(page, 1)
+    assert clients[0] == ["&lt;b&gt;ob", "5", "90.0", "70.0", "80.0"]
+    text = page.read_text()
+    for part in (
+        "experiments.compare --config=a.py",
+        "partition p1",
+        "&quot;jax&quot;: &quot;0.10",
+    ):
+        assert part in text
+    assert "toys" in text and "fedavg-9-0 was left out: diverged" in text
+
+
+def test_every_figure_is_there_for_the_page_and_for_a_paper(page):
+    text, folder = page.read_text(), page.parent
+    names = ("learning_curves", "training_loss", "accuracy_against_bytes", "fairness", "labels",
+             "accuracy_against_seconds", "clients_sorted", "clients_violin", "gain_over_local",
+             "gain_over_fedavg", "alignment")  # fmt: skip
+    assert re.findall(r"<figure id=figure-(\w+)", text) and len(names) == text.count("<figure id=")
+    for name in names:
+        assert f"<figure id=figure-{name}>" in text
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"|<!--.*?-->', "", text)  # no network
+    assert 'data-tip="client anna, pflalign: +30.0 points"' in text
+    assert 'data-tip="client &lt;b&gt;ob, label 1: 4"' in text
+    assert "accuracy/test/personal/adapted" in text
+
+
+CHECK = """<script>
+addEventListener("error", event => (window.broken ??= []).push(event.message));
+</script>"""
+LOOK = """<script>
+const cut = [...document.querySelectorAll("figure svg")].flatMap(svg => {
+  const whole = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll("text")].filter(text => {
+    const box = text.getBoundingClientRect();
+    return box.left < whole.left - 1 || box.right > whole.right + 1
+      || box.top < whole.top - 1 || box.bottom > whole.bottom + 1;
+  }).map(text => text.textContent);
+});
+const heads = document.querySelectorAll("table.sortable")[0].tHead.rows[0].cells;
+const first = () => document.querySelectorAll("table.sortable")[0].tBodies[0].rows[0].cells[0];
+heads[5].querySelector("button").click();
+const best = first().textContent;
+heads[5].querySelector("button").click();
+const worst = first().textContent;
+const dot = document.querySelector("#figure-gain_over_local [data-tip]");
+dot.dispatchEvent(new PointerEvent("pointerover", {bubbles: true}));
+const found = {
+  errors: window.broken ?? [], cut, best, worst, tip: document.getElementById("tip").textContent,
+  figures: [...document.querySelectorAll("figure svg")]
+    .filter(svg => svg.getBoundingClientRect().height > 100).length,
+  texts: document.querySelectorAll("figure svg text").length,
+  wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  ink: getComputedStyle(document.querySelector("figure svg text")).fill,
+  ground: getComputedStyle(document.body).backgroundColor,
+};
+const out = document.createElement("pre");
+out.id = "found";
+out.textContent = JSON.stringify(found);
+document.body.append(out);
+</script>"""
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome")
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_in_a_browser(page, tmp_path, width, scheme):
+    text = page.read_text()
+    if scheme == "dark":
+        text = text.replace("color-scheme: light dark", "color-scheme: dark")
+    file = tmp_path / "checked.html"
+    # A window is at least 500 pixels wide, so that a phone's page lies in a frame.
+    file.write_text(text.replace("<h1>", f"{CHECK}<h1>", 1) + LOOK)
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<iframe src="checked.html" width={width} height=900></iframe><script>'
+        'addEventListener("load", () => { const found = document.createElement("pre");'
+        'found.textContent = document.querySelector("iframe").contentDocument'
+        '.getElementById("found").textContent; document.body.append(found); });</script>'
+    )
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+         f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", "--dump-dom",
+         "--virtual-time-budget=5000", frame.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    found = re.search(r"<pre>(\{.*\})</pre>", done.stdout)
+    assert found, done.stderr[-2000:]
+    seen = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert seen["errors"] == [] and seen["cut"] == []
+    assert seen["figures"] == 11 and seen["texts"] > 100
+    assert (seen["best"], seen["worst"]) == ("pflalign", "fedavg")
+    assert seen["tip"].startswith("client ") and seen["tip"].endswith(" points")
+    assert seen["wide"] <= 0
+    light = scheme == "light"
+    assert (seen["ground"] == "rgb(255, 255, 255)") == light
+    assert (int(re.search(r"\d+", seen["ink"])[0]) < 128) == light  # text is read on its ground
+
+
+def test_runs_of_one_method_are_told_apart_and_seeds_are_not(tmp_path):
+    paths = [
+        made(tmp_path / "a", "ditto", 0, LOCAL, algorithm={"lam": 0.1}),
+        made(tmp_path / "b", "ditto", 1, LOCAL, algorithm={"lam": 0.1}, finished=False),
+        made(tmp_path / "c", "ditto", 0, OURS, algorithm={"lam": 1.0}, partition_hash="p2"),
+        made(tmp_path / "d", "local", 0, (0.5, 0.5, 0.5, 0.5)),
+    ]
+    notes = []
+    series = read(paths, notes)
+    assert [(s.name, len(s.runs)) for s in series] == [
+        ("ditto (lam=1.0)", 1), ("ditto (lam=0.1)", 2), ("local", 1),
+    ]  # fmt: skip
+    assert notes == ["Runs have different partitions: clients of different ones are not compared."]
+    page = write_report(paths, tmp_path / "out")
+    assert [row[7] for row in rows_of(page)] == ["", "+25.0 (4 / 0)", ""]
+
+
+def test_many_methods_show_the_best_and_the_baselines(tmp_path):
+    values = np.linspace(0.9, 0.3, 14)
+    names = [*(f"m{i:02d}" for i in range(11)), "pflalign", "fedavg", "local"]
+    for name, value in zip(names, values, strict=True):
+        made(tmp_path / "trials" / f"{name}-0.1-0", name, 0, [value] * 4, rounds=1)
+    series = read([tmp_path], [])
+    shown = [each.name for each in figures.shown(series)]
+    assert shown == [*(f"m{i:02d}" for i in range(7)), "pflalign", "fedavg", "local"]
+    page = write_report([tmp_path], tmp_path / "report")
+    assert len(rows_of(page)) == 14 and "The 10 of 14 methods shown" in page.read_text()
+
+
+def test_what_is_no_run_is_named(tmp_path, capsys):
+    with pytest.raises(ReportError, match=r"holds neither a run .* nor a comparison"):
+        read([tmp_path], [])
+    broken = made(tmp_path / "broken", "local", 0, LOCAL)
+    with (broken / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 5, "lo')
+    with pytest.raises(ReportError, match=r"broken cannot be read: .* mends its files"):
+        read([broken], [])
+    (tmp_path / "empty" / "trials").mkdir(parents=True)
+    with pytest.raises(ReportError, match=r"no run is finished in .*empty"):
+        read([tmp_path / "empty"], [])
+    mistakes = {(): "no directory given", ("/nowhere",): "/nowhere is not a directory"}
+    for arguments, message in mistakes.items():
+        with pytest.raises(SystemExit):
+            main(["report", *arguments])
+        assert message in capsys.readouterr().err

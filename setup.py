@@ -37,11 +37,13 @@ setuptools.setup(
         "numpy>=2.0",
         "scipy>=1.12",
         "scikit-learn>=1.5",
-        "matplotlib>=3.9",
+        "matplotlib>=3.10",
         "rich>=13.9",
     ],
     extras_require={
         "parquet": ["pyarrow>=15"],
+        # What --log=tensorboard,wandb needs.
+        "log": ["tensorboardX>=2.6", "wandb>=0.18"],
         # Accounts for differential privacy.
         "dp": ["dp-accounting>=0.6"],
         "test": [
@@ -53,6 +55,8 @@ setuptools.setup(
             "nbclient>=0.10",
             "ipykernel>=6.29",
             "dp-accounting>=0.6",
+            "tensorboardX>=2.6",
+            "wandb>=0.18",
         ],
         # What experiments.benchmark compares with; a PyTorch for CPUs is enough.
         "bench": ["fedjax>=0.0.17", "torch>=2.4"],

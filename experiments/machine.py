@@ -60,3 +60,12 @@ def peak_memory() -> int:
     """Return the most bytes of host memory that this process has held."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def memory() -> tuple[str, int]:
+    """Return ``(whose, bytes)``: the most memory held so far, of a device or else of the host."""
+    found = [
+        (device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()
+    ]
+    on_devices = [held for held in found if held is not None]
+    return ("device", max(on_devices)) if on_devices else ("host", peak_memory())

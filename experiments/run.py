@@ -31,10 +31,12 @@ from experiments.devices import (
     require_devices,
     use_devices,
 )
+from experiments.logs import LOGS, log_to, require_logs
 from experiments.stop import StoppedError, asked_to_stop, fail, locked
 
 __doc__ += vocabulary.explain()
 
+_LOG = flags.DEFINE_list("log", [], f"Where metrics go besides metrics.jsonl: {', '.join(LOGS)}.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes of a TPU pod or a SLURM job."
 )
@@ -54,6 +56,7 @@ def main(argv: list[str]) -> None:
     config, path = CONFIG.value, None
     try:
         vocabulary.resolve(config)
+        require_logs(_LOG.value)
         join_processes(
             _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
         )
@@ -75,7 +78,16 @@ def main(argv: list[str]) -> None:
                 workdir.write_text(path / "command.txt", command_of("run", sys.argv[1:]) + "\n")
             start = resume.prepare(path, experiment, first, say)
             stop = stack.enter_context(asked_to_stop())
-            on_round = stack.enter_context(show.progress(experiment.config.rounds, console))
+            logs, fields = _LOG.value if first else [], experiment.config.to_dict()
+            write = stack.enter_context(log_to(logs, path, fields, start.rows))
+            rounds, cohort = experiment.config.rounds, experiment.federation.cohort_size
+            shown = stack.enter_context(show.progress(rounds, cohort, console, start.rows))
+
+            def on_round(done, row):
+                shown(done, row)
+                if row:
+                    write(row)
+
             outcome = training.train(
                 experiment,
                 path if first else None,

@@ -2,14 +2,17 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from experiments.machine import memory
 from experiments.training import HEADLINE
 
 STATISTICS = ("mean", "weighted", "std", "worst_decile", "min")
@@ -25,42 +28,67 @@ def headline(row: dict[str, float]) -> tuple[str, float]:
 
 
 @contextlib.contextmanager
-def progress(rounds: int, console: Console) -> Iterator[Callable[[int, dict | None], None]]:
+def progress(
+    rounds: int, cohort: int, console: Console, rows: Sequence[dict] = ()
+) -> Iterator[Callable[[int, dict | None], None]]:
     """Show progress; yields the ``on_round`` callback of `experiments.training.train`.
 
-    On a terminal a bar with the round, the time left and the headline score; elsewhere a line for
-    every evaluated round, at most one every two seconds, and the last.
+    On a terminal a bar with the round, the time left, seconds per round, the headline score, the
+    best of it so far, and memory; elsewhere a line for every evaluated round, at most one every two
+    seconds, and the last.
+
+    Args:
+      rounds: of the run.
+      cohort: clients of a round.
+      console: where to.
+      rows: of ``metrics.jsonl``, of a run that goes on.
     """
+    best = max((headline(row)[1] for row in rows), default=float("-inf"))
+
+    def scores(row):
+        nonlocal best
+        name, value = headline(row)
+        best = max(best, value)
+        whose, held = memory()
+        return name, f"{100 * value:.2f} (best {100 * best:.2f})", f"{held / 1e9:.1f} GB {whose}"
+
     if not console.is_terminal:
         shown = 0.0
 
         def line(done, row):
             nonlocal shown
-            if row and (time.monotonic() - shown > 2 or done == rounds):
-                shown = time.monotonic()
-                name, value = headline(row)
-                console.print(
-                    f"round {done}/{rounds}  {name} {value:.4f}  {row['seconds']:.2f} s/round"
-                )
+            if row:
+                name, score, held = scores(row)
+                if time.monotonic() - shown > 2 or done == rounds:
+                    shown = time.monotonic()
+                    console.print(
+                        f"round {done}/{rounds}  cohort {cohort}  {name} {score} %  "
+                        f"{row['seconds']:.2f} s/round  {held}",
+                        soft_wrap=True,
+                    )
 
         yield line
         return
     bar = Progress(
         TextColumn("round"),
         MofNCompleteColumn(),
-        BarColumn(),
+        BarColumn(bar_width=None),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[speed]}"),
         TextColumn("{task.fields[score]}"),
+        TextColumn("{task.fields[held]}"),
         console=console,
     )
-    with bar:
-        task = bar.add_task("", total=rounds, score="")
+    title = Text()
+    with Live(Group(title, bar), console=console, refresh_per_second=4):
+        task = bar.add_task("", total=rounds, score="", speed="", held="")
 
         def update(done, row):
             fields = {}
             if row:
-                name, value = headline(row)
-                fields = {"score": f"{name} {value:.4f}"}
+                name, score, held = scores(row)
+                title.plain = f"{cohort} clients a round; {name} in %"
+                fields = {"score": score, "held": held, "speed": f"{row['seconds']:.2f} s/round"}
             bar.update(task, completed=done, **fields)
 
         yield update

@@ -29,7 +29,8 @@ def test_commands_name_what_exists(page):
     for config in re.findall(r"--config=(\S+\.py)", text):
         assert (ROOT / config).is_file(), config
     for module in re.findall(r"python -m (experiments\.\w+)", text):
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
     targets = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\S+)", text, re.M):
         assert f"\n{target}:" in targets, target

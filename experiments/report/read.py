@@ -172,7 +172,7 @@ def _chosen(root, notes):
     for path in sorted((root / "trials").iterdir()):
         summary = _json(path / "summary.json")
         if summary is None or "diverged" in summary:
-            notes.append(f"{path} was left out: {'diverged' if summary else 'not finished'}.")
+            notes.append(f"{path.name} was left out: {'diverged' if summary else 'not finished'}.")
             continue
         config = json.loads((path / "config.json").read_text())
         rate, seed = config["algorithm"]["learning_rate"], config["seed"]

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 
 import jax
@@ -91,10 +93,18 @@ def join_processes(
 def cache_programs(directory: str) -> None:
     """Keep compiled programs in ``directory``, unless JAX was told another; "" keeps none.
 
-    Programs that compile in less than half a second are not kept.
+    Programs that compile in less than half a second are not kept. A directory that cannot be
+    written is not used, which is said.
     """
     if directory and jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+        path = os.path.expanduser(directory)
+        try:
+            os.makedirs(path, exist_ok=True)
+            tempfile.TemporaryFile(dir=path).close()
+        except OSError as error:
+            print(f"Compiled programs are not kept, {path}: {error.strerror}", file=sys.stderr)
+            return
+        jax.config.update("jax_compilation_cache_dir", path)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

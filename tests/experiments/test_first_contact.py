@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from experiments import config, digits, fashion_mnist, femnist
 from experiments import list as lists
+from experiments.devices import cache_programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -64,6 +66,18 @@ def test_an_accelerator_that_is_not_here(module, tmp_path):
     assert done.returncode == 2 and not (tmp_path / "run").exists()
     assert done.stderr.startswith("error: JAX_PLATFORMS='tpu' asks for a device that is not here")
     assert "Traceback" not in done.stderr
+
+
+def test_a_home_that_cannot_be_written(capsys):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        cache_programs("/proc/nohome/.cache")
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    said = capsys.readouterr().err
+    assert said.startswith("Compiled programs are not kept, /proc/nohome/.cache: No such file")
 
 
 def test_every_field_is_explained():

@@ -19,6 +19,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["pflalign_jax", "pflalign_jax.*"]),
+    package_data={"pflalign_jax": ["py.typed"]},
     install_requires=[
         "jax>=0.10",
         "jaxlib>=0.10",
@@ -51,6 +52,7 @@ setuptools.setup(
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "ruff>=0.9",
+            "mypy>=1.15",
             "pyarrow>=15",
             "nbclient>=0.10",
             "ipykernel>=6.29",

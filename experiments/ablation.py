@@ -4,11 +4,13 @@ python -m experiments.compare --config=experiments/ablation.py
 
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from experiments import fashion_mnist
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "no_preconditioner": {"precondition": False},
     "no_correction": {"correction": "none"},
@@ -27,7 +29,7 @@ def get_config() -> ConfigDict:
     config.dataset.fraction = 0.25
     config.eval_every = 10
     config.diagnostics = True
-    variants = {
+    variants: dict[str, dict[str, Any]] = {
         f"{name}-{100 * beta:.0f}": {"name": "pflalign", "beta": beta, **fields}
         for beta in BETAS
         for name, fields in VARIANTS.items()

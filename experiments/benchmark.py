@@ -12,7 +12,8 @@ import json
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +27,7 @@ from experiments.peers import PEERS, PeerError
 from experiments.stop import fail
 from experiments.workloads import BATCH, WORKLOADS, Workload, noise
 from pflalign_jax import algorithms, models
+from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import federate
 
 _WORKLOADS = flags.DEFINE_list("workload", ["cnn"], f"What to train: {', '.join(WORKLOADS)}; all.")
@@ -40,7 +42,7 @@ def take_turns(contenders: Mapping[str, Callable[[], None]], rounds: int) -> dic
     """Return seconds of each contender's rounds, in turns, after one that is not counted."""
     for run in contenders.values():
         run()
-    seconds = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
             start = time.perf_counter()
@@ -52,13 +54,16 @@ def take_turns(contenders: Mapping[str, Callable[[], None]], rounds: int) -> dic
 class OurRound:
     """One federation, advanced a round at every call; keeps what the last round cost."""
 
-    def __init__(self, algorithm: str, model: models.Model, dataset, **options):
+    def __init__(
+        self, algorithm: str, model: models.Model, dataset: FederatedDataset, **options: Any
+    ):
         factory = {"fedavg": algorithms.fedavg, "pflalign": algorithms.pflalign}[algorithm]
         rate = {"fedavg": 0.01, "pflalign": 0.1}[algorithm]
         made = factory(models.cross_entropy(model), rate, batch_size=BATCH)
         self.federation = federate(made, model, dataset, **options)
         self.state = self.federation.init(jax.random.key(0))
-        self.steps, self.work = [], None
+        self.steps: list[int] = []
+        self.work: Any = None
 
     def __call__(self):
         """Run a round to its end."""
@@ -206,7 +211,7 @@ def main_table(figures: Mapping) -> Table:
     return table
 
 
-def scaling_table(title: str, rows: list[Mapping]) -> Table:
+def scaling_table(title: str, rows: Sequence[Mapping]) -> Table:
     """Return a table of rows with the same keys."""
     table = Table(title=title)
     for column in rows[0]:
@@ -240,7 +245,8 @@ def main(argv: list[str]) -> None:
         require_devices()
     except DeviceError as error:
         fail(str(error))
-    console, figures = Console(), {"workloads": [], "scaling": {}}
+    console = Console()
+    figures: dict[str, Any] = {"workloads": [], "scaling": {}}
     for name in names:
         try:
             row = measure(name, _ROUNDS.value, _CHUNK.value, _AGAINST.value)

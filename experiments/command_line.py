@@ -87,7 +87,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def config_file() -> str:
     """Return the file that ``--config`` names."""
-    return flags.FLAGS["config"].config_filename
+    return str(getattr(flags.FLAGS["config"], "config_filename"))  # noqa: B009
 
 
 def default_workdir(name: str) -> str:

@@ -185,7 +185,7 @@ def main(argv: list[str]) -> None:
                 if not console.is_terminal:
                     console.print(text)
 
-            left_out = None if _ALGORITHMS.value else {}
+            left_out: dict[str, str] | None = None if _ALGORITHMS.value else {}
             root.mkdir(parents=True, exist_ok=True)
             with locked(root, say), asked_to_stop() as stop:
                 workdir.write_text(root / "command.txt", command + "\n")

@@ -222,7 +222,8 @@ def parameters(section: str, name: str) -> dict[str, inspect.Parameter]:
     """Return the configurable arguments of the function that ``section.name`` names."""
     supplied = _SUPPLIED | _PYTHON_ONLY if section != "dataset" else set()
     found = dict(inspect.signature(FACTORIES[section][name]).parameters)
-    if section == "dataset" and found.pop("dealing", None):
+    if section == "dataset" and "dealing" in found:
+        del found["dealing"]
         dealt = inspect.signature(datasets.deal).parameters
         found.update((k, p) for k, p in dealt.items() if k != "examples")
     return {k: p for k, p in found.items() if k not in supplied}

@@ -38,5 +38,5 @@ def describe_data(dataset: FederatedDataset) -> dict[str, Any]:
         "client_ids": dataset.client_ids.tolist(),
         "partition_hash": datasets.partition_hash(dataset),
         "label_counts": datasets.label_counts(dataset).tolist(),
-        "features_crc32": zlib.crc32(some.view(np.uint8).reshape(-1)),
+        "features_crc32": zlib.crc32(some.tobytes()),
     }

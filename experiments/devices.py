@@ -1,10 +1,12 @@
 """Which devices a run uses; to be called before JAX starts its backends."""
 
 import contextlib
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from absl import flags
@@ -43,7 +45,7 @@ def require_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        wanted = jax.config.jax_platforms
+        wanted = os.environ.get("JAX_PLATFORMS")
         raise DeviceError(
             f"JAX_PLATFORMS={wanted!r} asks for a device that is not here"
             f"{f' ({error})' if str(error) else ''}; unset it or set it to cpu to run without, or "
@@ -67,7 +69,7 @@ def join_processes(
     Raises:
       DeviceError: for flags that do not go together, or processes that do not come.
     """
-    given = {
+    given: dict[str, Any] = {
         "coordinator_address": coordinator_address,
         "num_processes": num_processes,
         "process_id": process_id,
@@ -80,10 +82,9 @@ def join_processes(
             f"--{missing[0]} is not set; several processes need --coordinator_address=HOST:PORT, "
             "--num_processes and --process_id, or --distributed on a TPU pod or under SLURM"
         )
-    if not missing and not 0 <= process_id < num_processes:
-        raise DeviceError(
-            f"--process_id={process_id} is not possible; use a number in 0..{num_processes - 1}"
-        )
+    if process_id is not None and not 0 <= process_id < (num_processes or math.inf):
+        last = int(num_processes or 0) - 1
+        raise DeviceError(f"--process_id={process_id} is not possible; use a number in 0..{last}")
     try:
         jax.distributed.initialize(**{k: v for k, v in given.items() if v is not None})
     except (ValueError, RuntimeError) as error:
@@ -96,7 +97,7 @@ def cache_programs(directory: str) -> None:
     Programs that compile in less than half a second are not kept. A directory that cannot be
     written is not used, which is said.
     """
-    if directory and jax.config.jax_compilation_cache_dir is None:
+    if directory and jax.config.read("jax_compilation_cache_dir") is None:
         path = os.path.expanduser(directory)
         try:
             os.makedirs(path, exist_ok=True)

@@ -1,14 +1,15 @@
 """When a run saves a checkpoint, and which: the latest ones and the best on validation."""
 
+import os
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from pflalign_jax.checkpoints import open_checkpoints
-from pflalign_jax.federated import Federation, FederationState
+from pflalign_jax.federated import Federation
 
 SHARE = 0.03
 """Of a run's time that checkpoints may take where the config leaves it open how often."""
@@ -32,15 +33,19 @@ class Keeper(NamedTuple):
     """
 
     after_round: Callable[..., None]
-    wait: Callable[[], None]
-    close: Callable[[], None]
+    wait: Callable[[], object]
+    close: Callable[[], object]
 
 
 KEEPS_NOTHING = Keeper(lambda *_: None, lambda: None, lambda: None)
 
 
 def keep_checkpoints(
-    directory, federation: Federation, every: int | None, kept: int, best: float | None
+    directory: str | os.PathLike,
+    federation: Federation,
+    every: int | None,
+    kept: int,
+    best: float | None,
 ) -> Keeper:
     """Return what saves a run's checkpoints.
 
@@ -58,7 +63,9 @@ def keep_checkpoints(
     """
     checkpoints = open_checkpoints(directory, kept)
     rounds, pending = set(checkpoints.wait()), None
-    best, cost, last, began = -np.inf if best is None else best, 0.3, time.monotonic(), None
+    highest = -np.inf if best is None else best
+    cost, last = 0.3, time.monotonic()
+    began: float | None = None
 
     def write(saved, about, score):
         nonlocal rounds, began, last
@@ -67,11 +74,11 @@ def keep_checkpoints(
         checkpoints.save(saved, about, score)
         began, last = start, time.monotonic()
 
-    def after_round(state: FederationState, score: float | None, about, now=False):
-        nonlocal best, pending, cost, began
+    def after_round(state, score, about, now=False):
+        nonlocal highest, pending, cost, began
         if began is not None and not checkpoints.busy():
             cost, began = time.monotonic() - began, None
-        best_yet = score is not None and score > best
+        best_yet = score is not None and score > highest
         due = now or (
             int(state.round) % every == 0
             if every
@@ -82,7 +89,7 @@ def keep_checkpoints(
             return
         saved, of = federation.save(state), about()
         if best_yet:
-            best, pending = score, None
+            highest, pending = score, None
             if not due and not every and _can_wait(saved):
                 pending = _copied(saved), of, score
         if pending is None or due:
@@ -104,7 +111,7 @@ def together(*numbers: int) -> tuple[int, ...]:
     return tuple(multihost_utils.process_allgather(np.array(numbers, np.int32)).max(0).tolist())
 
 
-def _can_wait(saved) -> bool:
+def _can_wait(saved):
     return jax.process_count() == 1 and sum(a.nbytes for a in _arrays(saved)) <= SMALL
 
 
@@ -113,5 +120,5 @@ def _copied(saved):
     return saved._replace(key=np.array(saved.key), server=server, clients=clients)
 
 
-def _arrays(saved) -> list[Any]:
+def _arrays(saved):
     return jax.tree.leaves((saved.server, saved.clients))

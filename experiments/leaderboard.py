@@ -3,8 +3,8 @@
 import csv
 import json
 import pathlib
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -52,7 +52,13 @@ class Entry(NamedTuple):
     validation: float
 
 
-def entry(method: str, best, searched, tuned, repeats) -> Entry:
+def entry(
+    method: str,
+    best: Any,
+    searched: Sequence[Any],
+    tuned: tuple[str | None, Any, Sequence[float]] | None,
+    repeats: Sequence[Any],
+) -> Entry:
     """Return the `Entry` of a method.
 
     Args:
@@ -226,8 +232,8 @@ def chart(entries: list[Entry]) -> Figure:
         ("personal/adapted/worst_decile", "#D55E00", "worst decile of clients"),
     ):
         values = [e.scores.get(name, []) for e in ranked]
-        centre = [np.mean(v) if v else np.nan for v in values]
-        spread = [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
+        centre = [float(np.mean(v)) if v else np.nan for v in values]
+        spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
         axes.errorbar(centre, range(len(ranked)), xerr=spread, fmt="o", color=colour, label=label,
                       capsize=2)  # fmt: skip
     axes.set_yticks(range(len(ranked)), [e.method for e in ranked])

@@ -4,6 +4,7 @@ import functools
 import resource
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,14 +47,16 @@ def step_flops(model: models.Model, dataset: FederatedDataset, batch_size: int) 
     """Return floating-point operations of one gradient of a batch, as XLA counts them."""
     dtype = jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32
     x, y = ((batch_size, *a.shape[1:]) for a in (dataset.x, dataset.y))
-    batch = models.Batch(
+    shapes: Any = (
         jax.ShapeDtypeStruct(x, dtype),
         jax.ShapeDtypeStruct(y, jnp.int32),
         jax.ShapeDtypeStruct((batch_size,), jnp.float32),
     )
+    batch = models.Batch(*shapes)
     params = jax.eval_shape(model.init, jax.random.key(0), batch.x)
     gradient = jax.jit(jax.grad(models.cross_entropy(model)))
-    return gradient.lower(params, batch, jax.random.key(0)).cost_analysis()["flops"]
+    cost: Any = gradient.lower(params, batch, jax.random.key(0)).cost_analysis()
+    return cost["flops"]
 
 
 def peak_memory() -> int:

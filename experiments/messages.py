@@ -5,7 +5,7 @@ itself, by robust aggregation or by a differentially private mean.
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -103,7 +103,7 @@ def resolve_section(section: ConfigDict) -> ConfigDict:
     if "delta" in given:
         if not given & {"noise_multiplier", "local_noise"}:
             refuse("delta", "does not go without noise_multiplier or local_noise")
-        if not 0 < fields["delta"] < 1:
+        if not 0 < cast(float, fields["delta"]) < 1:
             refuse("delta", "is not allowed; it must be in (0, 1)")
     return ConfigDict({k: FieldReference(v, field_type=object) for k, v in fields.items()})
 

@@ -27,7 +27,7 @@ def fedjax_round(name: str, dataset: FederatedDataset) -> Callable[[], None]:
     The gradient is of our model's flax version with `lax.conv`.
     """
     if not hasattr(jax, "tree_map"):  # FedJAX 0.0.17 was written for JAX before 0.6
-        jax.tree_map = jax.tree.map
+        setattr(jax, "tree_map", jax.tree.map)  # noqa: B010
     fedjax = _imported("fedjax")
     model = models.cnn(10, conv="lax") if name == "cnn" else _plain(name)
     loss = models.cross_entropy(model)

@@ -72,8 +72,8 @@ def score(logits: np.ndarray, y: np.ndarray) -> tuple[float, float]:
             f"y of shape {list(y.shape)} must be labels in 0..{classes - 1} of shape "
             f"{list(logits.shape[:-1])}"
         )
-    logits, y = jnp.asarray(logits), jnp.asarray(y, jnp.int32)
-    return float(example_hits(logits, y).mean()), float(example_losses(logits, y).mean())
+    given, labels = jnp.asarray(logits), jnp.asarray(y, jnp.int32)
+    return float(example_hits(given, labels).mean()), float(example_losses(given, labels).mean())
 
 
 def main(argv: list[str]) -> None:

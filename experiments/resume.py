@@ -186,7 +186,7 @@ def _since(directory, saved):
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Return a nested dict as ``{path: text of the value}``."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         found |= leaves(value, f"{name}.") if isinstance(value, dict) else {name: repr(value)}

@@ -329,7 +329,7 @@ def summary_of(experiment: Experiment, rows: list[dict[str, float]]) -> dict[str
         "best_validation": best,
         "last": rows[-1],
         "privacy": incidents.finite_or_none(
-            messages.privacy(config, participation, dataset.num_clients, rows[-1]["round"])
+            messages.privacy(config, participation, dataset.num_clients, int(rows[-1]["round"]))
         ),
         "device": {"kind": device.device_kind, "platform": device.platform,
                    "count": federation.mesh.size},

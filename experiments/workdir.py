@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ def append_line(path: pathlib.Path, row: Mapping[str, Any]) -> None:
 
 
 def append_clients(
-    workdir: pathlib.Path, round_index: int, names, scores: Mapping[str, ClientScores]
+    workdir: pathlib.Path, round_index: int, names: np.ndarray, scores: Mapping[str, ClientScores]
 ) -> None:
     """Append every client's scores of one round to ``clients.csv``.
 
@@ -96,10 +96,12 @@ def append_clients(
                 )  # fmt: skip
 
 
-def read_clients(workdir: pathlib.Path, round_index: int, names) -> dict[str, ClientScores]:
+def read_clients(
+    workdir: pathlib.Path, round_index: int, names: np.ndarray
+) -> dict[str, ClientScores]:
     """Return what `append_clients` wrote of one round, to the digits that it wrote."""
     position = {name: k for k, name in enumerate(names.tolist())}
-    scores = {}
+    scores: dict[str, ClientScores] = {}
     with (workdir / "clients.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             if row["round"] != str(round_index) or row["client"] not in position:
@@ -153,7 +155,7 @@ def cut(workdir: pathlib.Path, to: Mapping[str, int]) -> None:
 
 
 @contextlib.contextmanager
-def explained(path: pathlib.Path):
+def explained(path: pathlib.Path) -> Iterator[None]:
     """Turn what the operating system refuses into a `WorkdirError`."""
     try:
         yield

@@ -64,6 +64,6 @@ def noise(workload: Workload, seed: int = 0) -> FederatedDataset:
         {"train": train, "validation": empty, "test": empty},
         np.arange(count).astype(str),
         np.arange(count, dtype=np.int32),
-        np.float32(centre),
-        np.float32(centre or 1.0),
+        np.asarray(centre, np.float32),
+        np.asarray(centre or 1.0, np.float32),
     )

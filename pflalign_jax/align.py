@@ -55,7 +55,7 @@ class AlignState(NamedTuple):
       u: EMA of ``m**2``, kept across rounds; `preconditioner` turns it into ``P``.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     m: Params
     v: Params
     u: Params
@@ -199,7 +199,7 @@ def removed(
     if correction == "probability":
         z = m * jax.lax.rsqrt(2 * jnp.maximum(v - m * m, 0) + eps)
         return 0.5 * (delta + erf(z) * jnp.abs(delta))
-    return correction * delta
+    return jnp.asarray(correction) * delta
 
 
 def new_round(state: Any, *, required: bool = True) -> Any:

@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -247,7 +247,7 @@ def _named(prefix, tree):
     }
 
 
-def _tree(arrays: Mapping[str, np.ndarray], prefix, shapes, lead, path):
+def _tree(arrays, prefix, shapes, lead, path):
     """Return the arrays under ``prefix`` as the tree of ``shapes``, after ``lead`` axes."""
     wanted = _named(prefix, shapes)
     found = {k: a for k, a in arrays.items() if k == prefix or k.startswith(prefix + ".")}

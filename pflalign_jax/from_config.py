@@ -9,7 +9,7 @@ from pflalign_jax.federated import Algorithm
 from pflalign_jax.models import Model, cross_entropy, with_compute_dtype
 
 
-def call(function: Callable, fields: Mapping[str, Any], **supplied) -> Any:
+def call(function: Callable, fields: Mapping[str, Any], **supplied: Any) -> Any:
     """Call a function with the fields of a config's section but its name; lists become tuples.
 
     ``supplied`` are further arguments, for those that take them and where the config has none.

@@ -50,7 +50,7 @@ class Run(NamedTuple):
         normalised), ``client`` a name or a position, None for the global model.
     """
 
-    config: dict[str, Any]
+    config: Mapping[str, Any]
     metrics: list[dict[str, float]]
     round: int
     model: Model

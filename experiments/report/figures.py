@@ -1,7 +1,8 @@
 """The figures of a report. Points carry a text that a page can show, see `tips`."""
 
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.collections import PathCollection
@@ -24,7 +25,7 @@ MANY = 60
 INK = "#010203"
 """Colour of text and axes; a page puts the reader's own in its place."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     **dict.fromkeys(
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
     ),
@@ -160,7 +161,7 @@ def _curves(series, key, scale, label):
     return figure
 
 
-def _against(series, cost: Callable[[dict], float], label):
+def _against(series, cost, label):
     figure, axes = _axes(3.5 + 0.2 * (len(series) // 3))
     for number, each in enumerate(series):
         rows = each.runs[0].rows

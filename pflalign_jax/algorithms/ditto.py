@@ -6,7 +6,14 @@ import optax
 
 from pflalign_jax.algorithms.fedavg import ServerState
 from pflalign_jax.align import new_round
-from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training, proximal
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    Loss,
+    local_sgd,
+    local_training,
+    proximal,
+)
 
 
 class ClientState(NamedTuple):
@@ -17,7 +24,7 @@ class ClientState(NamedTuple):
 
 
 def ditto(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     lam: float = 0.1,
@@ -44,9 +51,8 @@ def ditto(
     """
     tx = local_sgd(learning_rate)
     personal_tx = optax.chain(proximal(lam), tx if personal_tx is None else personal_tx)
-    work = {"local_epochs": local_epochs, "batch_size": batch_size, "elementwise": True}
-    shared = local_training(loss, tx, **work)
-    personal = local_training(loss, personal_tx, **work)
+    shared = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
+    personal = local_training(loss, personal_tx, local_epochs, batch_size, elementwise=True)
 
     def client_update(server, client, data, key):
         w = server.params

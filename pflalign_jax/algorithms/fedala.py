@@ -11,6 +11,7 @@ from pflalign_jax.algorithms.fedavg import ServerState
 from pflalign_jax.federated import (
     Algorithm,
     ClientOutput,
+    Loss,
     cut,
     joined,
     local_sgd,
@@ -27,7 +28,7 @@ class ClientState(NamedTuple):
 
 
 def fedala(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     head: Sequence[str],
@@ -57,7 +58,7 @@ def fedala(
       in the second round, then one epoch.
     """
     tx, weight_tx = local_sgd(learning_rate), optax.chain(local_sgd(weight_learning_rate), _clip())
-    work = {"batch_size": batch_size, "elementwise": True}
+    work: dict[str, Any] = {"batch_size": batch_size, "elementwise": True}
     training = local_training(loss, tx, local_epochs=local_epochs, **work)
 
     def mixed(server, client, weights):

@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training, proximal
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    Loss,
+    local_sgd,
+    local_training,
+    proximal,
+)
 
 
 class ServerState(NamedTuple):
@@ -22,7 +29,7 @@ class ServerState(NamedTuple):
 
 
 def fedamp(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     num_clients: int,

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
 
 
 class ServerState(NamedTuple):
@@ -15,7 +15,7 @@ class ServerState(NamedTuple):
 
 
 def fedavg(
-    loss, learning_rate: float = 0.1, *, local_epochs: int = 1, batch_size: int = 10
+    loss: Loss, learning_rate: float = 0.1, *, local_epochs: int = 1, batch_size: int = 10
 ) -> Algorithm:
     """Return FedAvg.
 
@@ -38,7 +38,7 @@ def fedavg(
 
 
 def averaging(
-    loss,
+    loss: Loss,
     tx: optax.GradientTransformation,
     server_tx: optax.GradientTransformation | None = None,
     *,

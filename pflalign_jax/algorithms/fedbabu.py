@@ -9,6 +9,7 @@ import optax
 from pflalign_jax.federated import (
     Algorithm,
     ClientOutput,
+    Loss,
     cut,
     joined,
     local_sgd,
@@ -25,7 +26,7 @@ class ServerState(NamedTuple):
 
 
 def fedbabu(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     head: Sequence[str],
@@ -51,7 +52,7 @@ def fedbabu(
       Classification", arXiv:2106.06042, Algorithm 1.
     """
     tx = local_sgd(learning_rate)
-    work = {"batch_size": batch_size, "elementwise": True}
+    work: dict[str, Any] = {"batch_size": batch_size, "elementwise": True}
     tuning = local_training(loss, tx, local_epochs=fine_tune_epochs, **work)
 
     def init(params):

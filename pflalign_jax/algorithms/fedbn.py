@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from pflalign_jax.algorithms.fedper import partly_local
-from pflalign_jax.federated import Algorithm, local_sgd, part_mask
+from pflalign_jax.federated import Algorithm, Loss, local_sgd, part_mask
 
 
 def fedbn(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     norms: Sequence[str] = ("*Norm*",),

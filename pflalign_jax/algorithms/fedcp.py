@@ -125,7 +125,7 @@ def fedcp(
         server_update=optax.apply_updates,
         personal_params=personal,
         global_params=None,
-        predict=lambda params, x: logits(params, model.features(params.model, x)),
+        predict=lambda params, x: logits(params, model.features(params.model, x)),  # type: ignore[misc]  # checked
     )
 
 

@@ -6,7 +6,14 @@ import jax
 import optax
 
 from pflalign_jax.algorithms.scaffold import add_drift
-from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training, proximal
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    Loss,
+    local_sgd,
+    local_training,
+    proximal,
+)
 
 
 class ServerState(NamedTuple):
@@ -23,7 +30,7 @@ class ClientState(NamedTuple):
 
 
 def feddyn(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     alpha: float = 0.01,

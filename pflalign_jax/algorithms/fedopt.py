@@ -3,11 +3,11 @@
 import optax
 
 from pflalign_jax.algorithms.fedavg import averaging
-from pflalign_jax.federated import Algorithm, local_sgd
+from pflalign_jax.federated import Algorithm, Loss, local_sgd
 
 
 def fedopt(
-    loss,
+    loss: Loss,
     server_optimizer: optax.GradientTransformation,
     learning_rate: float = 0.1,
     *,
@@ -30,7 +30,7 @@ def fedopt(
 
 
 def fedavgm(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     server_learning_rate: float = 1.0,
@@ -48,7 +48,7 @@ def fedavgm(
 
 
 def fedadam(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     server_learning_rate: float = 0.01,
@@ -69,7 +69,7 @@ def fedadam(
 
 
 def fedyogi(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     server_learning_rate: float = 0.01,

@@ -1,6 +1,6 @@
 """FedPer: a shared body, a head that stays with every client; and what else is partly local."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import optax
@@ -8,6 +8,7 @@ import optax
 from pflalign_jax.federated import (
     Algorithm,
     ClientOutput,
+    Loss,
     cut,
     joined,
     local_sgd,
@@ -29,7 +30,7 @@ class ClientState(NamedTuple):
 
 
 def fedper(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     head: Sequence[str],
@@ -58,7 +59,14 @@ def fedper(
     )
 
 
-def partly_local(loss, tx, own_mask, *, local_epochs: int = 1, batch_size: int = 10) -> Algorithm:
+def partly_local(
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    own_mask: Callable[[Any], Any],
+    *,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
     """Return federated averaging of a part of the model; the rest stays with every client.
 
     Args:

@@ -3,11 +3,11 @@
 import optax
 
 from pflalign_jax.algorithms.fedavg import averaging
-from pflalign_jax.federated import Algorithm, local_sgd, proximal
+from pflalign_jax.federated import Algorithm, Loss, local_sgd, proximal
 
 
 def fedprox(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     mu: float = 0.01,

@@ -8,6 +8,7 @@ from pflalign_jax.algorithms.fedper import ClientState, ServerState
 from pflalign_jax.federated import (
     Algorithm,
     ClientOutput,
+    Loss,
     cut,
     joined,
     local_sgd,
@@ -17,7 +18,7 @@ from pflalign_jax.federated import (
 
 
 def fedrep(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     head: Sequence[str],

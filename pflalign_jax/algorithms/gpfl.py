@@ -143,7 +143,8 @@ def gpfl(
         personal_params=personal,
         global_params=None,
         predict=lambda p, x: dense(
-            p.model[head], opened(p.valve, model.features(p.model, x), p.condition)
+            p.model[head],
+            opened(p.valve, model.features(p.model, x), p.condition),  # type: ignore[misc]  # checked
         ),
     )
 

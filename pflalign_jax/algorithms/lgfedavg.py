@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import jax
 
 from pflalign_jax.algorithms.fedper import partly_local
-from pflalign_jax.federated import Algorithm, local_sgd, part_mask
+from pflalign_jax.federated import Algorithm, Loss, local_sgd, part_mask
 
 
 def lgfedavg(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     head: Sequence[str],

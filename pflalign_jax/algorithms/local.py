@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
 
 
 class ClientState(NamedTuple):
@@ -12,7 +12,7 @@ class ClientState(NamedTuple):
 
 
 def local(
-    loss, learning_rate: float = 0.1, *, local_epochs: int = 1, batch_size: int = 10
+    loss: Loss, learning_rate: float = 0.1, *, local_epochs: int = 1, batch_size: int = 10
 ) -> Algorithm:
     """Return local training: every client runs SGD on its own data, all from the same start.
 

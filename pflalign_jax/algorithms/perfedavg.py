@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.algorithms.fedavg import ServerState
-from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
 from pflalign_jax.models import Batch
 
 
 def perfedavg(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     alpha: float = 0.01,

@@ -6,7 +6,7 @@ import jax
 import optax
 
 from pflalign_jax.algorithms.fedavg import ServerState
-from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
 
 
 class ClientState(NamedTuple):
@@ -23,7 +23,7 @@ class Pair(NamedTuple):
 
 
 def pfedme(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.01,
     *,
     personal_learning_rate: float = 0.1,

@@ -8,7 +8,7 @@ import optax
 
 from pflalign_jax.align import AlignState, align_transform, direction, new_round, realign
 from pflalign_jax.diagnostics import alignment_metrics
-from pflalign_jax.federated import Algorithm, ClientOutput, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_training
 
 
 class ServerState(NamedTuple):
@@ -31,7 +31,7 @@ class ClientState(NamedTuple):
 
 
 def pflalign(
-    loss,
+    loss: Loss,
     learning_rate: float = 1.0,
     *,
     beta: float = 0.9,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
 
 
 class ServerState(NamedTuple):
@@ -22,7 +22,7 @@ class ClientState(NamedTuple):
 
 
 def scaffold(
-    loss,
+    loss: Loss,
     learning_rate: float = 0.1,
     *,
     server_learning_rate: float = 1.0,

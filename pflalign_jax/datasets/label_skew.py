@@ -44,7 +44,7 @@ def dirichlet(
     num_examples = len(labels)
     check_clients(num_clients, num_examples, min_size)
     rng = np.random.default_rng(seed)
-    parts = [[] for _ in range(num_clients)]
+    parts: list[list[int]] = [[] for _ in range(num_clients)]
     sizes = np.zeros(num_clients, np.int64)
     for label in np.unique(labels):
         pool = rng.permutation(np.flatnonzero(labels == label))
@@ -56,7 +56,7 @@ def dirichlet(
         for k, part in enumerate(np.split(pool, cuts)):
             parts[k].extend(part)
             sizes[k] += len(part)
-    for k in np.flatnonzero(sizes < min_size):
+    for k in np.flatnonzero(sizes < min_size).tolist():
         while sizes[k] < min_size:
             donor = int(np.argmax(sizes))
             parts[k].append(parts[donor].pop(int(rng.integers(sizes[donor]))))

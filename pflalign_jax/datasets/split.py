@@ -67,6 +67,7 @@ def split_clients(
         else:
             order = np.random.default_rng([seed, k]).permutation(part)
         if by == "stratified":
+            assert labels is not None
             order = order[np.argsort(labels[order], kind="stable")]
             chosen, rest = _evenly(order, num_test)
             inner, rest = _evenly(rest, num_validation)

@@ -8,6 +8,7 @@ from pflalign_jax.federated.interface import Federation, FederationState, RoundR
 from pflalign_jax.federated.local import (
     LocalResult,
     LocalTraining,
+    Loss,
     local_sgd,
     local_training,
     proximal,
@@ -28,6 +29,7 @@ __all__ = [
     "Gathered",
     "LocalResult",
     "LocalTraining",
+    "Loss",
     "Mean",
     "Participation",
     "RoundResult",

@@ -15,7 +15,7 @@ class Mean(NamedTuple):
     """
 
     total: jax.Array
-    weight: jax.Array
+    weight: jax.Array | float
 
 
 class ClientData(NamedTuple):

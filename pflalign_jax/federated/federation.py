@@ -169,12 +169,13 @@ def federate(
         )
         return FederationState(key, done, server, clients)
 
-    drawn = {}  # the last cohorts: this round's was drawn when the round before looked ahead
+    # The last cohorts: this round's was drawn when the round before looked ahead.
+    drawn: dict[tuple[bytes, int], Turnout] = {}
     sizes = dataset.splits["train"].sizes
 
     everyone = participation.sure and cohort_size == num_clients
 
-    def turnout_of(key, round_index) -> Turnout:
+    def turnout_of(key, round_index):
         if everyone:
             return Turnout(np.arange(num_clients), num_clients)
         name = (np.asarray(jax.random.key_data(key)).tobytes(), round_index)

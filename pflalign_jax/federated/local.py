@@ -11,6 +11,9 @@ import optax
 from pflalign_jax.federated.algorithm import ClientData, Mean
 from pflalign_jax.models import Batch
 
+Loss = Callable[[Any, Batch, jax.Array], jax.Array]
+"""``(params, Batch, key) -> scalar``, the mean over the batch's real examples."""
+
 
 class LocalResult(NamedTuple):
     """Outcome of a client's local steps.
@@ -41,7 +44,7 @@ class LocalTraining(NamedTuple):
 
 
 def local_training(
-    loss: Callable[[Any, Batch, jax.Array], jax.Array],
+    loss: Loss,
     tx: optax.GradientTransformation,
     local_epochs: int = 1,
     batch_size: int = 10,

@@ -344,7 +344,8 @@ def choose_place(states: int, data: int, mesh: Mesh, state_dir: str | os.PathLik
     processes = len({device.process_index for device in mesh.devices.flat})
     host = processes * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.local_devices]
-    if states + data <= 0.4 * (processes * sum(limits) if all(limits) else host):
+    known = [limit for limit in limits if limit]
+    if states + data <= 0.4 * (processes * sum(known) if len(known) == len(limits) else host):
         return "device"
     if states <= 0.4 * host:
         return "host"
@@ -380,7 +381,7 @@ def _bucket(split, examples):
     return -(-max(examples, 1) // step) * step
 
 
-def _rows(placement: Placement, positions, sizes, room, client_chunk):
+def _rows(placement, positions, sizes, room, client_chunk):
     """Return ``[D, S]`` rows, the largest clients first, and ``[D]`` counts."""
     width = -(-room // client_chunk) * client_chunk
     rows = np.full((placement.num_devices, width), placement.rows, np.int32)

@@ -33,7 +33,8 @@ def score_step(setting: Setting) -> Callable:
     names = [] if algorithm.global_params is None else ["global"]
 
     def device_scores(key, round_index, server, clients, data, rows, counts, *, adapt):
-        clients, data, rows, count = *own_block(clients, data), rows[0], counts[0]
+        clients, data = own_block(clients, data)
+        rows, count = rows[0], counts[0]
         received = algorithm.broadcast(server)
         adapt_key = jax.random.fold_in(jax.random.fold_in(key, ADAPT), round_index)
 

@@ -85,7 +85,8 @@ def round_step(setting: Setting) -> tuple[Callable, Callable]:
     algorithm = setting.algorithm
 
     def device_round(key, round_index, server, clients, data, rows, counts, *, score):
-        clients, data, rows, count = *own_block(clients, data), rows[0], counts[0]
+        clients, data = own_block(clients, data)
+        rows, count = rows[0], counts[0]
         received = algorithm.broadcast(server)
         local_key = jax.random.fold_in(jax.random.fold_in(key, LOCAL), round_index)
         limit = setting.step_limit and functools.partial(setting.step_limit, key, round_index)

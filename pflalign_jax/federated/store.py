@@ -116,7 +116,7 @@ def disk_store(
         _check_layout(directory, leaves, num_clients)
         states, log = (_File(directory / name) for name in ("states.bin", "rounds.log"))
         _sync_directory(directory)
-    wanted = {*held, until} - {None}
+    wanted = {r for r in (*held, until) if r is not None}
     last, log_end, tables = _replay(log.fd, slot_of, until, wanted)
     if missing := sorted(wanted - {0, *tables}):
         raise StoreError(

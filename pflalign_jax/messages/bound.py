@@ -54,6 +54,5 @@ def noisy(tree: Any, std: float, key: jax.Array) -> Any:
     """Return a tree of floats plus Gaussian noise; consumes ``key``."""
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(key, max(len(leaves), 1))
-    return treedef.unflatten(
-        a + std * jax.random.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=False)
-    )
+    noise = (jax.random.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=False))
+    return jax.tree.unflatten(treedef, [a + std * n for a, n in zip(leaves, noise, strict=True)])

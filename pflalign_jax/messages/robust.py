@@ -108,7 +108,7 @@ def robust(algorithm: Algorithm, rule: Rule) -> Algorithm:
     def server_update(server, inbox):
         return algorithm.server_update(server, rule.combine(inbox))
 
-    changes = {}
+    changes: dict[str, Any] = {}
     if rule.each is not None:
         changes["client_update"] = client_update
     if rule.combine is not None:

@@ -84,4 +84,5 @@ def cnn(
     """
     if conv not in CONVOLUTIONS:
         raise ValueError(f"cnn: conv={conv!r} is unknown; use one of {sorted(CONVOLUTIONS)}")
-    return from_flax(CNN(num_classes, conv, tuple(features), dense), head="Dense_1")
+    first, second = features
+    return from_flax(CNN(num_classes, conv, (first, second), dense), head="Dense_1")

@@ -86,7 +86,7 @@ class _Windows(NamedTuple):
 
     size: tuple[int, int]
     strides: tuple[int, int]
-    count: tuple[int, int]
+    count: tuple[int, int]  # type: ignore[assignment]  # hides tuple.count
 
 
 def _tile(inner, out_width):

@@ -144,6 +144,8 @@ def resnet(
     model = from_flax(module, head="Dense_0")
     if norm == "group":
         return model
-    return model._replace(
-        train_apply=lambda params, x, mask: module.apply({"params": params}, x, mask)
-    )
+
+    def train_apply(params, x, mask):
+        return module.apply({"params": params}, x, mask)
+
+    return model._replace(train_apply=train_apply)

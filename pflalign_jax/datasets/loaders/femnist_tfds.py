@@ -70,6 +70,7 @@ class Femnist(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(examples, split) for split in ("train", "test")}
 
     def _generate_examples(self, examples: Examples, split: str) -> Iterator[tuple[str, dict]]:
+        assert examples.owner is not None
         for i in np.flatnonzero(examples.split == split).tolist():
             client = str(examples.owner[i])
             yield (

@@ -8,7 +8,7 @@ import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError
 
-TYPES = {8: np.dtype(np.uint8), 12: np.dtype(">i4")}
+TYPES: dict[int, np.dtype] = {8: np.dtype(np.uint8), 12: np.dtype(">i4")}
 
 
 def read_idx(path: pathlib.Path) -> np.ndarray:

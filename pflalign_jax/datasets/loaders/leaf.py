@@ -72,6 +72,7 @@ def only_digits(examples: Examples) -> Examples:
     Raises:
       DatasetError: if nobody has any.
     """
+    assert examples.owner is not None  # its examples have users
     kept = examples.y < 10
     if examples.split is not None:
         trained = np.unique(examples.owner[kept & (examples.split == "train")])
@@ -88,7 +89,9 @@ def only_digits(examples: Examples) -> Examples:
     )
 
 
-def read_users(path: str, convert: Callable[[User], tuple[np.ndarray, np.ndarray]]):
+def read_users(
+    path: str, convert: Callable[[User], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
     """Return ``x``, ``y``, ``owner``, ``split`` (None without one) and notes of a LEAF folder.
 
     Args:
@@ -99,9 +102,10 @@ def read_users(path: str, convert: Callable[[User], tuple[np.ndarray, np.ndarray
       DatasetError: naming the file and the user.
     """
     files = _files(pathlib.Path(path))
-    xs, ys, owners, splits, empty = [], [], [], [], set()
+    xs: list[np.ndarray] = []
+    ys, owners, splits, empty = [], [], [], set()
     for split, paths in files.items():
-        seen = {}
+        seen: dict[str, pathlib.Path] = {}
         for file in paths:
             for user in _users(file):
                 if user.name in seen:

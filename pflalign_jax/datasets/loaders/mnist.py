@@ -137,9 +137,10 @@ def load_mnist(path: str | None = None) -> Examples:
 
 def load_fashion_mnist(path: str | None = None) -> Examples:
     """Read Fashion-MNIST, as `load_mnist`; None: `DEBIAN_DIRECTORY` if it exists, else `fetch`."""
-    if path is None:
-        path = DEBIAN_DIRECTORY if DEBIAN_DIRECTORY.is_dir() else fetch(FASHION)
-    return _load_four(FASHION, pathlib.Path(path))
+    if path is not None:
+        return _load_four(FASHION, pathlib.Path(path))
+    found = DEBIAN_DIRECTORY if DEBIAN_DIRECTORY.is_dir() else fetch(FASHION)
+    return _load_four(FASHION, found)
 
 
 def load_emnist(path: str | None = None, variant: str = "balanced") -> Examples:

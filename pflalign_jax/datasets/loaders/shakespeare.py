@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
-from pflalign_jax.datasets.loaders.leaf import User, is_leaf, read_users
+from pflalign_jax.datasets.loaders.leaf import is_leaf, read_users
 from pflalign_jax.datasets.loaders.npz import load_npz
 from pflalign_jax.datasets.loaders.sources import File, Source
 from pflalign_jax.datasets.loaders.tff import BASE, CITATION, opened
@@ -73,7 +73,7 @@ def load_shakespeare(path: str, length: int = 80) -> Examples:
 def _from_leaf(path):
     unknown = [0]
 
-    def convert(user: User):
+    def convert(user):
         if not all(isinstance(t, str) for t in (*user.x, *user.y)):
             raise DatasetError(f"{user.file}: user {user.name!r} has examples that are not text")
         lengths = {len(t) for t in user.x} | {len(t) + 79 for t in user.y}

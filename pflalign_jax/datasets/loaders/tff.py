@@ -70,8 +70,8 @@ def load_femnist_tff(path: str | pathlib.Path, variant: str = "all") -> Examples
     x, y, owner = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if y.min() < 0 or y.max() >= source.classes:
         raise DatasetError(f"femnist: {path} has label {y.max()}, above {source.classes - 1}")
-    split = np.repeat(["train", "test"], [len(part[1]) for part in parts])
-    examples = Examples("femnist", x, y, source.classes, owner, split)
+    splits = np.repeat(["train", "test"], [len(part[1]) for part in parts])
+    examples = Examples("femnist", x, y, source.classes, owner, splits)
     return checked_counts(source, examples, path)
 
 

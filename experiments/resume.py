@@ -148,8 +148,9 @@ def _refuse_other_config(path, config):
 
 def _refuse_other_data(path, dataset):
     before, now = _read(path / "data.json"), json.loads(json.dumps(describe_data(dataset)))
-    # What an earlier version did not write cannot differ.
-    differ = sorted(k for k in before.keys() & now.keys() if before[k] != now[k])
+    # What an earlier version did not write cannot differ; label counts follow from the rest.
+    compared = (before.keys() & now.keys()) - {"label_counts"}
+    differ = sorted(k for k in compared if before[k] != now[k])
     if not differ:
         return
     gone = [n for n in before.get("client_names", ()) if n not in set(now["client_names"])]

@@ -7,16 +7,16 @@ that differ in the seed only are one method. Writes report.html, which needs no 
 network, and every figure as PNG and PDF.
 """
 
+import argparse
 import pathlib
+import sys
+from collections.abc import Sequence
 
 import matplotlib
-from absl import app, flags, logging
 
 from experiments.report import figures, page
 from experiments.report.read import ReportError, read
 from experiments.stop import fail
-
-_OUT = flags.DEFINE_string("out", None, "Where to write; default: report/ in the first DIR.")
 
 
 def write_report(paths: list[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
@@ -46,20 +46,20 @@ def commands(paths: list[pathlib.Path]) -> list[str]:
     return list(dict.fromkeys(file.read_text().strip() for file in known if file.exists()))
 
 
-def main(argv: list[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Write the report of the given directories."""
-    logging.set_verbosity(logging.WARNING)
-    paths = [pathlib.Path(given) for given in argv[1:]]
-    if not paths:
-        fail("no directory given; pass the --workdir of experiments.run or experiments.compare")
+    parser = argparse.ArgumentParser("python -m experiments.report", description=__doc__)
+    parser.add_argument("dirs", metavar="DIR", nargs="+", type=pathlib.Path, help="a --workdir")
+    parser.add_argument("--out", type=pathlib.Path, help="default: report/ in the first DIR")
+    given = parser.parse_args(arguments)
     try:
-        for path in paths:
+        for path in given.dirs:
             if not path.is_dir():
                 raise ReportError(f"{path} is not a directory")
-        print(write_report(paths, pathlib.Path(_OUT.value or paths[0] / "report")))
+        print(write_report(given.dirs, given.out or given.dirs[0] / "report"))
     except ReportError as error:
         fail(str(error))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main(sys.argv[1:])

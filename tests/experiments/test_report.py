@@ -239,8 +239,8 @@ def test_what_is_no_run_is_named(tmp_path, capsys):
     (tmp_path / "empty" / "trials").mkdir(parents=True)
     with pytest.raises(ReportError, match=r"no run is finished in .*empty"):
         read([tmp_path / "empty"], [])
-    mistakes = {(): "no directory given", ("/nowhere",): "/nowhere is not a directory"}
+    mistakes = {(): "arguments are required: DIR", ("/nowhere",): "/nowhere is not a directory"}
     for arguments, message in mistakes.items():
         with pytest.raises(SystemExit):
-            main(["report", *arguments])
+            main(arguments)
         assert message in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Which devices a run uses; to be called before JAX starts its backends."""
 
 import contextlib
-import math
 import os
 import sys
 import tempfile
@@ -45,7 +44,7 @@ def require_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        wanted = os.environ.get("JAX_PLATFORMS")
+        wanted = jax.config.jax_platforms  # type: ignore[attr-defined]
         raise DeviceError(
             f"JAX_PLATFORMS={wanted!r} asks for a device that is not here"
             f"{f' ({error})' if str(error) else ''}; unset it or set it to cpu to run without, or "
@@ -82,9 +81,12 @@ def join_processes(
             f"--{missing[0]} is not set; several processes need --coordinator_address=HOST:PORT, "
             "--num_processes and --process_id, or --distributed on a TPU pod or under SLURM"
         )
-    if process_id is not None and not 0 <= process_id < (num_processes or math.inf):
-        last = int(num_processes or 0) - 1
-        raise DeviceError(f"--process_id={process_id} is not possible; use a number in 0..{last}")
+    if not missing:
+        assert num_processes is not None and process_id is not None
+        if not 0 <= process_id < num_processes:
+            raise DeviceError(
+                f"--process_id={process_id} is not possible; use a number in 0..{num_processes - 1}"
+            )
     try:
         jax.distributed.initialize(**{k: v for k, v in given.items() if v is not None})
     except (ValueError, RuntimeError) as error:
@@ -97,7 +99,7 @@ def cache_programs(directory: str) -> None:
     Programs that compile in less than half a second are not kept. A directory that cannot be
     written is not used, which is said.
     """
-    if directory and jax.config.read("jax_compilation_cache_dir") is None:
+    if directory and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         path = os.path.expanduser(directory)
         try:
             os.makedirs(path, exist_ok=True)

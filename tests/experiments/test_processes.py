@@ -115,6 +115,7 @@ def test_two_processes_stop_and_go_on_together(place, tmp_path):
         ((False, "localhost:1", None, 0), "--num_processes is not set"),
         ((False, None, 2, 0), "--coordinator_address is not set"),
         ((False, "localhost:1", 2, 2), "--process_id=2 is not possible; use a number in 0..1"),
+        ((False, "localhost:1", 0, 0), "--process_id=0 is not possible"),
         ((True, None, None, None), "could not be joined"),
     ],
 )

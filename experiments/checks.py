@@ -21,7 +21,7 @@ def checked(name: str, value: object, kind: object) -> object:
         origin = typing.get_origin(option) or option
         if origin is object or (value is None and origin is types.NoneType):
             return value
-        if origin is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if origin is float and (type(value) is int or type(value) is float):
             return float(value)
         if origin in (tuple, Sequence) and isinstance(value, list | tuple):
             items = set(typing.get_args(option)) - {...}

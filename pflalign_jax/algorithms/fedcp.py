@@ -113,6 +113,9 @@ def fedcp(
             result.metrics,
         )
 
+    def predict(params, x):
+        return logits(params, model.features(params.model, x))
+
     def init(params):
         width = params[head]["kernel"].shape[0]
         kernel = jax.nn.initializers.lecun_normal()(jax.random.key(0), (width, 2 * width))
@@ -125,7 +128,7 @@ def fedcp(
         server_update=optax.apply_updates,
         personal_params=personal,
         global_params=None,
-        predict=lambda params, x: logits(params, model.features(params.model, x)),  # type: ignore[misc]  # checked
+        predict=predict,
     )
 
 

@@ -124,6 +124,10 @@ def gpfl(
             result.metrics,
         )
 
+    def predict(params, x):
+        z = model.features(params.model, x)
+        return dense(params.model[head], opened(params.valve, z, params.condition))
+
     def init(params):
         width, keys = params[head]["kernel"].shape[0], jax.random.split(jax.random.key(0), 3)
         body = {name: layer for name, layer in params.items() if name != head}
@@ -142,10 +146,7 @@ def gpfl(
         server_update=optax.apply_updates,
         personal_params=personal,
         global_params=None,
-        predict=lambda p, x: dense(
-            p.model[head],
-            opened(p.valve, model.features(p.model, x), p.condition),  # type: ignore[misc]  # checked
-        ),
+        predict=predict,
     )
 
 

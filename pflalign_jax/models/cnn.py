@@ -52,7 +52,7 @@ class CNN(nn.Module):
 
     num_classes: int
     conv: str = "patches"
-    features: tuple[int, int] = (32, 64)
+    features: tuple[int, ...] = (32, 64)
     dense: int = 512
 
     @nn.compact
@@ -70,7 +70,7 @@ class CNN(nn.Module):
 def cnn(
     num_classes: int,
     conv: str = "patches",
-    features: tuple[int, int] = (32, 64),
+    features: tuple[int, ...] = (32, 64),
     dense: int = 512,
 ) -> Model:
     """Return the FedAvg paper's network; see `CNN`.
@@ -84,5 +84,4 @@ def cnn(
     """
     if conv not in CONVOLUTIONS:
         raise ValueError(f"cnn: conv={conv!r} is unknown; use one of {sorted(CONVOLUTIONS)}")
-    first, second = features
-    return from_flax(CNN(num_classes, conv, (first, second), dense), head="Dense_1")
+    return from_flax(CNN(num_classes, conv, tuple(features), dense), head="Dense_1")

@@ -53,6 +53,8 @@ setuptools.setup(
             "hypothesis>=6.100",
             "ruff>=0.9",
             "mypy>=1.15",
+            # Builds the wheel that is tested; new environments have none, or one too old for it.
+            "setuptools>=70.1",
             "pyarrow>=15",
             "nbclient>=0.10",
             "ipykernel>=6.29",

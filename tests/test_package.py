@@ -17,12 +17,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Build a wheel of what a clone holds, without network."""
+    """Build a wheel of all that a clone holds, without network."""
     source, out = (tmp_path_factory.mktemp(name) for name in ("source", "wheel"))
-    for name in ("pflalign_jax", "experiments"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()]
+    ignore = shutil.ignore_patterns(".git", *ignored)
+    shutil.copytree(ROOT, source, ignore=ignore, symlinks=True, dirs_exist_ok=True)
     command = "pip wheel --quiet --no-deps --no-build-isolation --disable-pip-version-check"
     done = subprocess.run(
         [sys.executable, "-m", *command.split(), "--wheel-dir", out, source],

@@ -37,7 +37,6 @@ def test_outputs_are_cleared_and_the_badge_opens_this_notebook(path):
 )
 def test_runs(path, monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     book = read(path)
     (settings,) = (c for c in book.cells if "parameters" in c.metadata.get("tags", ()))

@@ -48,7 +48,11 @@ def commands(paths: list[pathlib.Path]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Write the report of the given directories."""
-    parser = argparse.ArgumentParser("python -m experiments.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m experiments.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("dirs", metavar="DIR", nargs="+", type=pathlib.Path, help="a --workdir")
     parser.add_argument("--out", type=pathlib.Path, help="default: report/ in the first DIR")
     given = parser.parse_args(arguments)

@@ -13,13 +13,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = ("--config.rounds=2", "--config.dataset.num_clients=4", "--config.model.hidden=(8,)")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def run(*arguments, module="experiments.run"):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     return subprocess.run(

@@ -61,6 +61,16 @@ setuptools.setup(
             "dp-accounting>=0.6",
             "tensorboardX>=2.6",
             "wandb>=0.18",
+            # Two kinds of models of docs/howto/own_model.md.
+            "dm-haiku>=0.0.16",
+            "equinox>=0.13",
+        ],
+        # `make docs`; l2m4m turns equations into MathML, which needs no script to be read.
+        "docs": [
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.6",
+            "mkdocstrings[python]>=1.0",
+            "l2m4m>=1.0.4",
         ],
         # What experiments.benchmark compares with; a PyTorch for CPUs is enough.
         "bench": ["fedjax>=0.0.17", "torch>=2.4"],

@@ -1,30 +1,33 @@
 r"""pFLAlign's two mechanisms as pure functions: local gradient alignment and realignment.
 
-One local step of one client, per coordinate, with a minibatch gradient :math:`g` at the local
-model :math:`w_i`, the client's direction :math:`\Delta_i`, and :math:`T` local steps this round:
+One local step of one client, per coordinate, with a minibatch gradient $g$ at the local
+model $w_i$, the client's direction $\Delta_i$, and $T$ local steps this round:
 
-.. math::
-    m &\leftarrow \beta m + (1-\beta) g                     &&\text{reset to 0 every round} \\
-    v &\leftarrow \beta v + (1-\beta) g^2                   &&\text{kept across rounds} \\
-    P &\leftarrow \alpha P + (1-\beta) m^2 / (v+\epsilon),
-       \quad \alpha = 1 - (1-\beta) g^2 / (v+\epsilon)      &&\text{kept across rounds} \\
-    z &\leftarrow |m| / \sqrt{2 \max(v - m^2, 0) + \epsilon} \\
-    \gamma &\leftarrow \tfrac12 - \tfrac12 \operatorname{erf}(z)\operatorname{sign}(-m\,\Delta_i) \\
-    w_i &\leftarrow w_i - \eta P g - \gamma \Delta_i / T
+$$
+\begin{split}
+m &\leftarrow \beta m + (1-\beta) g \quad\text{(reset to 0 every round)} \\
+v &\leftarrow \beta v + (1-\beta) g^2 \quad\text{(kept across rounds)} \\
+P &\leftarrow \alpha P + (1-\beta) m^2 / (v+\epsilon), \quad
+    \alpha = 1 - (1-\beta) g^2 / (v+\epsilon) \quad\text{(kept across rounds)} \\
+z &\leftarrow |m| / \sqrt{2 \max(v - m^2, 0) + \epsilon} \\
+\gamma &\leftarrow \tfrac12 - \tfrac12 \operatorname{erf}(z)\operatorname{sign}(-m\,\Delta_i) \\
+w_i &\leftarrow w_i - \eta P g - \gamma \Delta_i / T
+\end{split}
+$$
 
-Around the steps: personalised initialisation :math:`w_i \leftarrow w + \Delta_i` (`realign`) and
-:math:`\Delta_i \leftarrow w_i - w` (`direction`), with `w` the global model of that round.
+Around the steps: personalised initialisation $w_i \leftarrow w + \Delta_i$ (`realign`) and
+$\Delta_i \leftarrow w_i - w$ (`direction`), with `w` the global model of that round.
 
 The idea and the claims are those of D. Kim and G. Lee, "Personalized Federated Learning for
 Gradient Alignment", arXiv:2605.02143; its full text was not available to this project. The update
 is Algorithm 1 as a public PyTorch reimplementation (github.com/kdwaha/Flex) states it.
 
-How P is computed here: multiplied out, the recursion says that :math:`(v+\epsilon) P` is the EMA
-of :math:`m^2`, up to :math:`\epsilon`. So the state keeps the average
-:math:`u \leftarrow \beta u + (1-\beta) m^2`, and :math:`P = \min(u / (v+\epsilon), 1)` needs one
-division and one pass over memory. The two agree to 1e-10 wherever :math:`v \gg \epsilon` and the
-recursion stays in [0, 1]. It can leave it: after a gradient vanishes, :math:`m^2` outlives
-:math:`g^2` and the recursion climbs as far as :math:`1 + \beta`. The cap at 1 is ours: P is a
+How P is computed here: multiplied out, the recursion says that $(v+\epsilon) P$ is the EMA
+of $m^2$, up to $\epsilon$. So the state keeps the average
+$u \leftarrow \beta u + (1-\beta) m^2$, and $P = \min(u / (v+\epsilon), 1)$ needs one
+division and one pass over memory. The two agree to 1e-10 wherever $v \gg \epsilon$ and the
+recursion stays in [0, 1]. It can leave it: after a gradient vanishes, $m^2$ outlives
+$g^2$ and the recursion climbs as far as $1 + \beta$. The cap at 1 is ours: P is a
 shrinkage factor, it should not lengthen a step.
 """
 
@@ -94,7 +97,7 @@ def align_transform(
     ``update(grads, state, params=None, *, direction=None, num_steps=None)`` takes two extra
     arguments, both may be traced:
 
-    * ``direction``: tree like the parameters, the client's direction :math:`\Delta_i`;
+    * ``direction``: tree like the parameters, the client's direction $\Delta_i$;
     * ``num_steps``: scalar, local steps T of this client in this round. Under `jax.vmap` over
       stacked clients each has its own.
 

@@ -1,29 +1,67 @@
-"""The code of README and docs: Python runs as it stands, commands are those that exist."""
+"""The code of README and docs: Python runs as it stands; commands can be given, and run."""
 
+import os
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import benchmark, command_line, compare, partition, predict, run  # noqa: F401
 from experiments import config as vocabulary
+from pflalign_jax import datasets
+
+# What registers the flags of their commands.
+from experiments import benchmark, compare, partition, predict, report, run  # noqa: F401, I001
+import experiments.report.__main__  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-# A line before a block that takes long: it runs where slow tests do.
+# A line before a block of Python that takes long: it runs where slow tests do.
 SLOW = "<!-- slow -->"
-# Values in commands that a reader fills in.
-FILLED_IN = {"DIRECTORY", "FILE", "PATH", "..."}
+# Modules whose flags come from experiments.command_line and experiments.devices, too.
+SHARING = {f"experiments.{module}" for module in ("run", "compare", "partition", "benchmark")}
+# Commands that need what a test does not have: files or machines of the reader, more time.
+NEEDS_MORE = ("DIRECTORY", "FILE", "HOST", "...", "femnist", "ablation", "--help", "--against")
+NEEDS_MORE += ("--scale", "--distributed", "python -m pytest")
+# What makes a command short.
+SHORT = {
+    "run": ["--config.rounds=2", "--config.eval_every=1"],
+    "compare": ["--config.rounds=2", "--algorithms=fedavg,local", "--seeds=1",
+                "--config.compare.grid=(0.1,)", "--config.compare.extensions=0"],
+    "benchmark": ["--rounds=1"],
+}  # fmt: skip
 
 
 def blocks(page, language):
     """Return ``(whether it is slow, code)`` of the page's blocks in a language."""
     found = re.findall(rf"(^{SLOW}\n+)?^```{language}\n(.*?)^```", page.read_text(), re.S | re.M)
     return [(bool(slow), code) for slow, code in found]
+
+
+def commands(page):
+    """Return the page's commands, each as its words, with 1 for every variable of the shell."""
+    code = "".join(code for _, code in blocks(page, "sh")).replace("\\\n", " ")
+    lines = (shlex.split(re.sub(r"\$\w+", "1", line), comments=True) for line in code.splitlines())
+    return [words for words in lines if words]
+
+
+def ours(words):
+    """Return module and arguments of one of our commands, None of another."""
+    while re.match(r"[A-Z_]+=", words[0]) or words[0] == "srun":
+        words = words[1:]  # variables, and what starts a command on several machines
+    if words[:2] == ["python", "-m"] and words[2].startswith("experiments."):
+        return words[2], words[3:]
+    return None
+
+
+def can_run(words):
+    return ours(words) is not None and not any(word in " ".join(words) for word in NEEDS_MORE)
 
 
 def named(page):
@@ -38,15 +76,7 @@ PYTHON = [
 COMMANDS = [
     pytest.param(words, id=f"{named(page)} {i}")
     for page in PAGES
-    for i, words in enumerate(
-        (
-            shlex.split(line, comments=True)
-            for _, code in blocks(page, "sh")
-            for line in code.replace("\\\n", " ").splitlines()
-        ),
-        1,
-    )
-    if words
+    for i, words in enumerate(commands(page), 1)
 ]
 
 
@@ -58,51 +88,81 @@ def test_python_blocks_run(code, tmp_path, monkeypatch):
 
 
 def test_there_are_blocks():
-    assert len(PYTHON) >= 20 and len(COMMANDS) >= 30
+    assert len(PYTHON) >= 20 and len(COMMANDS) >= 50
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_block_is_of_a_kind_that_is_tested(page):
-    fences = re.findall(r"^ *(```.*)$", page.read_text(), re.M)
-    languages = {fence.removeprefix("```") for fence in fences[::2]}
-    assert languages <= {"python", "py", "sh", "text"}
-    for _, code in blocks(page, "py"):
+    fences = re.findall(r"^ *```(.*)$", page.read_text(), re.M)
+    assert set(fences[::2]) <= {"python", "py", "sh", "text"} and set(fences[1::2]) <= {""}
+    for _, code in blocks(page, "py"):  # fragments
         compile(code, named(page), "exec")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_blocks_of_commands_are_whole(page):
+    for _, code in blocks(page, "sh"):
+        done = subprocess.run(["bash", "-n"], input=code, text=True, capture_output=True)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 @pytest.mark.parametrize("words", COMMANDS)
 def test_commands_can_be_given(words):
     """What a line names exists: module, flags, the config's file and fields with their values."""
-    while re.match(r"[A-Z_]+=", words[0]) or words[0] == "srun":
-        words = words[1:]
-    if words[0] == "make":
+    if ours(words):
+        check_flags(*ours(words))
+    elif words[0] == "make":
         makefile = (ROOT / "Makefile").read_text()
         for target in words[1:]:
             assert f"\n{target}:" in makefile, target
     elif words[:3] == ["python", "-m", "pytest"]:
-        assert all((ROOT / w).exists() for w in words[3:] if w.startswith("tests/"))
-    elif words[:2] == ["python", "-m"] and words[2].startswith("experiments."):
-        path = ROOT / words[2].replace(".", "/")
-        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), words[2]
-        check_flags(words[2], words[3:])
+        assert all((ROOT / word).exists() for word in words[3:] if word.startswith("tests/"))
     else:
-        assert words[0] in ("pip", ".", "sbatch", "export", "cd", "git"), words
+        assert words[0] in ("pip", ".", "gcloud", "set", "shift", "test"), words
 
 
 def check_flags(module, arguments):
-    given = [word for word in arguments if word.startswith("--")]
-    ours = [w for w in given if re.match(r"--config[.=]", w) and w.split("=")[1] not in FILLED_IN]
-    for word in given:
-        name = word.removeprefix("--").split("=")[0].split(".")[0]
-        assert name == "help" or name in flags.FLAGS or f'"{name}"' in source(module), word
-    if any(word.startswith("--config=") for word in ours):
-        values = flags.FlagValues()
-        config_flags.DEFINE_config_file("config", flag_values=values)
-        values(["a page", *(w.replace("=experiments/", f"={ROOT}/experiments/") for w in ours)])
-        vocabulary.resolve(values.config)
-
-
-def source(module):
+    """The module, or what it shares with others, has the flags; the config has the fields."""
     path = ROOT / module.replace(".", "/")
-    path = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__main__.py"
-    return path.read_text()
+    assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+    given = [word for word in arguments if word.startswith("--")]
+    owners = {module, f"{module}.__main__"}
+    if module in SHARING:
+        owners |= {"experiments.command_line", "experiments.devices"}
+    for word in given:
+        name = re.match(r"--(\w+)", word)[1]
+        assert name == "help" or flags.FLAGS.find_module_defining_flag(name) in owners, word
+    fields = [word for word in given if re.match(r"--config[.=]", word)]
+    if fields and "--config=..." not in fields:
+        argv = ["a page", *map(with_root, fields)]
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        values(argv)
+        vocabulary.resolve(values["config"].value)
+
+
+def with_root(word):
+    return word.replace("--config=experiments/", f"--config={ROOT}/experiments/")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(map(can_run, commands(page)))], ids=named
+)
+def test_commands_run(page, tmp_path):
+    """A page's commands, in order and in one directory."""
+    np.savez(tmp_path / "new.npz", x=datasets.digits().x[:5])
+    paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    for module, arguments in map(ours, filter(can_run, commands(page))):
+        found = [sorted(map(str, tmp_path.glob(word))) if "*" in word else [word]
+                 for word in map(with_root, arguments)]  # fmt: skip
+        short = SHORT.get(module.split(".")[1], [])
+        done = subprocess.run(
+            [sys.executable, "-m", module, *sum(found, []), *short],
+            cwd=tmp_path,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{module} {arguments}\n{done.stdout}\n{done.stderr}"

@@ -138,7 +138,7 @@ def flags_of(module):
     """Return the names of the flags that a module defines, without importing it: some collide."""
     path = ROOT / module.replace(".", "/")
     path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
-    return re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', path.read_text())
+    return re.findall(r'(?:flags\.DEFINE_\w+|add_argument)\(\s*"(?:--)?(\w+)"', path.read_text())
 
 
 def with_root(word):

@@ -168,13 +168,22 @@ def _headline(found):
 
 
 def table(entries: list[Entry]) -> Table:
-    """Return the leaderboard to print."""
+    """Return the leaderboard to print: without grids and costs, to fit a terminal."""
     titles, rows = cells(entries)
-    result = Table(title="test accuracy in %, mean over clients", box=box.SIMPLE_HEAD)
-    for title in titles:
-        result.add_column(title, justify="left" if title == "method" else "right")
+    shown = [
+        i for i, title in enumerate(titles) if "grid" not in title and "per round" not in title
+    ]
+    result = Table(
+        title="test accuracy in %, mean over clients",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for i in shown:
+        short = titles[i].removeprefix("personal/")
+        result.add_column(short, justify="left" if short == "method" else "right", min_width=6)
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*(row[i] for i in shown))
     return result
 
 

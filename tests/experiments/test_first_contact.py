@@ -1,5 +1,6 @@
 """What a newcomer asks for and gets wrong: lists, explanations, config files, devices."""
 
+import json
 import os
 import pathlib
 import re
@@ -39,26 +40,48 @@ def python(*arguments, **environment):
     )
 
 
-def test_config_files_that_are_none(tmp_path):
-    files = [tmp_path / f"c{number}.py" for number in range(len(CONFIGS))]
-    for file, text in zip(files, CONFIGS, strict=True):
+DIGITS = "--config=experiments/digits.py"
+FLAGS = {
+    (DIGITS, "--config.algorithm.learning_rat=1"): 'Did you mean "learning_rate"',
+    (DIGITS, "--config.round=1"): 'Did you mean "rounds"',
+    ("--config=experiments/nothing.py",): "experiments/nothing.py",
+    (): "pass --config=experiments/digits.py",
+    (DIGITS, "stray"): "unexpected argument 'stray'",
+}
+
+
+def test_configs_and_flags_that_are_none(tmp_path):
+    """All after one import, each in a process of its own, with a line of errors for each."""
+    given = []
+    for number, (text, message) in enumerate(CONFIGS.items()):
+        file = tmp_path / f"c{number}.py"
         file.write_text(text)
+        given.append(([f"--config={file}"], str(file), message))
     code = """
-import sys
+import json, os, sys, warnings
 from experiments.command_line import parse_flags
-for file in sys.argv[1:]:
-    try:
-        parse_flags(["run", f"--config={file}"])
-    except SystemExit as end:
-        print(end.code)
+warnings.simplefilter("ignore")  # of forks
+for arguments in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        sys.argv = ["run", *arguments]
+        parse_flags(sys.argv)
+        sys.exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    print("end", file=sys.stderr, flush=True)
 """
-    done = python("-c", code, *files, JAX_PLATFORMS="cpu")
-    assert done.stdout.split() == ["2"] * len(CONFIGS), done.stderr
-    for line, file, wanted in zip(done.stderr.splitlines(), files, CONFIGS.values(), strict=True):
-        assert line.startswith("error: ") and str(file) in line and wanted in line
+    given += [(list(arguments), "", message) for arguments, message in FLAGS.items()]
+    done = python("-c", code, json.dumps([g[0] for g in given]), JAX_PLATFORMS="cpu")
+    assert done.stdout.split() == ["2"] * len(given), done.stderr
+    said = done.stderr.split("end\n")[:-1]
+    for text, (_, place, message) in zip(said, given, strict=True):
+        assert text.startswith("error: ") and place in text and message in text, text
+        assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("module", ["run", "compare", "benchmark"])
+@pytest.mark.parametrize(
+    "module", ["run", *(pytest.param(m, marks=pytest.mark.slow) for m in ("compare", "benchmark"))]
+)
 def test_an_accelerator_that_is_not_here(module, tmp_path):
     given = () if module == "benchmark" else ("--config=experiments/digits.py",)
     place = () if module == "benchmark" else (f"--workdir={tmp_path / 'run'}",)

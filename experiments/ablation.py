@@ -36,12 +36,10 @@ def get_config() -> ConfigDict:
     }
     variants["sgd"] = {"name": "pflalign", "precondition": False, "realignment": False}
     config.compare.algorithms = (*variants, "local", "fedavg")
-    config.compare.grid = (0.02, 0.05, 0.1)
+    grids = config.compare.grids
     with config.unlocked():
         config.compare.variants.update(variants)
         for name, fields in variants.items():
-            if fields.get("precondition", True):
-                config.compare.grids[name] = (0.5, 1.0, 2.0)
-            else:
-                config.compare.grids[name] = (0.02, 0.05, 0.1)
+            aligned = fields.get("precondition", True)
+            grids[name] = grids.pflalign if aligned else config.compare.grid
     return config

@@ -19,6 +19,10 @@ def get_config() -> ConfigDict:
     config.dataset.test_fraction = 0.25
     config.dataset.split_by = "random"
     config.model.name = "cnn"
-    # Chosen by accuracy/validation/personal/adapted/mean of the last round; see the README.
+    # Chosen by accuracy/validation/personal/adapted/mean of the last round; see docs/results.md.
     config.learning_rates.update({"fedavg": 0.05, "local": 0.02, "pflalign": 0.5})
+    # The same on a quarter of the data.
+    config.learning_rates.update({"apfl": 0.02, "ditto": 0.02, "fedper": 0.1, "fedrep": 0.05})
+    config.compare.grid = (0.02, 0.05, 0.1)
+    config.compare.grids.pflalign = (0.5, 1.0, 2.0)
     return config

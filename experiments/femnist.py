@@ -19,6 +19,10 @@ def get_config() -> ConfigDict:
     config.dataset.validation_fraction = 0.15
     config.dataset.split_by = "random"
     config.model.name = "cnn"
-    # Chosen by accuracy/validation/personal/adapted/mean of the last round; see the README.
+    # Chosen by accuracy/validation/personal/adapted/mean of the last round; see docs/results.md.
     config.learning_rates.update({"fedavg": 0.03, "local": 0.03, "pflalign": 3.0})
+    # The same with 200 writers and 60 rounds.
+    config.learning_rates.update({"ditto": 0.1, "fedper": 0.1, "fedrep": 0.03})
+    config.compare.grid = (0.03, 0.1, 0.3)
+    config.compare.grids.pflalign = (1.0, 3.0, 10.0)
     return config

@@ -18,6 +18,8 @@ RIVALS = ("local", "fedavg")
 
 SCORES = ("global", "personal/received", "personal/adapted")
 
+HEADLINE = "personal/adapted/mean"
+
 
 class Entry(NamedTuple):
     """A method's result.
@@ -30,6 +32,7 @@ class Entry(NamedTuple):
       own: the own hyperparameter's name, chosen value and values tried, as text; "" without.
       seeds: how many seeds of the chosen setting.
       scores: ``model[/stage]/statistic`` to the values of all seeds, test accuracy in percent.
+      best_round: personal/adapted/mean of the round with the best validation score, of all seeds.
       clients: client to its adapted test accuracy in percent, the mean over seeds.
       seconds: per round, the median over seeds.
       bytes_up, bytes_down: per round.
@@ -44,6 +47,7 @@ class Entry(NamedTuple):
     own: str
     seeds: int
     scores: dict[str, list[float]]
+    best_round: list[float]
     clients: dict[str, float]
     seconds: float
     bytes_up: int
@@ -75,6 +79,7 @@ def entry(
         own = f"{field} {default if best.own is None else best.own:g}; {grid}"
     summaries = [json.loads((t.path / "summary.json").read_text()) for t in repeats]
     rows = [s["last"] for s in summaries if "diverged" not in s]
+    best_rows = [s["best_validation"] for s in summaries if "diverged" not in s]
     rates = [t.learning_rate for t in searched]
     scores = {
         f"{name}/{statistic}": [100 * row[f"accuracy/test/{name}/{statistic}"] for row in rows]
@@ -94,6 +99,7 @@ def entry(
         own,
         len(rows),
         scores,
+        [100 * row[f"accuracy/test/{HEADLINE}"] for row in best_rows],
         {client: float(np.mean(values)) for client, values in clients.items()},
         float(np.median([row["seconds"] for row in rows])) if rows else float("nan"),
         rows[0]["bytes_up"] if rows else 0,
@@ -132,7 +138,8 @@ def paired(found: Mapping[str, float], rival: Mapping[str, float]) -> tuple[list
 def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
     """Return the columns' titles, and a row of texts per entry, the best on test data first."""
     rivals = [e for name in RIVALS for e in entries if e.method == name]
-    titles = ["method", "step size; grid", "own; grid", "validation", *SCORES, "worst decile"]
+    titles = ["method", "step size; grid", "own; grid", "validation", *SCORES]
+    titles += ["at the best round", "worst decile"]
     titles += [f"over {rival.method} (won/lost)" for rival in rivals]
     titles += ["MB up / down per round", "s per round"]
 
@@ -155,6 +162,7 @@ def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
         row = [found.method, f"{found.learning_rate:g}{edge}; {grid}", found.own]
         row += [f"{found.validation:.1f}"]
         row += [spread(found.scores.get(f"{name}/mean", [])) for name in SCORES]
+        row += [spread(found.best_round)]
         row += [spread(found.scores.get("personal/adapted/worst_decile", []))]
         row += [over(found, rival) for rival in rivals]
         megabytes = f"{found.bytes_up / 1e6:.3g} / {found.bytes_down / 1e6:.3g}"
@@ -163,16 +171,14 @@ def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
 
 
 def _headline(found):
-    values = found.scores.get("personal/adapted/mean", [])
+    values = found.scores.get(HEADLINE, [])
     return np.mean(values) if values else -np.inf
 
 
 def table(entries: list[Entry]) -> Table:
-    """Return the leaderboard to print: without grids and costs, to fit a terminal."""
+    """Return the leaderboard to print: without grids, best rounds and costs, to fit a terminal."""
     titles, rows = cells(entries)
-    shown = [
-        i for i, title in enumerate(titles) if "grid" not in title and "per round" not in title
-    ]
+    shown = [i for i, title in enumerate(titles) if "grid" not in title and "round" not in title]
     result = Table(
         title="test accuracy in %, mean over clients",
         box=box.SIMPLE_HEAD,
@@ -213,7 +219,8 @@ def write(
         f"    {command}",
         "",
         "Test accuracy in %, mean over clients, after the last round; ± is the standard deviation "
-        f"over {max(e.seeds for e in entries)} seeds. Step sizes were chosen by "
+        f'over {max(e.seeds for e in entries)} seeds. "At the best round" is personal/adapted of '
+        "the evaluated round that did best on validation, seed by seed. Step sizes were chosen by "
         "accuracy/validation/personal/adapted/mean of the last round with seed 0; † lies at the "
         "edge of its grid. Gains are paired differences of personal/adapted, client by client, in "
         "percentage points, with clients won and lost. "
@@ -237,7 +244,7 @@ def chart(entries: list[Entry]) -> Figure:
     figure = Figure(figsize=(7, 0.32 * len(ranked) + 1.2), layout="constrained")
     axes = figure.subplots()
     for name, colour, label in (
-        ("personal/adapted/mean", "#0072B2", "mean over clients"),
+        (HEADLINE, "#0072B2", "mean over clients"),
         ("personal/adapted/worst_decile", "#D55E00", "worst decile of clients"),
     ):
         values = [e.scores.get(name, []) for e in ranked]

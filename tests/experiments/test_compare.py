@@ -212,6 +212,15 @@ def test_the_leaderboard_says_what_it_is(finished):
     assert means == sorted(means, reverse=True)
 
 
+def test_the_best_round_is_the_one_that_did_best_on_validation(finished):
+    root, entries, _ = finished
+    for seed, score in enumerate(entries[0].best_round):
+        trial = root / "trials" / f"local-{entries[0].learning_rate:g}-{seed}"
+        lines = map(json.loads, (trial / "metrics.jsonl").read_text().splitlines())
+        rows = {row["accuracy/validation/personal/adapted/mean"]: row for row in reversed([*lines])}
+        assert score == 100 * rows[max(rows)]["accuracy/test/personal/adapted/mean"]
+
+
 def test_the_command_is_the_one_given_but_for_its_place():
     given = ["--config=experiments/a.py", "--workdir", "runs/x", "--config.compare.grid=(1, 2)"]
     assert command_of("compare", given) == (

@@ -32,6 +32,11 @@ OWN_FIELDS = {
     "cohort_size": (None, int | None, "clients per round; None = all"),
     "local_epochs": (1, int, "passes over its data that a client makes per round"),
     "batch_size": (10, int, "examples per local step"),
+    "drop_last": (
+        False,
+        bool,
+        "leave out the last batch of a local epoch where it is not full, as PFLlib does",
+    ),
     "client_chunk": (None, int | None, "clients vmapped at a time per device; None = automatic"),
     "compute_dtype": (
         "float32",

@@ -14,10 +14,12 @@ def get_config() -> ConfigDict:
     config.dataset.num_clients = 20
     config.dataset.partition = "dirichlet"  # alpha 0.1
     config.dataset.min_examples = 40
-    # PFLlib's split is 75/25 at random; the validation part is taken out of its 75 %.
+    # PFLlib's split is 75/25 at random; the validation part is taken out of its 75 %. It drops the
+    # last batch of an epoch where it is not full.
     config.dataset.validation_fraction = 0.1
     config.dataset.test_fraction = 0.25
     config.dataset.split_by = "random"
+    config.drop_last = True
     config.model.name = "cnn"
     # Chosen by accuracy/validation/personal/adapted/mean of the last round; see docs/results.md.
     config.learning_rates.update({"fedavg": 0.05, "local": 0.02, "pflalign": 0.5})

@@ -101,6 +101,7 @@ def build(
             client_state_in=config.client_state_in,
             state_dir=state_dir,
             new_client_steps=config.new_client_steps,
+            drop_last=config.drop_last,
             diagnostics=config.diagnostics,
         )
     except ValueError as error:

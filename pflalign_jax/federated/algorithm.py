@@ -31,6 +31,7 @@ class ClientData(NamedTuple):
       mean, std: normalisation, ``(x - mean) / std``.
       max_steps: int32 scalar, the most local steps that the client may take; None: no limit.
       client_id: int32 scalar, the client's identity (`FederatedDataset.client_ids`).
+      drop_last: bool scalar, whether an epoch leaves out a last batch that is not full; None: no.
     """
 
     x: jax.Array
@@ -42,6 +43,7 @@ class ClientData(NamedTuple):
     std: jax.Array
     max_steps: jax.Array | None = None
     client_id: jax.Array | None = None
+    drop_last: jax.Array | None = None
 
 
 class ClientOutput(NamedTuple):

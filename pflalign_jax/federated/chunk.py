@@ -36,6 +36,7 @@ class Setting(NamedTuple):
       diagnostics: whether rounds measure how far clients agree.
       step_limit: ``(key, round, client id) -> int32``, the most local steps of a client in a
         round; None: no limit.
+      drop_last: whether local epochs leave out a last batch that is not full.
     """
 
     algorithm: Algorithm
@@ -46,6 +47,7 @@ class Setting(NamedTuple):
     adapt_steps: int | None = None
     diagnostics: bool = False
     step_limit: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
+    drop_last: bool = False
 
 
 def output_shapes(setting: Setting, received: Any, client: Any, window: ClientData) -> ClientOutput:
@@ -105,7 +107,10 @@ def update_chunk(
 
     def one(state, start, size, client_id):
         window = client_data(data, start, size, client_id)
-        window = window._replace(max_steps=limit and limit(client_id))
+        window = window._replace(
+            max_steps=limit and limit(client_id),
+            drop_last=jnp.asarray(True) if setting.drop_last else None,
+        )
         client_key = jax.random.fold_in(key, client_id)
         own = setting.algorithm.deliver(received, client_id)
         return setting.algorithm.client_update(own, state, window, client_key)

@@ -39,6 +39,7 @@ def federate(
     client_state_in: str | None = None,
     state_dir: str | os.PathLike | None = None,
     new_client_steps: int | None = None,
+    drop_last: bool = False,
     diagnostics: bool = False,
 ) -> Federation:
     """Simulate a federation of a dataset's clients.
@@ -67,6 +68,8 @@ def federate(
       state_dir: for ``"disk"``, an empty or new directory; see `disk_store`.
       new_client_steps: the most local steps of a new client before its adapted model is scored;
         None: as many as in a round.
+      drop_last: True leaves out the last batch of a local epoch where it is not full, as PFLlib
+        does; a client with less than one batch keeps it (in PFLlib such a client never trains).
       diagnostics: True adds ``update/cosine`` to every round's metrics, the mean over the cohort of
         the cosine between a client's message and the mean message, where messages are reduced.
 
@@ -121,6 +124,7 @@ def federate(
         *(algorithm, model.apply, mesh, client_chunk, eval_batch_size),
         diagnostics=diagnostics,
         step_limit=step_limit if participation.step_limit else None,
+        drop_last=drop_last,
     )
     (train_round, train_rounds), score_clients = round_step(setting), score_step(setting)
     place = client_state_in

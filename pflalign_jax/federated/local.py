@@ -56,7 +56,8 @@ def local_training(
 
     Every epoch visits the client's ``n`` examples once, in a fresh permutation drawn on the
     device, in ``ceil(n / batch_size)`` steps. The last batch of an epoch may be smaller: its
-    padding is masked. A client with ``n = 0`` (padding) takes no step, and none takes more than
+    padding is masked. With ``ClientData.drop_last`` it is left out, unless it is the only one. A
+    client with ``n = 0`` (padding) takes no step, and none takes more than
     ``ClientData.max_steps``.
 
     Args:
@@ -84,7 +85,10 @@ def local_training(
     gradient = jax.value_and_grad(loss) if gradient is None else gradient
 
     def steps_per_epoch(data):
-        return (data.size + batch_size - 1) // batch_size
+        steps, full = (data.size + batch_size - 1) // batch_size, data.size // batch_size
+        if data.drop_last is None:
+            return steps
+        return jnp.where(jnp.logical_and(data.drop_last, full > 0), full, steps)
 
     def num_steps(data):
         steps = local_epochs * steps_per_epoch(data)

@@ -21,7 +21,7 @@ def window(x, y, start, size, longest=None):
     )
 
 
-def visits(size, batch_size, local_epochs=1, start=2, seed=0):
+def visits(size, batch_size, local_epochs=1, start=2, seed=0, drop_last=None):
     """Return, per example, the sum of 1 / (real size of its batch) over its visits."""
     total = start + size + 3
     numbers = np.arange(total, dtype=np.float32)
@@ -33,10 +33,12 @@ def visits(size, batch_size, local_epochs=1, start=2, seed=0):
     add = optax.scale(1.0)
     local = local_training(loss, add, local_epochs=local_epochs, batch_size=batch_size)
     data = window(numbers, numbers, start, size, longest=max(size, 1) + 4)
+    data = data._replace(drop_last=drop_last)
     counts = jnp.zeros(total)
     result = local.train(counts, add.init(counts), data, jax.random.key(seed))
-    assert int(local.num_steps(data)) == local_epochs * -(-size // batch_size)
-    assert float(result.metrics["loss"].weight) == local_epochs * size
+    used = size - size % batch_size if drop_last and size >= batch_size else size
+    assert int(local.num_steps(data)) == local_epochs * -(-used // batch_size)
+    assert float(result.metrics["loss"].weight) == local_epochs * used
     return np.asarray(result.params)
 
 
@@ -54,6 +56,21 @@ def test_every_example_is_used_once_and_the_last_batch_is_smaller(size, batch_si
     seen = visits(size, batch_size)
     np.testing.assert_allclose(np.sort(seen[2 : 2 + size]), expected, rtol=1e-6)
     assert seen[:2].sum() == 0 and seen[2 + size :].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(7, [0] + [1 / 3] * 6), (8, [0, 0] + [1 / 3] * 6), (6, [1 / 3] * 6), (2, [1 / 2] * 2)],
+)
+def test_a_last_batch_that_is_not_full_can_be_left_out(size, expected):
+    """But for a client that has no other."""
+    seen = visits(size, 3, drop_last=jnp.asarray(True))
+    np.testing.assert_allclose(np.sort(seen[2 : 2 + size]), expected, rtol=1e-6)
+    left_out = {
+        int(np.argmin(visits(7, 3, drop_last=jnp.asarray(True), seed=seed)[2:9]))
+        for seed in range(8)
+    }
+    assert len(left_out) > 2
 
 
 def test_epochs_are_shuffled_afresh():

@@ -9,6 +9,7 @@ from toy import ALGORITHMS, FEW, LOSS, MODEL, compilations, dataset, host, mesh
 
 from pflalign_jax import datasets
 from pflalign_jax.federated import Algorithm, ClientOutput, Mean, federate, summarise
+from pflalign_jax.federated.participation import uniform
 
 
 def run(name, rounds=3, data=None, devices=2, seed=0, **options):
@@ -155,6 +156,18 @@ def test_message_is_the_mean_weighted_by_training_examples(cohort_size, chunk):
         assert float(result.metrics["loss"]) == pytest.approx(first[:, 0].mean(), rel=1e-5)
     turns = sum(int(federation.client_state(state, k)) for k in range(data.num_clients))
     assert turns == 3 * federation.cohort_size
+
+
+def test_drop_last_ends_an_epoch_before_the_batch_that_is_not_full():
+    """As a limit of two steps does where every client has two full batches and a bit."""
+    found = []
+    for options in ({"drop_last": True}, {"participation": uniform(deadline=2)}, {}):
+        algorithm = ALGORITHMS["pflalign"](LOSS, batch_size=3)
+        federation = federate(algorithm, MODEL, dataset((7, 8, 7)), mesh=mesh(1), **options)
+        state, result = federation.run_round(federation.init(jax.random.key(0)))
+        found.append((int(result.work.useful), host(state.server)))
+    assert [steps for steps, _ in found] == [6, 6, 9]
+    jax.tree.map(np.testing.assert_array_equal, found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize(("devices", "chunk"), [(1, 1), (1, 3), (2, 1), (2, 2)])

@@ -8,11 +8,13 @@ step sizes (config.compare.grid, or config.compare.grids.ALGORITHM), with the fi
 validation score of the last round. A grid whose best value lies at its edge is extended, up to
 config.compare.extensions times. Methods whose papers tune a hyperparameter of their own
 (config.compare.tuned) then try its other values with the step size found. The chosen setting runs
-with all seeds, on accelerators as one vmapped program (config.compare.seeds_together). Trials that
-are in the workdir already are not run again, and an interrupted one goes on from its last
-checkpoint, so that the same command finishes an interrupted comparison.
+with all seeds, on accelerators as one vmapped program (config.compare.seeds_together). With
+config.compare.search_rounds what is searched runs for that many rounds only, and what is chosen for
+all. Trials that are in the workdir already are not run again, and an interrupted one goes on from
+its last checkpoint, so that the same command finishes an interrupted comparison.
 
-Writes leaderboard.md, leaderboard.csv, leaderboard.png, and every trial's files in trials/.
+Writes leaderboard.md, leaderboard.csv, leaderboard.png, and every trial's files in trials/ (those
+of a shorter search in search/).
 """
 
 import pathlib
@@ -122,15 +124,16 @@ def compare(
             del plans[method]
     if not plans:
         raise vocabulary.ConfigError(f"no method fits: {leave_out}")
-    together = config.compare.seeds_together
-    together = vocabulary.checked("compare.seeds_together", together, bool | None)
+    vocabulary.checked("compare.seeds_together", config.compare.seeds_together, bool | None)
+    shorter = search_rounds(config)
     entries = []
     for number, (method, plan) in enumerate(plans.items(), 1):
         grid = list(_listed(config.compare.grids, method, plan) or config.compare.grid)
         field, default, values = own_grid(config, method, plan)
 
-        def run(rate, own=None, seeds=(0,), method=method, plan=plan, number=number, field=field):
-            setting = Setting(method, plan, rate, field, own)
+        def run(rate, own=None, seeds=(0,), rounds=shorter, *, plan=plan, field=field,
+                method=method, number=number):  # fmt: skip
+            setting = Setting(method, plan, rate, field, own, rounds)
             of = f"seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}"
             say(f"{number}/{len(plans)} {setting}, {of}")
             return run_trials(
@@ -141,10 +144,27 @@ def compare(
         owns = [run(best.learning_rate, own)[0] for own in values]
         tuned = (field, default, values) if owns else None
         best = max([best, *owns], key=lambda trial: trial.score)
-        others = range(1, seeds)
-        repeats = run(best.learning_rate, best.own, others) if others else []
-        entries.append(leaderboard.entry(method, best, searched, tuned, [best, *repeats]))
+        repeats = [best] if shorter is None else []
+        others = range(len(repeats), seeds)
+        repeats += run(best.learning_rate, best.own, others, None) if others else []
+        entries.append(leaderboard.entry(method, best, searched, tuned, repeats))
     return entries
+
+
+def search_rounds(config: ConfigDict) -> int | None:
+    """Return the rounds of a search that ends before the runs do; None: it does not.
+
+    Raises:
+      ConfigError: if it is below 1 or above ``config.rounds``.
+    """
+    rounds: int | None = config.compare.search_rounds
+    vocabulary.checked("compare.search_rounds", rounds, int | None)
+    if rounds is not None and not 1 <= rounds <= config.rounds:
+        raise vocabulary.ConfigError(
+            f"config.compare.search_rounds={rounds} is not allowed; it must be in "
+            f"1..{config.rounds} (config.rounds), or None"
+        )
+    return None if rounds == config.rounds else rounds
 
 
 def own_grid(

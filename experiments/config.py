@@ -182,6 +182,7 @@ HELP = {
     "compare.tuned": "own hyperparameters to be searched after the step size, by algorithm: "
     "(field, values)",
     "compare.extensions": "how often a grid may grow whose best value lies at its edge",
+    "compare.search_rounds": "rounds of a search that ends before the runs; None = theirs",
     "compare.seeds_together": "one vmapped program for the seeds of a setting, where they fit the "
     "devices: True, False, or None = not on CPUs",
     "compare.variants": "names for algorithms with other fields than their defaults",
@@ -255,6 +256,7 @@ def default_config() -> ConfigDict:
             "grids": ConfigDict({name: field(None) for name in FACTORIES["algorithm"]}),
             "tuned": ConfigDict({name: field(value) for name, value in TUNED.items()}),
             "extensions": 3,
+            "search_rounds": field(None),
             "seeds_together": field(None),
             "variants": ConfigDict(),
         }

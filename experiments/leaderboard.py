@@ -210,6 +210,8 @@ def write(
       left_out: methods that could not take part, and why.
     """
     titles, rows = cells(entries)
+    shorter = config.compare.search_rounds
+    searched_at = "the last round" if shorter is None else f"round {shorter}"
     with (root / "leaderboard.csv").open("w", newline="") as file:
         csv.writer(file).writerows([titles, *rows])
     lines = [
@@ -221,7 +223,7 @@ def write(
         "Test accuracy in %, mean over clients, after the last round; ± is the standard deviation "
         f'over {max(e.seeds for e in entries)} seeds. "At the best round" is personal/adapted of '
         "the evaluated round that did best on validation, seed by seed. Step sizes were chosen by "
-        "accuracy/validation/personal/adapted/mean of the last round with seed 0; † lies at the "
+        f"accuracy/validation/personal/adapted/mean of {searched_at} with seed 0; † lies at the "
         "edge of its grid. Gains are paired differences of personal/adapted, client by client, in "
         "percentage points, with clients won and lost. "
         f"Partition {entries[0].partition_hash[:16]}.",

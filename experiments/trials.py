@@ -48,6 +48,7 @@ class Setting(NamedTuple):
       plan: its config, but for what follows.
       learning_rate: step size.
       field, own: the method's own hyperparameter and its value; None: its default.
+      rounds: where a search ends before the plan does; None: the plan's.
     """
 
     method: str
@@ -55,10 +56,12 @@ class Setting(NamedTuple):
     learning_rate: float
     field: str | None = None
     own: float | None = None
+    rounds: int | None = None
 
     def __str__(self) -> str:
         own = "" if self.own is None else f", {self.field} {self.own:g}"
-        return f"{self.method}, step size {self.learning_rate:g}{own}"
+        rounds = "" if self.rounds is None else f", until round {self.rounds}"
+        return f"{self.method}, step size {self.learning_rate:g}{own}{rounds}"
 
     def config(self, seed: int) -> ConfigDict:
         """Return the config of one trial."""
@@ -67,12 +70,15 @@ class Setting(NamedTuple):
             plan.algorithm.learning_rate, plan.seed = self.learning_rate, seed
             if self.own is not None:
                 plan.algorithm[self.field] = self.own
+            if self.rounds is not None:
+                plan.rounds = self.rounds
         return plan
 
     def path(self, root: pathlib.Path, seed: int) -> pathlib.Path:
         """Return the directory of one trial."""
         own = "" if self.own is None else f"-{self.field}-{self.own:g}"
-        return root / "trials" / f"{self.method}-{self.learning_rate:g}{own}-{seed}"
+        place = "trials" if self.rounds is None else "search"
+        return root / place / f"{self.method}-{self.learning_rate:g}{own}-{seed}"
 
 
 def run_trials(

@@ -79,6 +79,30 @@ def test_every_method_is_searched_then_repeated(finished):
     assert trial["algorithm"]["learning_rate"] == 0.1
 
 
+def test_a_shorter_search_chooses_what_all_rounds_are_run_with(config, tmp_path):
+    shorter, said = config.copy_and_resolve_references(), []
+    shorter.compare.search_rounds = 1
+    (entry,) = compare.compare(shorter, ["local"], 2, tmp_path, said.append)
+    assert sorted(p.name for p in (tmp_path / "search").iterdir()) == ["local-0.1-0", "local-0.2-0"]
+    runs = sorted((tmp_path / "trials").iterdir())
+    assert [p.name for p in runs] == [f"local-{entry.learning_rate:g}-{seed}" for seed in (0, 1)]
+    for place, rounds in (("search", 1), ("trials", 2)):
+        for path in (tmp_path / place).iterdir():
+            assert json.loads((path / "summary.json").read_text())["last"]["round"] == rounds
+    assert entry.seeds == 2 and said[0].endswith("until round 1, seed 0")
+    leaderboard.write(tmp_path, [entry], "the command", shorter)
+    assert "adapted/mean of round 1 with seed 0" in (tmp_path / "leaderboard.md").read_text()
+
+
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_a_search_is_not_longer_than_the_runs(config, tmp_path, rounds):
+    wrong = config.copy_and_resolve_references()
+    wrong.compare.search_rounds = rounds
+    with pytest.raises(ConfigError, match=rf"search_rounds={rounds} is not allowed.* 1\.\.2 "):
+        compare.compare(wrong, ["local"], 1, tmp_path, lambda text: None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_comparison_goes_on_where_it_was(config, finished):
     root, entries, _ = finished
     half_done = root / "trials" / "local-0.1-0"
@@ -141,7 +165,7 @@ def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path,
     tried = []
 
     def run(setting, seeds, root, dataset, stop, say, together):
-        method, _, rate, field, own = setting
+        method, _, rate, field, own, _ = setting
         tried.extend((rate, field, own, seed) for seed in seeds)
         score = -abs(rate - 0.2) - abs((0.01 if own is None else own) - 0.1)
         return [trials.Trial(method, rate, own, seed, tmp_path, score) for seed in seeds]

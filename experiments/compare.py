@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import config as vocabulary
-from experiments import leaderboard, training, workdir
+from experiments import leaderboard, show, training, workdir
 from experiments.command_line import (
     CACHE,
     CONFIG,
@@ -96,6 +96,7 @@ def compare(
     say: Callable,
     leave_out: dict[str, str] | None = None,
     stop: Callable[[], int] = lambda: 0,
+    count: Callable[[int, int], None] = lambda expected, done: None,
 ) -> list[leaderboard.Entry]:
     """Run what is missing of a comparison and return its entries, one per method.
 
@@ -108,6 +109,7 @@ def compare(
       leave_out: gets the methods that do not fit the model or the data, with the reason; None:
         such a method is an error.
       stop: the signal to stop for, 0 as long as there is none.
+      count: called with how many rounds more are expected than before, and how many more are done.
 
     Raises:
       ConfigError: for a method that cannot be run, before any is.
@@ -125,30 +127,50 @@ def compare(
     if not plans:
         raise vocabulary.ConfigError(f"no method fits: {leave_out}")
     vocabulary.checked("compare.seeds_together", config.compare.seeds_together, bool | None)
-    shorter = search_rounds(config)
+    shorter, whole = search_rounds(config), config.rounds
+
+    def run(setting, seeds=(0,)):
+        counted = 0
+
+        def on_round(done, row):
+            nonlocal counted
+            counted += 1
+            count(0, 1)
+
+        say(f"{setting}, seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}")
+        together = config.compare.seeds_together
+        trials = run_trials(setting, seeds, root, dataset, stop, say, together, on_round)
+        count(0, len(seeds) * (setting.rounds or whole) - counted)  # what was done before
+        return trials
+
+    searches = [_search_of(config, method, plan, shorter) for method, plan in plans.items()]
+    repeated = range(0 if shorter else 1, seeds)
+    for _, grid, _, values in searches:
+        count((len(grid) + len(values)) * (shorter or whole) + len(repeated) * whole, 0)
     entries = []
-    for number, (method, plan) in enumerate(plans.items(), 1):
-        grid = list(_listed(config.compare.grids, method, plan) or config.compare.grid)
-        field, default, values = own_grid(config, method, plan)
+    for setting, grid, default, values in searches:
 
-        def run(rate, own=None, seeds=(0,), rounds=shorter, *, plan=plan, field=field,
-                method=method, number=number):  # fmt: skip
-            setting = Setting(method, plan, rate, field, own, rounds)
-            of = f"seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}"
-            say(f"{number}/{len(plans)} {setting}, {of}")
-            return run_trials(
-                setting, seeds, root, dataset, stop, say, config.compare.seeds_together
-            )
+        def tried(rate, setting=setting, grid=grid):
+            count(0 if rate in grid else shorter or whole, 0)
+            return run(setting._replace(learning_rate=rate))[0]
 
-        best, searched = search(lambda rate: run(rate)[0], grid, config.compare.extensions)
-        owns = [run(best.learning_rate, own)[0] for own in values]
-        tuned = (field, default, values) if owns else None
+        best, searched = search(tried, grid, config.compare.extensions)
+        found = setting._replace(learning_rate=best.learning_rate)
+        owns = [run(found._replace(own=own))[0] for own in values]
+        tuned = (setting.field, default, values) if owns else None
         best = max([best, *owns], key=lambda trial: trial.score)
-        repeats = [best] if shorter is None else []
-        others = range(len(repeats), seeds)
-        repeats += run(best.learning_rate, best.own, others, None) if others else []
-        entries.append(leaderboard.entry(method, best, searched, tuned, repeats))
+        chosen = found._replace(own=best.own, rounds=None)
+        repeats = [] if shorter else [best]
+        repeats += run(chosen, repeated) if repeated else []
+        entries.append(leaderboard.entry(setting.method, best, searched, tuned, repeats))
     return entries
+
+
+def _search_of(config, method, plan, rounds):
+    """Return a method's setting with its first step size, its grid, and `own_grid`'s values."""
+    grid = list(dict.fromkeys(_listed(config.compare.grids, method, plan) or config.compare.grid))
+    field, default, values = own_grid(config, method, plan)
+    return Setting(method, plan, grid[0], field, None, rounds), grid, default, values
 
 
 def search_rounds(config: ConfigDict) -> int | None:
@@ -198,18 +220,12 @@ def main(argv: list[str]) -> None:
     methods = list(dict.fromkeys(_ALGORITHMS.value or config.compare.algorithms))
     try:
         require_devices()
-        with console.status("") as status:
-
-            def say(text):
-                status.update(text)
-                if not console.is_terminal:
-                    console.print(text)
-
+        with show.comparison_progress(console) as (say, count):
             left_out: dict[str, str] | None = None if _ALGORITHMS.value else {}
             root.mkdir(parents=True, exist_ok=True)
             with locked(root, say), asked_to_stop() as stop:
                 workdir.write_text(root / "command.txt", command + "\n")
-                entries = compare(config, methods, _SEEDS.value, root, say, left_out, stop)
+                entries = compare(config, methods, _SEEDS.value, root, say, left_out, stop, count)
         leaderboard.write(root, entries, command, config, left_out)
     except USER_ERRORS as error:
         fail(str(error))

@@ -94,6 +94,50 @@ def progress(
         yield update
 
 
+@contextlib.contextmanager
+def comparison_progress(
+    console: Console,
+) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+    """Show how far a comparison is; yields its ``say`` and its ``count`` (`experiments.compare`).
+
+    On a terminal a bar over the rounds of all trials with the trial that runs and the time left;
+    elsewhere a line per trial.
+    """
+    rounds = {"total": 0, "completed": 0}
+    if not console.is_terminal:
+
+        def count(expected, done):
+            rounds["total"] += expected
+            rounds["completed"] += done
+
+        def say(text):
+            seen = f"{rounds['completed']}/{rounds['total']} rounds  {text}"
+            console.print(seen, markup=False, highlight=False, soft_wrap=True)
+
+        yield say, count
+        return
+    bar = Progress(
+        MofNCompleteColumn(),
+        TextColumn("rounds"),
+        BarColumn(bar_width=None),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    title = Text()
+    with Live(Group(title, bar), console=console, refresh_per_second=4):
+        task = bar.add_task("", total=0)
+
+        def update(expected, done):
+            rounds["total"] += expected
+            rounds["completed"] += done
+            bar.update(task, **rounds)
+
+        def name(text):
+            title.plain = text
+
+        yield name, update
+
+
 def score_table(summary: dict[str, Any]) -> Table:
     """Return the table of scores: a row for each split / model / stage, a column per statistic."""
     sections = [("last round", summary["last"]), ("best round", summary["best_validation"])]

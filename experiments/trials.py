@@ -89,6 +89,7 @@ def run_trials(
     stop: Callable[[], int],
     say: Callable[[str], None],
     together: bool | None,
+    on_round: Callable[[int, dict[str, float] | None], None] = lambda done, row: None,
 ) -> list[Trial]:
     """Run the trials of a setting or go on with them, unless their directories say they were run.
 
@@ -100,6 +101,7 @@ def run_trials(
       stop: the signal to stop for, 0 as long as there is none.
       say: told where trials go on.
       together: whether those that are equally far run as one vmapped program; see `as_one`.
+      on_round: called after every round of every trial, as in `experiments.training.rounds`.
 
     Raises:
       WorkdirError: if a trial was run with another config.
@@ -119,10 +121,10 @@ def run_trials(
     for group in groups.values():
         experiments = [experiment for _, experiment, _ in group]
         if len(group) > 1 and as_one(experiments, together):
-            _run(group, stop)
+            _run(group, stop, on_round)
         else:
             for one in group:
-                _run([one], stop)
+                _run([one], stop, on_round)
     return [
         Trial(setting.method, setting.learning_rate, setting.own, seed, path, _score(path))
         for seed, path in zip(seeds, paths, strict=True)
@@ -150,12 +152,13 @@ def as_one(experiments: Sequence[training.Experiment], wanted: bool | None) -> b
     return bool(wanted) or federation.mesh.devices.flat[0].platform != "cpu"
 
 
-def _run(group, stop):
+def _run(group, stop, on_round):
     """Run trials to their ends, as one program if there are several."""
     runs = [
         training.rounds(
             experiment,
             path,
+            on_round,
             start=start,
             checkpoints=path / "checkpoints",
             stop=stop,

@@ -1,11 +1,14 @@
+import io
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
-from experiments import ablation, compare, leaderboard, training, trials
+from experiments import ablation, compare, leaderboard, show, training, trials
 from experiments.command_line import command_of
 from experiments.config import ConfigError, default_config, resolve
 from experiments.stop import StoppedError
@@ -82,7 +85,12 @@ def test_every_method_is_searched_then_repeated(finished):
 def test_a_shorter_search_chooses_what_all_rounds_are_run_with(config, tmp_path):
     shorter, said = config.copy_and_resolve_references(), []
     shorter.compare.search_rounds = 1
-    (entry,) = compare.compare(shorter, ["local"], 2, tmp_path, said.append)
+    rounds = []
+    (entry,) = compare.compare(
+        *(shorter, ["local"], 2, tmp_path, said.append), count=lambda *new: rounds.append(new)
+    )
+    assert rounds[0] == (1 + 1 + 2 * 2, 0) and np.sum(rounds, axis=0).tolist() == [6, 6]
+    assert sum(done == 1 for _, done in rounds) == 6
     assert sorted(p.name for p in (tmp_path / "search").iterdir()) == ["local-0.1-0", "local-0.2-0"]
     runs = sorted((tmp_path / "trials").iterdir())
     assert [p.name for p in runs] == [f"local-{entry.learning_rate:g}-{seed}" for seed in (0, 1)]
@@ -101,6 +109,29 @@ def test_a_search_is_not_longer_than_the_runs(config, tmp_path, rounds):
     with pytest.raises(ConfigError, match=rf"search_rounds={rounds} is not allowed.* 1\.\.2 "):
         compare.compare(wrong, ["local"], 1, tmp_path, lambda text: None)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_rounds_of_a_grid_that_grows_and_of_trials_done_before_are_counted(config, finished):
+    """And of a trial that diverges."""
+    grown, rounds = config.copy_and_resolve_references(), []
+    grown.compare.grid, grown.compare.extensions = (0.2, 1e30), 1
+    compare.compare(
+        *(grown, ["local"], 1, finished[0], lambda text: None),
+        count=lambda *new: rounds.append(new),
+    )
+    assert rounds[0] == (4, 0) and np.sum(rounds, axis=0).tolist() == [6, 6]
+    assert (0, 2) in rounds
+
+
+def test_a_terminal_sees_a_bar_over_all_rounds():
+    for terminal, expected in ((True, "30/40 rounds"), (False, "30/40 rounds  ditto")):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=90)
+        with show.comparison_progress(console) as (say, count):
+            count(30, 0)
+            count(10, 30)
+            say("ditto")
+        seen = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()).split())
+        assert " ".join(expected.split()) in seen and "ditto" in seen
 
 
 def test_a_comparison_goes_on_where_it_was(config, finished):
@@ -164,7 +195,7 @@ def test_when_seeds_are_one_program(config):
 def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path, monkeypatch):
     tried = []
 
-    def run(setting, seeds, root, dataset, stop, say, together):
+    def run(setting, seeds, root, dataset, stop, say, together, on_round):
         method, _, rate, field, own, _ = setting
         tried.extend((rate, field, own, seed) for seed in seeds)
         score = -abs(rate - 0.2) - abs((0.01 if own is None else own) - 0.1)

@@ -159,6 +159,7 @@ HELP = {
     "algorithm.inner_steps": "pfedme: inner steps per batch",
     "algorithm.adaptive": "apfl: whether the share is learnt",
     "algorithm.head_epochs": "fedrep, fedpac: passes over the data for the head",
+    "algorithm.fine_tune_learning_rate": "fedbabu: step size to personalise",
     "algorithm.fine_tune_epochs": "fedbabu: passes over the data to personalise",
     "algorithm.norms": "fedbn: names or patterns of the layers that stay local",
     "algorithm.weight_learning_rate": "fedala: of its mixing weights",
@@ -195,13 +196,14 @@ TUNED = {
     "fedyogi": ("server_learning_rate", (0.001, 0.01, 0.1)),
     "feddyn": ("alpha", (0.001, 0.01, 0.1)),
     "perfedavg": ("alpha", (0.001, 0.01, 0.1)),
-    "pfedme": ("lam", (5.0, 15.0, 30.0)),
+    "pfedme": ("lam", (1.0, 5.0, 15.0)),
     "ditto": ("lam", (0.1, 1.0)),
     "fedproto": ("lam", (0.1, 1.0, 4.0)),
-    "feddbe": ("kappa", (0.01, 0.1, 1.0, 10.0)),
-    "fedamp": ("sigma", (0.1, 1.0, 10.0)),
+    "feddbe": ("kappa", (0.1, 1.0, 10.0, 25.0)),
+    "fedbabu": ("fine_tune_learning_rate", (0.001, 0.01, 0.1)),
+    "fedamp": ("sigma", (0.1, 10.0, 1e6)),
     "fedcp": ("lam", (1.0, 5.0)),
-    "gpfl": ("lam", (0.0001, 0.01)),
+    "gpfl": ("mu", (0.0, 0.1)),
 }
 """The hyperparameter that a method's paper tunes, and the values that `compare` tries."""
 
@@ -211,7 +213,6 @@ _SUPPLIED = {
     "num_classes",
     "local_epochs",
     "batch_size",
-    "participation",
     "num_clients",
     "diagnostics",
 }

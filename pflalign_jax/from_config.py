@@ -46,7 +46,6 @@ def build_algorithm(
         num_classes=num_classes,
         local_epochs=config["local_epochs"],
         batch_size=config["batch_size"],
-        participation=(config["cohort_size"] or num_clients) / num_clients,
         num_clients=num_clients,
         head=model.head,
         diagnostics=config["diagnostics"],

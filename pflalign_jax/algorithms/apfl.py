@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.algorithms.fedavg import ServerState
-from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
+from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.local import Loss, local_sgd, local_training, projected
 
 
 class ClientState(NamedTuple):
@@ -50,7 +51,9 @@ def apfl(
 
     References:
       Deng, Kamani and Mahdavi, "Adaptive Personalized Federated Learning", arXiv:2003.13461,
-      Algorithm 1 and equation 10. Departure: α moves at every local step, not once a round.
+      Algorithm 1 and equation 10. Departures: α moves at every local step, not once a round;
+      means are weighted by examples, there clients count equally; the authors' code mixes logits,
+      not parameters, and pulls α towards 0.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"apfl: alpha={alpha!r} is not allowed; it must be in [0, 1]")
@@ -60,20 +63,20 @@ def apfl(
         return jax.tree.map(lambda v, w: share * v + (1 - share) * w, v, w)
 
     def gradient(params, batch, key):
-        w, v, share = params.w, params.v, jnp.clip(params.alpha, 0, 1)
+        w, v, share = params
         _, g = grad(w, batch, key)
         value, own = grad(mixed(share, v, w), batch, key)
         slope = optax.tree.vdot(optax.tree.sub(v, w), own) if adaptive else jnp.zeros(())
         return value, Triple(g, optax.tree.scale(share, own), slope)
 
-    tx = local_sgd(learning_rate)
+    sgd, parts = local_sgd(learning_rate), Triple("model", "model", "share")  # type: ignore[arg-type]
+    tx = optax.multi_transform({"model": sgd, "share": optax.chain(sgd, projected(0, 1))}, parts)
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True, gradient=gradient)
 
     def client_update(server, client, data, key):
         start = Triple(server.params, client.params, client.alpha)
         result = local.train(start, tx.init(start), data, key)
         w, v, share = result.params
-        share = jnp.clip(share, 0, 1)
         message = optax.tree.sub(w, server.params)
         state = ClientState(v, share)
         return ClientOutput(message, state, mixed(share, v, w), result.steps, result.metrics)

@@ -6,14 +6,8 @@ import optax
 
 from pflalign_jax.algorithms.fedavg import ServerState
 from pflalign_jax.align import new_round
-from pflalign_jax.federated import (
-    Algorithm,
-    ClientOutput,
-    Loss,
-    local_sgd,
-    local_training,
-    proximal,
-)
+from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.local import Loss, local_sgd, local_training, proximal
 
 
 class ClientState(NamedTuple):
@@ -47,7 +41,8 @@ def ditto(
 
     References:
       Li et al., "Ditto: Fair and Robust Federated Learning Through Personalization",
-      arXiv:2012.04221, Algorithm 1.
+      arXiv:2012.04221, Algorithm 1. Departure: the mean is weighted by examples with uniformly
+      drawn clients; the authors' code draws by examples and weights equally.
     """
     tx = local_sgd(learning_rate)
     personal_tx = optax.chain(proximal(lam), tx if personal_tx is None else personal_tx)

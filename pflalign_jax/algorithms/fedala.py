@@ -4,20 +4,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from pflalign_jax.algorithms.fedavg import ServerState
-from pflalign_jax.federated import (
-    Algorithm,
-    ClientOutput,
-    Loss,
-    cut,
-    joined,
-    local_sgd,
-    local_training,
-    part_mask,
-)
+from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.local import Loss, local_sgd, local_training, projected
+from pflalign_jax.federated.paths import cut, joined, part_mask
 
 
 class ClientState(NamedTuple):
@@ -55,9 +47,13 @@ def fedala(
       Zhang et al., "FedALA: Adaptive Local Aggregation for Personalized Federated Learning",
       arXiv:2212.01197, Algorithm 1. Departures: W is learnt on all of the client's data, for
       ``weight_epochs`` in every round; the authors take a random 80 % and go on until W converges
-      in the second round, then one epoch.
+      in the second round, then one epoch. They score the mixture after W has met the received
+      model; here ``received`` mixes with the last W, ``adapted`` comes after the local steps, too.
     """
-    tx, weight_tx = local_sgd(learning_rate), optax.chain(local_sgd(weight_learning_rate), _clip())
+    tx, weight_tx = (
+        local_sgd(learning_rate),
+        optax.chain(local_sgd(weight_learning_rate), projected(0, 1)),
+    )
     work: dict[str, Any] = {"batch_size": batch_size, "elementwise": True}
     training = local_training(loss, tx, local_epochs=local_epochs, **work)
 
@@ -93,12 +89,3 @@ def fedala(
         personal_params=lambda server, client: mixed(server, client, client.weights),
         global_params=lambda server: server.params,
     )
-
-
-def _clip():
-    """Return a transform after which the parameters are in [0, 1]."""
-
-    def update(updates, state, params):
-        return jax.tree.map(lambda u, p: jnp.clip(p + u, 0, 1) - p, updates, params), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -6,14 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.federated import (
-    Algorithm,
-    ClientOutput,
-    Loss,
-    local_sgd,
-    local_training,
-    proximal,
-)
+from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.local import Loss, local_sgd, local_training, proximal
 
 
 class ServerState(NamedTuple):
@@ -51,15 +45,17 @@ def fedamp(
       learning_rate: of SGD.
       num_clients: K, the identities ``0..K-1`` of all clients.
       alpha: ``α``, the step size of the attention; the weights of all others together are kept at
-        most 1, which the paper asks α to ensure.
-      sigma: ``σ`` > 0.
+        most 1, which the paper asks α to ensure. Where they are capped, as they mostly are with
+        these defaults, the client's own model has weight 0.
+      sigma: ``σ`` > 0, the scale of squared distances; a client's own model keeps some weight only
+        where ``Σ_j ξ_ij < 1``, that is with σ above ``α`` times the number of clients.
       lam: ``λ``.
       local_epochs, batch_size: local work per round.
 
     References:
       Huang et al., "Personalized Cross-Silo Federated Learning on Non-IID Data", arXiv:2007.03797,
-      Algorithm 1, equations 5 and 6. Departures: T steps of SGD instead of an exact minimum; the
-      sum of weights is capped.
+      Algorithm 1, equations 5 and 6. Departures: T steps of SGD, from u_i, instead of an exact
+      minimum (PFLlib starts from w_i); the sum of weights is capped.
     """
     for name, value in (("alpha", alpha), ("sigma", sigma)):
         if not value > 0:

@@ -6,16 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from pflalign_jax.federated import (
-    Algorithm,
-    ClientOutput,
-    Loss,
-    cut,
-    joined,
-    local_sgd,
-    local_training,
-    part_mask,
-)
+from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.local import Loss, local_sgd, local_training
+from pflalign_jax.federated.paths import cut, joined, part_mask
 
 
 class ServerState(NamedTuple):
@@ -30,6 +23,7 @@ def fedbabu(
     learning_rate: float = 0.1,
     *,
     head: Sequence[str],
+    fine_tune_learning_rate: float = 0.01,
     fine_tune_epochs: int = 1,
     local_epochs: int = 1,
     batch_size: int = 10,
@@ -42,9 +36,12 @@ def fedbabu(
 
     Args:
       loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: of SGD, for both.
+      learning_rate: of SGD on the body.
       head: names of the head's layers, see `pflalign_jax.federated.part_mask`.
-      fine_tune_epochs: of the personalisation; the paper takes 1 to 5.
+      fine_tune_learning_rate: of SGD on body and head in the personalisation; the authors' code
+        trains with 0.1 and fine-tunes with 0.001.
+      fine_tune_epochs: of the personalisation; the paper takes 1 to 5. They are scored, not counted
+        as local steps.
       local_epochs, batch_size: local work per round.
 
     References:
@@ -53,7 +50,8 @@ def fedbabu(
     """
     tx = local_sgd(learning_rate)
     work: dict[str, Any] = {"batch_size": batch_size, "elementwise": True}
-    tuning = local_training(loss, tx, local_epochs=fine_tune_epochs, **work)
+    fine_tx = local_sgd(fine_tune_learning_rate)
+    tuning = local_training(loss, fine_tx, local_epochs=fine_tune_epochs, **work)
 
     def init(params):
         fixed, body = cut(params, part_mask(params, head))
@@ -69,7 +67,7 @@ def fedbabu(
         training = local_training(body_loss, tx, local_epochs=local_epochs, **work)
         result = training.train(server.body, tx.init(server.body), data, key)
         start = whole(server)
-        tuned = tuning.train(start, tx.init(start), data, jax.random.fold_in(key, 1))
+        tuned = tuning.train(start, fine_tx.init(start), data, jax.random.fold_in(key, 1))
         message = optax.tree.sub(result.params, server.body)
         return ClientOutput(message, client, tuned.params, result.steps, result.metrics)
 

@@ -28,7 +28,8 @@ def fedbn(
 
     References:
       Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch Normalization",
-      arXiv:2102.07623, Algorithm 1.
+      arXiv:2102.07623, Algorithm 1. Departure: means are weighted by examples, in the authors' code
+      clients count equally.
     """
     tx = local_sgd(learning_rate)
     return partly_local(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
-from pflalign_jax.models import Model, dense, example_losses
+from pflalign_jax.models import Model, batch_features, dense, example_losses, mean_of_real
 
 
 class ServerState(NamedTuple):
@@ -70,8 +70,8 @@ def fedcp(
       Conditional Policy", arXiv:2307.01217, Algorithm 1; widths of the MMD's kernel from the
       authors' code. Departures: the Gumbel noise of the policy is left out when a model is scored;
       the first context is the first head's, not random; the
-      policy's layer normalisation has no gain and offset, its first weights are the same in all
-      runs.
+      policy's layer normalisation has no gain and offset, its first weights are LeCun's and the
+      same in all runs.
     """
     (head,) = model.head
     tx = local_sgd(learning_rate)
@@ -92,12 +92,12 @@ def fedcp(
         start = personal(server, client)
 
         def loss(trained, batch, key):
-            z = model.features(trained[0], batch.x)
+            z = batch_features(model, trained[0], batch)
             noise = jax.random.gumbel(key, (*z.shape[:-1], 2, z.shape[-1]))
             fixed = start._replace(model=trained[0], policy=trained[1])
             losses = example_losses(logits(fixed, z, noise), batch.y)
-            apart = discrepancy(z, model.features(start.model, batch.x), batch.mask)
-            return jnp.sum(losses * batch.mask) / jnp.maximum(batch.mask.sum(), 1) + lam * apart
+            apart = discrepancy(z, batch_features(model, start.model, batch), batch.mask)
+            return mean_of_real(losses, batch.mask) + lam * apart
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         given = (start.model, start.policy)

@@ -6,14 +6,8 @@ import jax
 import optax
 
 from pflalign_jax.algorithms.scaffold import add_drift
-from pflalign_jax.federated import (
-    Algorithm,
-    ClientOutput,
-    Loss,
-    local_sgd,
-    local_training,
-    proximal,
-)
+from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.local import Loss, local_sgd, local_training, proximal
 
 
 class ServerState(NamedTuple):
@@ -33,8 +27,8 @@ def feddyn(
     loss: Loss,
     learning_rate: float = 0.1,
     *,
+    num_clients: int,
     alpha: float = 0.01,
-    participation: float = 1.0,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -42,19 +36,21 @@ def feddyn(
 
     A client descends on ``F_i(w_i) - <h_i, w_i> + α/2 ‖w_i - w‖²`` from ``w``, then
     ``h_i -= α (w_i - w)``; the message is ``w_i - w``. The server, clients counted equally:
-    ``h -= α C/K mean(w_i - w)``, ``w = mean(w_i) - h / α``.
+    ``h -= α Σ (w_i - w) / K``, ``w = mean(w_i) - h / α``.
 
     Args:
       loss: ``(params, Batch, key) -> scalar``.
       learning_rate: of SGD.
+      num_clients: K, of all clients.
       alpha: ``α`` > 0; the paper tries 0.1, 0.01 and 0.001.
-      participation: C / K, the share of clients in a round.
       local_epochs, batch_size: local work per round.
 
     References:
       Acar et al., "Federated Learning Based on Dynamic Regularization", arXiv:2111.04263,
-      Algorithm 1. Departure: a client takes T steps of SGD instead of minimising exactly, as the
-      authors' code does.
+      Algorithm 1. Departure: a client takes T steps of SGD instead of minimising exactly, as in
+      the authors' code, which scores the mean of the clients' last models, scales α by a client's
+      examples, and has weight decay and clipping. ``personal / adapted`` is scored after these
+      steps: it is not fine-tuned.
     """
     if not alpha > 0:
         raise ValueError(f"feddyn: alpha={alpha!r} is not allowed; it must be > 0")
@@ -72,8 +68,8 @@ def feddyn(
         state = ClientState(optax.tree.add_scale(client.h, -alpha, delta))
         return ClientOutput(delta, state, result.params, result.steps, result.metrics)
 
-    def server_update(server, delta):
-        h = optax.tree.add_scale(server.h, -alpha * participation, delta)
+    def server_update(server, delta, answered):
+        h = optax.tree.add_scale(server.h, -alpha * answered / num_clients, delta)
         mean = optax.tree.add(server.params, delta)
         return ServerState(optax.tree.add_scale(mean, -1 / alpha, h), h)
 
@@ -85,4 +81,5 @@ def feddyn(
         global_params=lambda server: server.params,
         broadcast=lambda server: ServerState(server.params, ()),
         uniform=True,
+        takes_weight=True,
     )

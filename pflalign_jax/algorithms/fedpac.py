@@ -9,17 +9,18 @@ import numpy as np
 import optax
 from scipy.optimize import nnls
 
-from pflalign_jax.federated import (
-    Algorithm,
-    ClientOutput,
-    class_features,
-    cut,
-    joined,
-    local_sgd,
-    local_training,
-    part_mask,
+from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.local import local_sgd, local_training
+from pflalign_jax.federated.paths import cut, joined, part_mask
+from pflalign_jax.federated.statistics import class_features
+from pflalign_jax.models import (
+    Model,
+    batch_features,
+    cross_entropy,
+    dense,
+    example_losses,
+    mean_of_real,
 )
-from pflalign_jax.models import Model, cross_entropy
 
 
 class Shared(NamedTuple):
@@ -87,8 +88,10 @@ def fedpac(
 
     References:
       Xu, Tong and Huang, "Personalized Federated Learning with Feature Alignment and Classifier
-      Collaboration", arXiv:2212.01776, Algorithm 1. Departures: one step size and no momentum for
-      head and body; small α are kept; a class without a centroid is not aligned.
+      Collaboration", arXiv:2212.01776, Algorithm 1. Departures: one step size and neither momentum
+      nor weight decay for head and body; small α are kept; a class without a centroid is not
+      aligned, and one that is absent in a round keeps its last. A client that never trained gets
+      the mean of all heads.
     """
     tx, objective = local_sgd(learning_rate), cross_entropy(model)
     work = {"batch_size": batch_size, "elementwise": True}
@@ -98,11 +101,12 @@ def fedpac(
             return objective(joined(own, received.body), batch, key)
 
         def body_loss(body, batch, key):
+            del key
             params = joined(fitted.params, body)
-            apart = (model.features(params, batch.x) - received.mean[batch.y]) ** 2
-            apart = apart.mean(-1) * received.known[batch.y]
-            pull = jnp.sum(apart * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
-            return objective(params, batch, key) + lam * pull
+            z = batch_features(model, params, batch)
+            apart = ((z - received.mean[batch.y]) ** 2).mean(-1) * received.known[batch.y]
+            losses = example_losses(dense(params[model.head[0]], z), batch.y)
+            return mean_of_real(losses + lam * apart, batch.mask)
 
         def features(params):
             return class_features(model, params, data, num_classes, batch_size)
@@ -114,7 +118,8 @@ def fedpac(
         train_head = local_training(head_loss, tx, local_epochs=head_epochs, **work).train
         train_body = local_training(body_loss, tx, local_epochs=local_epochs, **work).train
         fitted = train_head(received.heads, tx.init(received.heads), data, key)
-        result = train_body(received.body, tx.init(received.body), data, key)
+        again = jax.random.fold_in(key, 1)
+        result = train_body(received.body, tx.init(received.body), data, again)
         params = joined(fitted.params, result.params)
         after = features(params)
         delta = optax.tree.sub(result.params, received.body)

@@ -5,16 +5,9 @@ from typing import Any, NamedTuple
 
 import optax
 
-from pflalign_jax.federated import (
-    Algorithm,
-    ClientOutput,
-    Loss,
-    cut,
-    joined,
-    local_sgd,
-    local_training,
-    part_mask,
-)
+from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.local import Loss, local_sgd, local_training
+from pflalign_jax.federated.paths import cut, joined, part_mask
 
 
 class ServerState(NamedTuple):
@@ -51,7 +44,7 @@ def fedper(
 
     References:
       Arivazhagan et al., "Federated Learning with Personalization Layers", arXiv:1912.00818,
-      Algorithm 1.
+      Algorithm 1. Departure: all heads start equal, as in PFLlib; there each is drawn at random.
     """
     tx = local_sgd(learning_rate)
     return partly_local(

@@ -5,14 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pflalign_jax.federated import (
-    Algorithm,
-    ClientOutput,
-    class_features,
-    local_sgd,
-    local_training,
-)
-from pflalign_jax.models import Model, cross_entropy
+from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.local import local_sgd, local_training
+from pflalign_jax.federated.statistics import class_features
+from pflalign_jax.models import Model, batch_features, dense, example_losses, mean_of_real
 
 
 class ServerState(NamedTuple):
@@ -59,10 +55,12 @@ def fedproto(
     References:
       Tan et al., "FedProto: Federated Prototype Learning across Heterogeneous Clients",
       arXiv:2105.00243, Algorithm 1. Departures: the distance is squared and averaged over features,
-      as in the authors' code; before any prototype is known a model predicts with its own head.
+      as in the authors' code; prototypes are weighted by examples, there clients count equally;
+      all known classes are candidates, there the client's own only; before any prototype is known a
+      model predicts with its own head.
     """
     (head,) = model.head
-    tx, objective = local_sgd(learning_rate), cross_entropy(model)
+    tx = local_sgd(learning_rate)
 
     def personal(server, params):
         """Return the model with prototypes for a head, where some are known."""
@@ -74,10 +72,11 @@ def fedproto(
 
     def client_update(server, client, data, key):
         def loss(params, batch, key):
-            z = model.features(params, batch.x)
+            del key
+            z = batch_features(model, params, batch)
             apart = ((z - server.mean[batch.y]) ** 2).mean(-1) * server.known[batch.y]
-            pull = jnp.sum(apart * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
-            return objective(params, batch, key) + lam * pull
+            losses = example_losses(dense(params[head], z), batch.y)
+            return mean_of_real(losses + lam * apart, batch.mask)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         result = local.train(client.params, tx.init(client.params), data, key)

@@ -2,19 +2,13 @@
 
 from collections.abc import Sequence
 
+import jax
 import optax
 
 from pflalign_jax.algorithms.fedper import ClientState, ServerState
-from pflalign_jax.federated import (
-    Algorithm,
-    ClientOutput,
-    Loss,
-    cut,
-    joined,
-    local_sgd,
-    local_training,
-    part_mask,
-)
+from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.local import Loss, local_sgd, local_training
+from pflalign_jax.federated.paths import cut, joined, part_mask
 
 
 def fedrep(
@@ -36,14 +30,15 @@ def fedrep(
       loss: ``(params, Batch, key) -> scalar``.
       learning_rate: of SGD, for both.
       head: names of the layers that stay local, see `pflalign_jax.federated.part_mask`.
-      head_epochs: passes over the data for the head; the paper takes 10 or more.
+      head_epochs: passes over the data for the head; the paper takes 10 or more, PFLlib 1.
       body_tx: elementwise optimiser of the body instead of SGD, new in every round.
       local_epochs: passes over the data for the body; the paper takes 1 or 5.
       batch_size: examples per step.
 
     References:
       Collins et al., "Exploiting Shared Representations for Personalized Federated Learning",
-      arXiv:2102.07078, Algorithm 1.
+      arXiv:2102.07078, Algorithm 1. The paper scores the averaged body under the client's own head,
+      which is nearer to ``personal / received`` than to ``personal / adapted``.
     """
     tx = local_sgd(learning_rate)
     body_tx = tx if body_tx is None else body_tx
@@ -59,7 +54,8 @@ def fedrep(
         train_head = local_training(head_loss, tx, local_epochs=head_epochs, **work).train
         train_body = local_training(body_loss, body_tx, local_epochs=local_epochs, **work).train
         fitted = train_head(client.own, tx.init(client.own), data, key)
-        result = train_body(server.shared, body_tx.init(server.shared), data, key)
+        again = jax.random.fold_in(key, 1)
+        result = train_body(server.shared, body_tx.init(server.shared), data, again)
         return ClientOutput(
             optax.tree.sub(result.params, server.shared),
             ClientState(fitted.params),

@@ -8,7 +8,7 @@ import optax
 
 from pflalign_jax.algorithms.fedavg import ServerState
 from pflalign_jax.federated import Algorithm, ClientOutput, label_counts, local_sgd, local_training
-from pflalign_jax.models import Model, dense, example_losses
+from pflalign_jax.models import Model, batch_features, dense, example_losses, mean_of_real
 
 
 class ClientState(NamedTuple):
@@ -60,13 +60,13 @@ def fedrod(
 
         def loss(pair, batch, key):
             del key
-            z = model.features(pair.model, batch.x)
+            z = batch_features(model, pair.model, batch)
             generic = dense(pair.model[head], z)
             fixed = jax.lax.stop_gradient((z, generic))
             own = fixed[1] + dense(pair.head, fixed[0])
             losses = example_losses(generic + prior.reshape((1,) * (z.ndim - 1) + (-1,)), batch.y)
             losses += example_losses(own, batch.y)
-            return jnp.sum(losses * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
+            return mean_of_real(losses, batch.mask)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         start = Pair(server.params, client.head)

@@ -30,7 +30,7 @@ def lgfedavg(
       Liang et al., "Think Locally, Act Globally: Federated Learning with Local and Global
       Representations", arXiv:2001.01523, Algorithm 1. Departure: no auxiliary local objective, as
       in the paper's own experiments on MNIST and CIFAR-10; the global model is not trained by
-      FedAvg first.
+      FedAvg first; means are weighted by examples, in the authors' code clients count equally.
     """
 
     def body(params):

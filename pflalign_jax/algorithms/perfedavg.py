@@ -39,7 +39,8 @@ def perfedavg(
     References:
       Fallah, Mokhtari and Ozdaglar, "Personalized Federated Learning: A Meta-Learning Approach",
       arXiv:2002.07948, Algorithm 1, section 5 for both variants. Departures: the Hessian is taken
-      on D, not on a third batch; a round is epochs over all data, not a few batches.
+      on D, not on a third batch; a round is epochs over all data, not a few batches; the adapted
+      model takes an epoch of steps, not one; means are weighted by examples, not equal.
     """
     if batch_size % 2:
         raise ValueError(f"perfedavg: batch_size={batch_size} is not allowed; it must be even")

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from pflalign_jax.algorithms.fedavg import ServerState
@@ -42,7 +43,7 @@ def pfedme(
     Args:
       loss: ``(params, Batch, key) -> scalar``.
       learning_rate: ``η`` of the local copy; ``η λ`` is how far it moves to θ in a step.
-      personal_learning_rate: of the inner steps; stable below about ``2 / λ``.
+      personal_learning_rate: of the inner steps; less than ``2 / λ``, or they diverge.
       lam: ``λ``; the paper uses 15.
       inner_steps: K; the paper uses 5.
       beta: ``β`` of the server; 1 to 4 in the paper.
@@ -50,9 +51,18 @@ def pfedme(
 
     References:
       Dinh, Tran and Nguyen, "Personalized Federated Learning with Moreau Envelopes",
-      arXiv:2006.08848, Algorithm 1. Departure: a round is epochs over the client's data, not R
-      batches drawn anew.
+      arXiv:2006.08848, Algorithm 1. Departures: a round is epochs over the client's data, not R
+      batches drawn anew; only the cohort trains. The authors' code starts θ at the received model
+      in every round, weights clients by examples and adds weight decay.
+
+    Raises:
+      ValueError: if ``personal_learning_rate`` is not below ``2 / λ``.
     """
+    if not personal_learning_rate * lam < 2:
+        raise ValueError(
+            f"pfedme: personal_learning_rate={personal_learning_rate!r} is not allowed with "
+            f"lam={lam!r}; it must be < 2 / lam"
+        )
     grad = jax.value_and_grad(loss)
 
     def gradient(params, batch, key):
@@ -62,8 +72,8 @@ def pfedme(
             pull = jax.tree.map(lambda g, t, w: g + lam * (t - w), g, theta, params.w)
             return value, optax.tree.add_scale(theta, -personal_learning_rate, pull)
 
-        value, _ = grad(params.theta, batch, key)
-        value, theta = jax.lax.fori_loop(0, inner_steps, inner, (value, params.theta))
+        start = (jnp.zeros(()), params.theta)
+        value, theta = jax.lax.fori_loop(0, inner_steps, inner, start)
         to_theta = optax.tree.scale(lam, optax.tree.sub(params.w, theta))
         return value, Pair(to_theta, optax.tree.sub(params.theta, theta))
 

@@ -26,7 +26,7 @@ def scaffold(
     learning_rate: float = 0.1,
     *,
     server_learning_rate: float = 1.0,
-    participation: float = 1.0,
+    num_clients: int,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -34,14 +34,15 @@ def scaffold(
 
     A round of one client: T steps ``w_i -= η (g - c_i + c)`` from ``w``, then
     ``c_i' = c_i - c + (w - w_i) / (T η)``; the message is ``(w_i - w, c_i' - c_i)``. The server:
-    ``w += η_g mean(w_i - w)``, ``c += C/K mean(c_i' - c_i)``, clients counted equally. With one
-    client it is FedAvg.
+    ``w += η_g mean(w_i - w)``, ``c += Σ (c_i' - c_i) / K``, clients counted equally. With one
+    client it is FedAvg. ``personal / adapted`` is scored after these steps, which lead away from
+    the client's own optimum: it is not fine-tuned.
 
     Args:
       loss: ``(params, Batch, key) -> scalar``.
       learning_rate: ``η`` > 0 of the clients.
       server_learning_rate: ``η_g``.
-      participation: C / K, the share of clients in a round.
+      num_clients: K, of all clients.
       local_epochs, batch_size: local work per round.
 
     References:
@@ -68,11 +69,11 @@ def scaffold(
         state = ClientState(optax.tree.add(client.control, change))
         return ClientOutput((delta, change), state, result.params, result.steps, result.metrics)
 
-    def server_update(server, mean):
+    def server_update(server, mean, answered):
         delta, change = mean
         return ServerState(
             optax.tree.add_scale(server.params, server_learning_rate, delta),
-            optax.tree.add_scale(server.control, participation, change),
+            optax.tree.add_scale(server.control, answered / num_clients, change),
         )
 
     return Algorithm(
@@ -82,6 +83,7 @@ def scaffold(
         personal_params=lambda server, client: server.params,
         global_params=lambda server: server.params,
         uniform=True,
+        takes_weight=True,
     )
 
 

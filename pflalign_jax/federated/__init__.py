@@ -11,6 +11,7 @@ from pflalign_jax.federated.local import (
     Loss,
     local_sgd,
     local_training,
+    projected,
     proximal,
 )
 from pflalign_jax.federated.participation import Participation, Turnout
@@ -45,6 +46,7 @@ __all__ = [
     "message_shapes",
     "part_mask",
     "participation",
+    "projected",
     "proximal",
     "summarise",
 ]

@@ -115,6 +115,8 @@ class Algorithm(NamedTuple):
         what belongs into no device program, such as SciPy's solvers; new leaves are NumPy arrays.
       predict: ``(params, x) -> logits`` of personal models, where that is not the model's own
         ``apply``, because they have further parts (a gate, a conditional layer).
+      takes_weight: True: ``server_update`` gets a third argument, the float32 scalar that the sum
+        of messages was divided by; with ``uniform`` that is how many clients answered.
       mean_over: the mean message is the weighted sum over this number, instead of over the sum of
         weights: a fixed one tells nothing about who answered. None: over the sum.
       message_bytes: from the shapes of a message, as the server gets it, to the bytes that are
@@ -123,7 +125,7 @@ class Algorithm(NamedTuple):
 
     init: Callable[[Any], tuple[Any, Any]]
     client_update: Callable[[Any, Any, ClientData, jax.Array], ClientOutput]
-    server_update: Callable[[Any, Any], Any]
+    server_update: Callable[..., Any]
     personal_params: Callable[[Any, Any], Any]
     global_params: Callable[[Any], Any] | None
     broadcast: Callable[[Any], Any] = _identity
@@ -133,5 +135,6 @@ class Algorithm(NamedTuple):
     deliver: Callable[[Any, jax.Array], Any] = _whole
     between_rounds: Callable[[Any], Any] | None = None
     predict: Callable[[Any, jax.Array], jax.Array] | None = None
+    takes_weight: bool = False
     mean_over: float | None = None
     message_bytes: Callable[[Any], int] | None = None

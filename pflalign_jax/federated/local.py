@@ -166,6 +166,16 @@ def proximal(mu: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
+def projected(low: float, high: float) -> optax.GradientTransformation:
+    """Return a transform after which parameters lie in ``[low, high]``; the last of a chain."""
+
+    def update(updates, state, params):
+        inside = jax.tree.map(lambda u, p: jnp.clip(p + u, low, high) - p, updates, params)
+        return inside, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def epoch_order(key: jax.Array, data: ClientData) -> jax.Array:
     """Return ``[n_max]`` int32 whose first ``data.size`` entries permute ``0..size-1``.
 

@@ -161,8 +161,8 @@ def round_step(setting: Setting) -> tuple[Callable, Callable]:
             inbox = jax.lax.all_gather(total, AXIS, tiled=True)
         executed = turns_of_all * setting.client_chunk
         work = Work(useful, executed, jax.lax.pmax(turns, AXIS), turns_of_all)
+        over = weight if algorithm.mean_over is None else jnp.float32(algorithm.mean_over)
         if not algorithm.gather:
-            over = weight if algorithm.mean_over is None else jnp.float32(algorithm.mean_over)
             inbox = jax.tree.map(
                 lambda t, a: (t / over.astype(t.dtype)).astype(a.dtype), big, sent.message
             )
@@ -171,7 +171,7 @@ def round_step(setting: Setting) -> tuple[Callable, Callable]:
             metrics = {**metrics, "update/cosine": Mean(cosines, units.weight)}
         server = jax.tree.map(
             lambda new, old: jnp.where(weight > 0, new, old),
-            algorithm.server_update(server, inbox),
+            algorithm.server_update(server, inbox, *[over] * algorithm.takes_weight),
             server,
         )
         return server, lead(clients), metrics, work, counts, *lead((left_out, table))

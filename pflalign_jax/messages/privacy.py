@@ -66,11 +66,13 @@ def private_mean(
         output = algorithm.client_update(received, client, data, key)
         return output._replace(message=clipped(output.message, clip_norm))
 
-    def server_update(server, mean):
+    def server_update(server, mean, *weight):
         key, draw = jax.random.split(jax.random.wrap_key_data(server.key))
         std = noise_multiplier * clip_norm / cohort_size
         mean = noisy(mean, std, draw) if noise_multiplier else mean
-        return ServerState(algorithm.server_update(server.own, mean), jax.random.key_data(key))
+        return ServerState(
+            algorithm.server_update(server.own, mean, *weight), jax.random.key_data(key)
+        )
 
     def between_rounds(server):
         return server._replace(own=algorithm.between_rounds(server.own))

@@ -105,8 +105,8 @@ def robust(algorithm: Algorithm, rule: Rule) -> Algorithm:
         output = algorithm.client_update(received, client, data, key)
         return output._replace(message=rule.each(output.message))
 
-    def server_update(server, inbox):
-        return algorithm.server_update(server, rule.combine(inbox))
+    def server_update(server, inbox, *weight):
+        return algorithm.server_update(server, rule.combine(inbox), *weight)
 
     changes: dict[str, Any] = {}
     if rule.each is not None:

@@ -3,11 +3,13 @@
 from pflalign_jax.models.base import (
     Batch,
     Model,
+    batch_features,
     cross_entropy,
     dense,
     example_hits,
     example_losses,
     from_flax,
+    mean_of_real,
     with_compute_dtype,
 )
 from pflalign_jax.models.batch_norm import BatchNorm
@@ -44,6 +46,7 @@ __all__ = [
     "Model",
     "ResNet",
     "Transformer",
+    "batch_features",
     "cnn",
     "cross_entropy",
     "dense",
@@ -55,6 +58,7 @@ __all__ = [
     "logistic",
     "lstm",
     "max_pool",
+    "mean_of_real",
     "mlp",
     "patch_conv",
     "resnet",

@@ -36,13 +36,15 @@ class Model(NamedTuple):
         ``()`` if the model does not say.
       features: ``(params, x) -> [B, F]`` (``[B, L, F]``), what goes into the head, a dense layer;
         None if the model has no single one.
+      train_features: ``(params, x, mask) -> features``, those of `train_apply`; None: `features`.
     """
 
     init: Callable[[jax.Array, jax.Array], Any]
     apply: Callable[[Any, jax.Array], jax.Array]
-    train_apply: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
+    train_apply: Callable[..., jax.Array] | None = None
     head: tuple[str, ...] = ()
     features: Callable[[Any, jax.Array], jax.Array] | None = None
+    train_features: Callable[..., jax.Array] | None = None
 
 
 def from_flax(module: nn.Module, head: str | None = None) -> Model:
@@ -69,10 +71,10 @@ def from_flax(module: nn.Module, head: str | None = None) -> Model:
             )
         return variables["params"]
 
-    def apply(params, x):
-        return module.apply({"params": params}, x)
+    def apply(params, x, *mask):
+        return module.apply({"params": params}, x, *mask)
 
-    def features(params, x):
+    def features(params, x, *mask):
         seen = []
 
         def look(call, args, kwargs, context):
@@ -81,7 +83,7 @@ def from_flax(module: nn.Module, head: str | None = None) -> Model:
             return call(*args, **kwargs)
 
         with nn.intercept_methods(look):
-            apply(params, x)
+            apply(params, x, *mask)
         if not seen:
             raise ValueError(f"{type(module).__name__} calls no layer named {head!r}")
         return seen[0]
@@ -113,9 +115,25 @@ def with_compute_dtype(model: Model, dtype: str) -> Model:
 
         return apply
 
-    train_apply = None if model.train_apply is None else in_dtype(model.train_apply)
-    features = None if model.features is None else in_dtype(model.features)
-    return Model(model.init, in_dtype(model.apply), train_apply, model.head, features)
+    functions = ("apply", "train_apply", "features", "train_features")
+    found = {name: getattr(model, name) for name in functions}
+    return model._replace(**{name: f and in_dtype(f) for name, f in found.items()})
+
+
+def batch_features(model: Model, params: Any, batch: Batch) -> jax.Array:
+    """Return the features of a training batch, ``[B, F]`` (``[B, L, F]``).
+
+    As `cross_entropy` does, with ``model.train_features`` where the model has one.
+    """
+    assert model.features is not None
+    if model.train_features is None:
+        return model.features(params, batch.x)
+    return model.train_features(params, batch.x, batch.mask)
+
+
+def mean_of_real(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return the mean of ``[B]`` values over real examples, those with mask 1; 0 without any."""
+    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def example_losses(logits: jax.Array, y: jax.Array) -> jax.Array:
@@ -143,7 +161,6 @@ def cross_entropy(model: Model) -> Callable[[Any, Batch, jax.Array], jax.Array]:
             logits = model.apply(params, batch.x)
         else:
             logits = model.train_apply(params, batch.x, batch.mask)
-        losses = example_losses(logits, batch.y)
-        return jnp.sum(losses * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
+        return mean_of_real(example_losses(logits, batch.y), batch.mask)
 
     return loss

@@ -144,8 +144,4 @@ def resnet(
     model = from_flax(module, head="Dense_0")
     if norm == "group":
         return model
-
-    def train_apply(params, x, mask):
-        return module.apply({"params": params}, x, mask)
-
-    return model._replace(train_apply=train_apply)
+    return model._replace(train_apply=model.apply, train_features=model.features)

@@ -1,5 +1,6 @@
 """Every baseline's rounds, worked out by hand; see `hand`."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -7,6 +8,9 @@ import pytest
 from hand import FEATURES, after, body_loss, floats, labelled, loss, two_clients
 
 from pflalign_jax import algorithms, align_transform, new_round
+from pflalign_jax.datasets import digits
+from pflalign_jax.federated import ClientData, federate, participation
+from pflalign_jax.models import cross_entropy, mlp
 
 HEAD = {"head": ("head",)}
 
@@ -45,7 +49,7 @@ def test_any_server_optimiser():
 
 def test_scaffold():
     # T = 2, η = .25. a: 1, 1.25, 1.4375, c_a = -.4375 / .5; b is its mirror image.
-    algorithm = algorithms.scaffold(body_loss, 0.25, local_epochs=2, participation=0.5)
+    algorithm = algorithms.scaffold(body_loss, 0.25, num_clients=2, local_epochs=2)
     server, clients, _ = after(algorithm, 1)
     assert float(server.params["body"]) == near(1)  # clients count equally
     assert [float(c.control["body"]) for c in clients] == near([-0.875, 0.875])
@@ -57,21 +61,41 @@ def test_scaffold():
 
 
 def test_scaffolds_server_control_moves_by_the_share_of_clients():
-    algorithm = algorithms.scaffold(body_loss, 0.5, participation=0.25)
+    algorithm = algorithms.scaffold(body_loss, 0.5, num_clients=4)
     server, clients, _ = after(algorithm, 1, two_clients((1,)))
     assert float(clients[0].control["body"]) == near(-1)
     assert float(server.control["body"]) == near(-0.25)
 
 
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_the_servers_memory_is_the_mean_of_the_clients_when_some_do_not_answer(name):
+    data = digits(num_clients=6, fraction=0.2)
+    model = mlp(10, hidden=(4,))
+    algorithm = getattr(algorithms, name)(cross_entropy(model), 0.1, num_clients=6)
+    federation = federate(
+        algorithm, model, data, cohort_size=4, participation=participation.uniform(dropout=0.5)
+    )
+    state, answered = federation.init(jax.random.key(1)), []
+    for _ in range(4):
+        state, result = federation.run_round(state)
+        answered.append(int(result.counts.answered))
+    assert set(answered) - {0, 4}, answered
+    clients = [federation.client_state(state, k)[0] for k in range(6)]
+    mean = jax.tree.map(lambda *a: np.mean(a, axis=0), *clients)
+    assert optax.tree.norm(mean) > 1e-3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.server[1], mean)
+
+
 def test_feddyn():
-    algorithm = algorithms.feddyn(body_loss, 0.5, alpha=0.5)
+    algorithm = algorithms.feddyn(body_loss, 0.5, num_clients=2, alpha=0.5)
     server, clients, _ = after(algorithm, 1)
     assert [float(c.h["body"]) for c in clients] == near([-0.25, 0.25])
     # Round 2, a: gradient -1 - h_a = -.75, w_a = 1.375, h_a = -.25 - .5 * .375.
     _, clients, _ = after(algorithm, 2)
     assert float(clients[0].h["body"]) == near(-0.4375)
     # One client alone: h = -.5 * .5, w = 1.5 + .25 / .5.
-    server, _, _ = after(algorithm, 1, two_clients((1,)))
+    alone = algorithms.feddyn(body_loss, 0.5, num_clients=1, alpha=0.5)
+    server, _, _ = after(alone, 1, two_clients((1,)))
     assert float(server.h["body"]) == near(-0.25)
     assert float(server.params["body"]) == near(2.0)
 
@@ -133,6 +157,25 @@ def test_apfl():
     assert float(after(algorithm, 2)[1][0].alpha) == near(0.75)
 
 
+def test_apfls_share_stays_within_bounds_at_every_step():
+    """It must not wind up beyond 1, from where it would have to come back."""
+    algorithm = algorithms.apfl(body_loss, 1.8, alpha=0.1, local_epochs=4)
+    _, clients, _ = after(algorithm, 1, two_clients((1,)))
+
+    def rolled_out(keep):
+        w, v, share = 1.0, 1.0, 0.1
+        for _ in range(4):
+            used = min(max(share, 0), 1)
+            g = used * v + (1 - used) * w - 2
+            slope = (v - w) * g
+            w, v, share = w - 1.8 * (w - 2), v - 1.8 * used * g, keep(share - 1.8 * slope)
+        return share
+
+    expected = rolled_out(lambda share: min(max(share, 0), 1))
+    assert abs(expected - min(rolled_out(float), 1)) > 0.1
+    assert float(clients[0].alpha) == near(expected)
+
+
 def test_fedper():
     # η = .25, both parts move by .25.
     server, clients, personal = after(algorithms.fedper(loss, 0.25, **HEAD), 1)
@@ -158,6 +201,29 @@ def test_fedrep():
     server, clients, _ = after(algorithms.fedrep(loss, 0.25, **HEAD), 1)
     assert [float(c.own["head"]) for c in clients] == near([0.25, -0.25])
     assert float(server.shared["body"]) == near(1 + (0.1875 - 3 * 0.1875) / 4)
+
+
+def test_fedreps_body_draws_afresh():
+    """Not what its head has drawn: both move by their step's noise."""
+
+    def noise(params, batch, key):
+        return (params["body"] + params["head"]) * jax.random.normal(key)
+
+    server, clients, _ = after(algorithms.fedrep(noise, 1.0, **HEAD), 1, two_clients((1,)))
+    assert abs(float(server.shared["body"]) - 1 - float(clients[0].own["head"])) > 1e-3
+
+
+def test_fedbabus_fine_tuning_has_its_own_step_size():
+    data = two_clients()
+    window = ClientData(
+        *(jnp.asarray(data.x), jnp.asarray(data.y), jnp.int32(0), jnp.int32(1)),
+        *(jnp.arange(3, dtype=jnp.int32), jnp.float32(0), jnp.float32(1)),
+    )
+    algorithm = algorithms.fedbabu(loss, 0.25, **HEAD, fine_tune_learning_rate=0.125)
+    server, _ = algorithm.init({"body": jnp.ones(()), "head": jnp.zeros(())})
+    output = algorithm.client_update(server, (), window, jax.random.key(0))
+    assert floats(output.params) == {"body": near(1.125), "head": near(0.125)}
+    assert float(output.message["body"]) == near(0.25)
 
 
 def test_fedbabu():
@@ -219,8 +285,10 @@ def test_fedproto_pulls_features_to_prototypes():
 def test_feddbe_agrees_on_the_mean_and_keeps_a_bias():
     algorithm = algorithms.feddbe(FEATURES, 0.5, kappa=0.0)
     server, clients, personal = after(algorithm, 1, labelled(), FEATURES)
-    # Means of the first model's features: a 2, b 8 / 3, weighted by examples.
-    assert server.mean.tolist() == near([2.5]) and float(server.known) == 1
+    # Features of the local models: x of a is 2, x of b 1, 3 and 4; weighted by examples.
+    still = algorithms.feddbe(FEATURES, 0.0, kappa=0.0)
+    assert after(still, 1, labelled(), FEATURES)[0].mean.tolist() == near([2.5])
+    assert float(server.known) == 1 and abs(float(server.mean[0]) - 2.5) > 1e-2
     # a: softmax of (2, 0); d loss / d bias = p_0 * kernel_0 = .8808.
     p = 1 / (1 + np.exp(-2.0))
     assert clients[0].bias.tolist() == near([-0.5 * p])
@@ -246,9 +314,10 @@ def test_fedrods_personal_head_sees_fixed_features():
     ("name", "arguments", "message"),
     [
         ("fedprox", {"mu": -1.0}, r"mu=-1\.0"),
-        ("scaffold", {"learning_rate": 0.0}, "learning_rate=0"),
-        ("feddyn", {"alpha": 0.0}, r"alpha=0\.0"),
+        ("scaffold", {"num_clients": 2, "learning_rate": 0.0}, "learning_rate=0"),
+        ("feddyn", {"num_clients": 2, "alpha": 0.0}, r"alpha=0\.0"),
         ("perfedavg", {"batch_size": 5}, "batch_size=5"),
+        ("pfedme", {"lam": 30.0}, r"personal_learning_rate=0\.1 .* lam=30\.0"),
         ("apfl", {"alpha": 1.5}, r"alpha=1\.5"),
         ("fedamp", {"num_clients": 2, "sigma": 0.0}, r"sigma=0\.0"),
         ("gpfl", {"num_classes": 2, "mu": -1.0}, r"mu=-1\.0"),

@@ -108,5 +108,5 @@ def test_fedproto_without_pull_is_local_training():
 @pytest.mark.parametrize("name", ["scaffold"])
 def test_one_client_alone_is_fedavg(name):
     alone = select_clients(DATA, np.array([2]))
-    algorithm = getattr(algorithms, name)(LOSS, 0.1, **WORK)
+    algorithm = getattr(algorithms, name)(LOSS, 0.1, num_clients=1, **WORK)
     assert_close(models(algorithm, alone), models(FEDAVG, alone))

@@ -115,3 +115,18 @@ def test_the_mean_fails_under_attack_and_robust_rules_hold():
     for rule in (MEDIAN, messages.trimmed_mean(0.3)):
         assert accuracy("sign_flip", rule) > honest - 0.2 > flipped + 0.2, rule
     assert accuracy("sign_flip", messages.norm_bound(1.0)) > flipped + 0.2  # slower, but forward
+
+
+def test_a_server_that_takes_the_weight_gets_it_through_every_wrapper():
+    """SCAFFOLD's control moves by the share that answered; of two, median and mean are the same."""
+    data, model = datasets.digits(num_clients=4, fraction=0.2), models.mlp(10, hidden=(4,))
+    plain = algorithms.scaffold(models.cross_entropy(model), 0.1, num_clients=4)
+    private = messages.private_mean(plain, 1e6, 0.0, cohort_size=2)
+    servers = []
+    for algorithm in (plain, messages.robust(plain, MEDIAN), private):
+        federation = federate(algorithm, model, data, mesh=mesh(1), cohort_size=2)
+        state, _ = federation.run_round(federation.init(jax.random.key(0)))
+        servers.append(state.server)
+    assert np.abs(servers[0].control["Dense_0"]["kernel"]).max() > 1e-3
+    for other in (servers[1], servers[2].own):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), other, servers[0])

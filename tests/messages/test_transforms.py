@@ -213,7 +213,7 @@ def test_neither_devices_nor_chunks_matter():
 def test_any_algorithm_can_be_wrapped(name):
     make = {
         "fedper": lambda: algorithms.fedper(LOSS, 0.1, head=SMALL.head),
-        "scaffold": lambda: algorithms.scaffold(LOSS, 0.1),
+        "scaffold": lambda: algorithms.scaffold(LOSS, 0.1, num_clients=5),
         "fedproto": lambda: algorithms.fedproto(SMALL, 0.1, num_classes=10),
         "local": lambda: algorithms.local(LOSS, 0.1),
     }

@@ -26,6 +26,38 @@ class FlaxNorm(nn.Module):
         return nn.BatchNorm(use_running_average=False, epsilon=1e-5)(x)
 
 
+class Small(nn.Module):
+    """Batch normalisation between two dense layers."""
+
+    @nn.compact
+    def __call__(self, x, mask=None):
+        x = nn.Dense(3)(x.reshape(x.shape[0], -1))
+        return nn.Dense(4)(nn.relu(models.BatchNorm()(x, mask)))
+
+
+def test_features_of_a_training_batch_are_those_of_the_training_loss(batch):
+    """Methods on features normalise by the batch and keep running statistics, as others do."""
+    model = models.from_flax(Small(), head="Dense_1")
+    model = model._replace(train_apply=model.apply, train_features=model.features)
+    params = model.init(jax.random.key(0), batch.x)
+
+    def loss(params):
+        z = models.batch_features(model, params, batch)
+        losses = models.example_losses(models.dense(params["Dense_1"], z), batch.y)
+        return models.mean_of_real(losses, batch.mask)
+
+    found = jax.value_and_grad(loss)(params)
+    expected = jax.value_and_grad(models.cross_entropy(model))(params, batch, None)
+    close(found, expected, 1e-5, 1e-6)
+    assert np.abs(found[1]["BatchNorm_0"]["mean"]).max() > 1e-3
+    evaluated = model._replace(train_features=None)
+    apart = models.batch_features(evaluated, params, batch) - models.batch_features(
+        model, params, batch
+    )
+    assert np.abs(apart).max() > 1e-2
+    assert models.resnet(4, depth=10, width=4, norm="batch").train_features is not None
+
+
 def norm_model():
     norm = models.BatchNorm()
     return models.Model(

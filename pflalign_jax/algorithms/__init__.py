@@ -1,25 +1,30 @@
 """Algorithms, one file each; a factory returns an `Algorithm`."""
 
 from pflalign_jax.algorithms.apfl import apfl
+from pflalign_jax.algorithms.averaging import averaging
 from pflalign_jax.algorithms.ditto import ditto
+from pflalign_jax.algorithms.fedadam import fedadam
 from pflalign_jax.algorithms.fedala import fedala
 from pflalign_jax.algorithms.fedamp import fedamp
-from pflalign_jax.algorithms.fedavg import averaging, fedavg
+from pflalign_jax.algorithms.fedavg import fedavg
+from pflalign_jax.algorithms.fedavgm import fedavgm
 from pflalign_jax.algorithms.fedbabu import fedbabu
 from pflalign_jax.algorithms.fedbn import fedbn
 from pflalign_jax.algorithms.fedcp import fedcp
 from pflalign_jax.algorithms.feddbe import feddbe
 from pflalign_jax.algorithms.feddyn import feddyn
-from pflalign_jax.algorithms.fedopt import fedadam, fedavgm, fedopt, fedyogi
+from pflalign_jax.algorithms.fedopt import fedopt
 from pflalign_jax.algorithms.fedpac import fedpac
-from pflalign_jax.algorithms.fedper import fedper, partly_local
+from pflalign_jax.algorithms.fedper import fedper
 from pflalign_jax.algorithms.fedproto import fedproto
 from pflalign_jax.algorithms.fedprox import fedprox
 from pflalign_jax.algorithms.fedrep import fedrep
 from pflalign_jax.algorithms.fedrod import fedrod
+from pflalign_jax.algorithms.fedyogi import fedyogi
 from pflalign_jax.algorithms.gpfl import gpfl
 from pflalign_jax.algorithms.lgfedavg import lgfedavg
 from pflalign_jax.algorithms.local import local
+from pflalign_jax.algorithms.partly_local import partly_local
 from pflalign_jax.algorithms.perfedavg import perfedavg
 from pflalign_jax.algorithms.pfedme import pfedme
 from pflalign_jax.algorithms.pflalign import pflalign

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.fedavg import ServerState
+from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
 from pflalign_jax.federated.local import Loss, local_sgd, local_training, projected
 
@@ -43,11 +43,9 @@ def apfl(
     training.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: ``η``.
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
       alpha: the first ``α``; the paper tries 0.25, 0.5 and 0.75.
       adaptive: whether α is learnt.
-      local_epochs, batch_size: local work per round.
 
     References:
       Deng, Kamani and Mahdavi, "Adaptive Personalized Federated Learning", arXiv:2003.13461,
@@ -81,10 +79,8 @@ def apfl(
         state = ClientState(v, share)
         return ClientOutput(message, state, mixed(share, v, w), result.steps, result.metrics)
 
-    return Algorithm(
-        init=lambda params: (ServerState(params), ClientState(params, jnp.float32(alpha))),
-        client_update=client_update,
-        server_update=lambda s, mean: ServerState(optax.apply_updates(s.params, mean)),
-        personal_params=lambda s, client: mixed(client.alpha, client.params, s.params),
-        global_params=lambda server: server.params,
+    return averaged(
+        client_update,
+        lambda params: ClientState(params, jnp.float32(alpha)),
+        lambda server, client: mixed(client.alpha, client.params, server.params),
     )

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from pflalign_jax.algorithms.fedavg import ServerState
+from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.align import new_round
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
 from pflalign_jax.federated.local import Loss, local_sgd, local_training, proximal
@@ -32,12 +32,10 @@ def ditto(
     of ``v_i -= η (∇F(v_i) + λ (v_i - w))``, on the same batches. λ = 0 is local training.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: ``η`` of both.
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`, for each of the two models.
       lam: ``λ`` >= 0; the paper chooses among 0.1, 1 and 2.
       personal_tx: elementwise optimiser of the personal model instead of SGD, for example
         `pflalign_jax.align_transform`, whose state stays with the client and starts its rounds.
-      local_epochs, batch_size: local work per round, of each of the two.
 
     References:
       Li et al., "Ditto: Fair and Robust Federated Learning Through Personalization",
@@ -58,10 +56,8 @@ def ditto(
         state = ClientState(own.params, own.opt_state)
         return ClientOutput(message, state, own.params, result.steps + own.steps, own.metrics)
 
-    return Algorithm(
-        init=lambda params: (ServerState(params), ClientState(params, personal_tx.init(params))),
-        client_update=client_update,
-        server_update=lambda s, mean: ServerState(optax.apply_updates(s.params, mean)),
-        personal_params=lambda server, client: client.params,
-        global_params=lambda server: server.params,
+    return averaged(
+        client_update,
+        lambda params: ClientState(params, personal_tx.init(params)),
+        lambda server, client: client.params,
     )

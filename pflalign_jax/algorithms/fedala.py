@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from pflalign_jax.algorithms.fedavg import ServerState
+from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
 from pflalign_jax.federated.local import Loss, local_sgd, local_training, projected
 from pflalign_jax.federated.paths import cut, joined, part_mask
@@ -36,12 +36,10 @@ def fedala(
     ``W = clip(W - η_W ∇F (w - θ), 0, 1)``; then T steps of SGD. The server averages as FedAvg does.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: of SGD.
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
       head: names of the higher layers that are mixed, see `pflalign_jax.federated.part_mask`.
       weight_learning_rate: ``η_W``; the paper uses 1.
       weight_epochs: passes over the data for W in every round.
-      local_epochs, batch_size: local work per round.
 
     References:
       Zhang et al., "FedALA: Adaptive Local Aggregation for Personalized Federated Learning",
@@ -50,10 +48,8 @@ def fedala(
       in the second round, then one epoch. They score the mixture after W has met the received
       model; here ``received`` mixes with the last W, ``adapted`` comes after the local steps, too.
     """
-    tx, weight_tx = (
-        local_sgd(learning_rate),
-        optax.chain(local_sgd(weight_learning_rate), projected(0, 1)),
-    )
+    tx = local_sgd(learning_rate)
+    weight_tx = optax.chain(local_sgd(weight_learning_rate), projected(0, 1))
     work: dict[str, Any] = {"batch_size": batch_size, "elementwise": True}
     training = local_training(loss, tx, local_epochs=local_epochs, **work)
 
@@ -78,14 +74,10 @@ def fedala(
         steps = learnt.steps + result.steps
         return ClientOutput(message, state, result.params, steps, result.metrics)
 
-    def init(params):
+    def own(params):
         weights, _ = cut(optax.tree.ones_like(params), part_mask(params, head))
-        return ServerState(params), ClientState(params, weights)
+        return ClientState(params, weights)
 
-    return Algorithm(
-        init=init,
-        client_update=client_update,
-        server_update=lambda s, mean: ServerState(optax.apply_updates(s.params, mean)),
-        personal_params=lambda server, client: mixed(server, client, client.weights),
-        global_params=lambda server: server.params,
+    return averaged(
+        client_update, own, lambda server, client: mixed(server, client, client.weights)
     )

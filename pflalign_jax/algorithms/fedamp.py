@@ -41,8 +41,7 @@ def fedamp(
     of all cloud models.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: of SGD.
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
       num_clients: K, the identities ``0..K-1`` of all clients.
       alpha: ``α``, the step size of the attention; the weights of all others together are kept at
         most 1, which the paper asks α to ensure. Where they are capped, as they mostly are with
@@ -50,7 +49,6 @@ def fedamp(
       sigma: ``σ`` > 0, the scale of squared distances; a client's own model keeps some weight only
         where ``Σ_j ξ_ij < 1``, that is with σ above ``α`` times the number of clients.
       lam: ``λ``.
-      local_epochs, batch_size: local work per round.
 
     References:
       Huang et al., "Personalized Cross-Silo Federated Learning on Non-IID Data", arXiv:2007.03797,

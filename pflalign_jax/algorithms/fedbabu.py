@@ -31,27 +31,20 @@ def fedbabu(
     """Return FedBABU.
 
     A client trains the body under the first, fixed head and sends what it has moved; the server
-    averages bodies. A client's adapted model is the received one after ``fine_tune_epochs`` of SGD
-    on body and head.
+    averages bodies. The adapted model has had ``fine_tune_epochs`` of SGD on body and head.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: of SGD on the body.
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
       head: names of the head's layers, see `pflalign_jax.federated.part_mask`.
-      fine_tune_learning_rate: of SGD on body and head in the personalisation; the authors' code
-        trains with 0.1 and fine-tunes with 0.001.
-      fine_tune_epochs: of the personalisation; the paper takes 1 to 5. They are scored, not counted
-        as local steps.
-      local_epochs, batch_size: local work per round.
+      fine_tune_learning_rate: of SGD in the personalisation; the authors' code takes 0.001.
+      fine_tune_epochs: of the personalisation, not counted as local work; the paper takes 1 to 5.
 
     References:
       Oh, Kim and Yun, "FedBABU: Toward Enhanced Representation for Federated Image
       Classification", arXiv:2106.06042, Algorithm 1.
     """
-    tx = local_sgd(learning_rate)
-    work: dict[str, Any] = {"batch_size": batch_size, "elementwise": True}
-    fine_tx = local_sgd(fine_tune_learning_rate)
-    tuning = local_training(loss, fine_tx, local_epochs=fine_tune_epochs, **work)
+    tx, fine_tx = local_sgd(learning_rate), local_sgd(fine_tune_learning_rate)
+    tuning = local_training(loss, fine_tx, fine_tune_epochs, batch_size, elementwise=True)
 
     def init(params):
         fixed, body = cut(params, part_mask(params, head))
@@ -64,17 +57,14 @@ def fedbabu(
         def body_loss(body, batch, key):
             return loss(joined(server.head, body), batch, key)
 
-        training = local_training(body_loss, tx, local_epochs=local_epochs, **work)
+        training = local_training(body_loss, tx, local_epochs, batch_size, elementwise=True)
         result = training.train(server.body, tx.init(server.body), data, key)
         start = whole(server)
         tuned = tuning.train(start, fine_tx.init(start), data, jax.random.fold_in(key, 1))
         message = optax.tree.sub(result.params, server.body)
         return ClientOutput(message, client, tuned.params, result.steps, result.metrics)
 
-    return Algorithm(
-        init=init,
-        client_update=client_update,
-        server_update=lambda s, mean: s._replace(body=optax.tree.add(s.body, mean)),
-        personal_params=whole,
-        global_params=whole,
-    )
+    def server_update(server, mean):
+        return server._replace(body=optax.tree.add(server.body, mean))
+
+    return Algorithm(init, client_update, server_update, whole, whole)

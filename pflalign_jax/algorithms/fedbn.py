@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pflalign_jax.algorithms.fedper import partly_local
+from pflalign_jax.algorithms.partly_local import partly_local
 from pflalign_jax.federated import Algorithm, Loss, local_sgd, part_mask
 
 
@@ -17,11 +17,9 @@ def fedbn(
     """Return FedBN: FedAvg of everything but normalisation layers.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: of SGD.
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
       norms: names or patterns of the layers that stay local; with batch normalisation that is
         scale, bias and running statistics, which are parameters here.
-      local_epochs, batch_size: local work per round.
 
     Raises:
       ValueError: when the parameters are made, for a model without such layers.

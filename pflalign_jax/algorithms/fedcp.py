@@ -61,9 +61,8 @@ def fedcp(
 
     Args:
       model: one with a single dense head, of one label per example.
-      learning_rate: of SGD.
+      learning_rate, local_epochs, batch_size: as in `fedavg`.
       lam: ``λ``.
-      local_epochs, batch_size: local work per round.
 
     References:
       Zhang et al., "FedCP: Separating Feature Information for Personalized Federated Learning via

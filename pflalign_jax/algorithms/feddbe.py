@@ -56,10 +56,9 @@ def feddbe(
 
     Args:
       model: one with a single dense head, of one label per example.
-      learning_rate: of SGD.
+      learning_rate, local_epochs, batch_size: as in `fedavg`.
       kappa: ``κ``; the paper chooses among 0.001 to 100. The authors' code halves the square;
         its 50 for the CNN is 25 here.
-      local_epochs, batch_size: local work per round.
 
     References:
       Zhang et al., "Eliminating Domain Bias for Federated Learning in Representation Space",

@@ -1,26 +1,10 @@
 """FedDyn: dynamic regularisation that makes local optima agree with the global one."""
 
-from typing import Any, NamedTuple
-
-import jax
 import optax
 
-from pflalign_jax.algorithms.scaffold import add_drift
+from pflalign_jax.algorithms.scaffold import ClientState, ServerState
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.local import Loss, local_sgd, local_training, proximal
-
-
-class ServerState(NamedTuple):
-    """The global model ``w``, and ``h``, which is never sent."""
-
-    params: Any
-    h: Any
-
-
-class ClientState(NamedTuple):
-    """``h_i``, the client's running estimate of its gradient at its own optimum."""
-
-    h: Any
+from pflalign_jax.federated.local import Loss, add_drift, local_sgd, local_training, proximal
 
 
 def feddyn(
@@ -36,14 +20,13 @@ def feddyn(
 
     A client descends on ``F_i(w_i) - <h_i, w_i> + α/2 ‖w_i - w‖²`` from ``w``, then
     ``h_i -= α (w_i - w)``; the message is ``w_i - w``. The server, clients counted equally:
-    ``h -= α Σ (w_i - w) / K``, ``w = mean(w_i) - h / α``.
+    ``h -= α Σ (w_i - w) / K``, which is never sent, ``w = mean(w_i) - h / α``. States keep h_i and
+    h in the place of SCAFFOLD's control variates.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: of SGD.
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
       num_clients: K, of all clients.
       alpha: ``α`` > 0; the paper tries 0.1, 0.01 and 0.001.
-      local_epochs, batch_size: local work per round.
 
     References:
       Acar et al., "Federated Learning Based on Dynamic Regularization", arXiv:2111.04263,
@@ -58,18 +41,18 @@ def feddyn(
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def init(params):
-        none = jax.tree.map(jax.numpy.zeros_like, params)
+        none = optax.tree.zeros_like(params)
         return ServerState(params, none), ClientState(none)
 
     def client_update(server, client, data, key):
-        w, drift = server.params, optax.tree.scale(-1, client.h)
+        w, drift = server.params, optax.tree.scale(-1, client.control)
         result = local.train(w, tx.init(w), data, key, centre=w, drift=drift)
         delta = optax.tree.sub(result.params, w)
-        state = ClientState(optax.tree.add_scale(client.h, -alpha, delta))
+        state = ClientState(optax.tree.add_scale(client.control, -alpha, delta))
         return ClientOutput(delta, state, result.params, result.steps, result.metrics)
 
     def server_update(server, delta, answered):
-        h = optax.tree.add_scale(server.h, -alpha * answered / num_clients, delta)
+        h = optax.tree.add_scale(server.control, -alpha * answered / num_clients, delta)
         mean = optax.tree.add(server.params, delta)
         return ServerState(optax.tree.add_scale(mean, -1 / alpha, h), h)
 

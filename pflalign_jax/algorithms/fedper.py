@@ -1,25 +1,9 @@
-"""FedPer: a shared body, a head that stays with every client; and what else is partly local."""
+"""FedPer: a shared body, a head that stays with every client."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import optax
-
-from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.local import Loss, local_sgd, local_training
-from pflalign_jax.federated.paths import cut, joined, part_mask
-
-
-class ServerState(NamedTuple):
-    """The shared part of the model."""
-
-    shared: Any
-
-
-class ClientState(NamedTuple):
-    """The client's own part."""
-
-    own: Any
+from pflalign_jax.algorithms.partly_local import partly_local
+from pflalign_jax.federated import Algorithm, Loss, local_sgd, part_mask
 
 
 def fedper(
@@ -37,10 +21,8 @@ def fedper(
     an empty head it is FedAvg.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: of SGD.
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
       head: names of the layers that stay local, see `pflalign_jax.federated.part_mask`.
-      local_epochs, batch_size: local work per round.
 
     References:
       Arivazhagan et al., "Federated Learning with Personalization Layers", arXiv:1912.00818,
@@ -50,41 +32,3 @@ def fedper(
     return partly_local(
         loss, tx, lambda p: part_mask(p, head), local_epochs=local_epochs, batch_size=batch_size
     )
-
-
-def partly_local(
-    loss: Loss,
-    tx: optax.GradientTransformation,
-    own_mask: Callable[[Any], Any],
-    *,
-    local_epochs: int = 1,
-    batch_size: int = 10,
-) -> Algorithm:
-    """Return federated averaging of a part of the model; the rest stays with every client.
-
-    Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      tx: the local optimiser of both parts, elementwise, new in every round.
-      own_mask: from parameters to a tree of bools, True for what stays local.
-      local_epochs, batch_size: local work per round.
-    """
-    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
-
-    def init(params):
-        own, shared = cut(params, own_mask(params))
-        return ServerState(shared), ClientState(own)
-
-    def personal_params(server, client):
-        return joined(client.own, server.shared)
-
-    def client_update(server, client, data, key):
-        start = personal_params(server, client)
-        result = local.train(start, tx.init(start), data, key)
-        own, shared = cut(result.params, own_mask(start))
-        message = optax.tree.sub(shared, server.shared)
-        return ClientOutput(message, ClientState(own), result.params, result.steps, result.metrics)
-
-    def server_update(server, mean):
-        return ServerState(optax.tree.add(server.shared, mean))
-
-    return Algorithm(init, client_update, server_update, personal_params, global_params=None)

@@ -47,10 +47,9 @@ def fedproto(
 
     Args:
       model: one with a single dense head, of one label per example.
-      learning_rate: of SGD.
+      learning_rate, local_epochs, batch_size: as in `fedavg`.
       num_classes: C.
       lam: ``λ``; the paper takes 0.1 to 1 by dataset.
-      local_epochs, batch_size: local work per round.
 
     References:
       Tan et al., "FedProto: Federated Prototype Learning across Heterogeneous Clients",

@@ -2,7 +2,7 @@
 
 import optax
 
-from pflalign_jax.algorithms.fedavg import averaging
+from pflalign_jax.algorithms.averaging import averaging
 from pflalign_jax.federated import Algorithm, Loss, local_sgd, proximal
 
 
@@ -20,10 +20,8 @@ def fedprox(
     averages as FedAvg does. μ = 0 is FedAvg.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: ``η`` of SGD.
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
       mu: ``μ`` >= 0; the paper tries 0.001, 0.01, 0.1 and 1.
-      local_epochs, batch_size: local work per round.
 
     References:
       Li et al., "Federated Optimization in Heterogeneous Networks", arXiv:1812.06127, Algorithm 2.

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import jax
 import optax
 
-from pflalign_jax.algorithms.fedper import ClientState, ServerState
+from pflalign_jax.algorithms.partly_local import ClientState, shared_in_part
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
 from pflalign_jax.federated.local import Loss, local_sgd, local_training
-from pflalign_jax.federated.paths import cut, joined, part_mask
+from pflalign_jax.federated.paths import joined, part_mask
 
 
 def fedrep(
@@ -27,13 +27,10 @@ def fedrep(
     then ``local_epochs`` on the body with the head fixed. The server averages bodies.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: of SGD, for both.
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`; the epochs are the body's.
       head: names of the layers that stay local, see `pflalign_jax.federated.part_mask`.
       head_epochs: passes over the data for the head; the paper takes 10 or more, PFLlib 1.
       body_tx: elementwise optimiser of the body instead of SGD, new in every round.
-      local_epochs: passes over the data for the body; the paper takes 1 or 5.
-      batch_size: examples per step.
 
     References:
       Collins et al., "Exploiting Shared Representations for Personalized Federated Learning",
@@ -56,22 +53,8 @@ def fedrep(
         fitted = train_head(client.own, tx.init(client.own), data, key)
         again = jax.random.fold_in(key, 1)
         result = train_body(server.shared, body_tx.init(server.shared), data, again)
-        return ClientOutput(
-            optax.tree.sub(result.params, server.shared),
-            ClientState(fitted.params),
-            joined(fitted.params, result.params),
-            fitted.steps + result.steps,
-            result.metrics,
-        )
+        message = optax.tree.sub(result.params, server.shared)
+        state, params = ClientState(fitted.params), joined(fitted.params, result.params)
+        return ClientOutput(message, state, params, fitted.steps + result.steps, result.metrics)
 
-    def init(params):
-        own, shared = cut(params, part_mask(params, head))
-        return ServerState(shared), ClientState(own)
-
-    return Algorithm(
-        init=init,
-        client_update=client_update,
-        server_update=lambda s, mean: ServerState(optax.tree.add(s.shared, mean)),
-        personal_params=lambda server, client: joined(client.own, server.shared),
-        global_params=None,
-    )
+    return shared_in_part(client_update, lambda params: part_mask(params, head))

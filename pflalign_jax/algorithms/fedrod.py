@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.fedavg import ServerState
+from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated import Algorithm, ClientOutput, label_counts, local_sgd, local_training
 from pflalign_jax.models import Model, batch_features, dense, example_losses, mean_of_real
 
@@ -14,13 +14,6 @@ from pflalign_jax.models import Model, batch_features, dense, example_losses, me
 class ClientState(NamedTuple):
     """The personal head, whose logits are added to those of the generic head."""
 
-    head: Any
-
-
-class Pair(NamedTuple):
-    """What a client trains."""
-
-    model: Any
     head: Any
 
 
@@ -41,9 +34,8 @@ def fedrod(
 
     Args:
       model: one with a single dense head.
-      learning_rate: of SGD.
+      learning_rate, local_epochs, batch_size: as in `fedavg`.
       num_classes: number of labels.
-      local_epochs, batch_size: local work per round.
 
     References:
       Chen and Chao, "On Bridging Generic and Personalized Federated Learning for Image
@@ -58,32 +50,26 @@ def fedrod(
     def client_update(server, client, data, key):
         prior = jnp.log(jnp.maximum(label_counts(data, num_classes), 1e-6))
 
-        def loss(pair, batch, key):
+        def loss(trained, batch, key):
             del key
-            z = batch_features(model, pair.model, batch)
-            generic = dense(pair.model[head], z)
+            params, own = trained
+            z = batch_features(model, params, batch)
+            generic = dense(params[head], z)
             fixed = jax.lax.stop_gradient((z, generic))
-            own = fixed[1] + dense(pair.head, fixed[0])
+            both = fixed[1] + dense(own, fixed[0])
             losses = example_losses(generic + prior.reshape((1,) * (z.ndim - 1) + (-1,)), batch.y)
-            losses += example_losses(own, batch.y)
+            losses += example_losses(both, batch.y)
             return mean_of_real(losses, batch.mask)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
-        start = Pair(server.params, client.head)
+        start = (server.params, client.head)
         result = local.train(start, tx.init(start), data, key)
-        message = optax.tree.sub(result.params.model, server.params)
-        return ClientOutput(
-            message,
-            ClientState(result.params.head),
-            personal(*result.params),
-            result.steps,
-            result.metrics,
-        )
+        params, own = result.params
+        message, state = optax.tree.sub(params, server.params), ClientState(own)
+        return ClientOutput(message, state, personal(params, own), result.steps, result.metrics)
 
-    return Algorithm(
-        init=lambda p: (ServerState(p), ClientState(optax.tree.zeros_like(p[head]))),
-        client_update=client_update,
-        server_update=lambda s, mean: ServerState(optax.apply_updates(s.params, mean)),
-        personal_params=lambda server, client: personal(server.params, client.head),
-        global_params=lambda server: server.params,
+    return averaged(
+        client_update,
+        lambda params: ClientState(optax.tree.zeros_like(params[head])),
+        lambda server, client: personal(server.params, client.head),
     )

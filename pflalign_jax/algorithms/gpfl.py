@@ -64,11 +64,10 @@ def gpfl(
 
     Args:
       model: one with a single dense head, of one label per example.
-      learning_rate: of SGD.
+      learning_rate, local_epochs, batch_size: as in `fedavg`.
       num_classes: C.
       lam: ``λ``; the authors take 0.01, for ResNet and fastText 0.0001.
       mu: ``μ``; the authors take 0.1, for ResNet and fastText 0, for the HAR CNN 1.
-      local_epochs, batch_size: local work per round.
 
     References:
       Zhang et al., "GPFL: Simultaneously Learning Global and Personalized Feature Information for

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 
-from pflalign_jax.algorithms.fedper import partly_local
+from pflalign_jax.algorithms.partly_local import partly_local
 from pflalign_jax.federated import Algorithm, Loss, local_sgd, part_mask
 
 
@@ -21,10 +21,8 @@ def lgfedavg(
     The body stays with every client, the head is averaged; both are trained together.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: of SGD.
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
       head: names of the layers that are shared, see `pflalign_jax.federated.part_mask`.
-      local_epochs, batch_size: local work per round.
 
     References:
       Liang et al., "Think Locally, Act Globally: Federated Learning with Local and Global

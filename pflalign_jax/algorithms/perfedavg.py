@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.fedavg import ServerState
+from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
 from pflalign_jax.models import Batch
 
@@ -44,18 +44,15 @@ def perfedavg(
     """
     if batch_size % 2:
         raise ValueError(f"perfedavg: batch_size={batch_size} is not allowed; it must be even")
-    value_and_grad = jax.value_and_grad(loss)
+    grad = jax.grad(loss)
 
     def gradient(params, batch, key):
         first, second = _halves(batch)
-        value, g = value_and_grad(params, first, key)
-        _, d = value_and_grad(optax.tree.add_scale(params, -alpha, g), second, key)
+        value, g = jax.value_and_grad(loss)(params, first, key)
+        d = grad(optax.tree.add_scale(params, -alpha, g), second, key)
         if not hessian_free:
             return value, d
-        up, down = (
-            value_and_grad(optax.tree.add_scale(params, e, d), first, key)[1]
-            for e in (delta, -delta)
-        )
+        up, down = (grad(optax.tree.add_scale(params, e, d), first, key) for e in (delta, -delta))
         return value, optax.tree.add_scale(d, -alpha / (2 * delta), optax.tree.sub(up, down))
 
     tx, adapting = local_sgd(learning_rate), local_sgd(alpha)
@@ -69,13 +66,7 @@ def perfedavg(
         message = optax.tree.sub(result.params, w)
         return ClientOutput(message, client, adapted.params, result.steps, result.metrics)
 
-    return Algorithm(
-        init=lambda params: (ServerState(params), ()),
-        client_update=client_update,
-        server_update=lambda s, mean: ServerState(optax.apply_updates(s.params, mean)),
-        personal_params=lambda server, client: server.params,
-        global_params=lambda server: server.params,
-    )
+    return averaged(client_update, lambda params: (), lambda server, client: server.params)
 
 
 def _halves(batch):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.fedavg import ServerState
+from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
 
 
@@ -90,13 +90,12 @@ def pfedme(
         return ClientOutput(message, ClientState(theta), theta, result.steps, result.metrics)
 
     def server_update(server, mean):
-        return ServerState(optax.tree.add_scale(server.params, beta, mean))
+        return server._replace(params=optax.tree.add_scale(server.params, beta, mean))
 
-    return Algorithm(
-        init=lambda params: (ServerState(params), ClientState(params)),
-        client_update=client_update,
+    return averaged(
+        client_update,
+        ClientState,
+        lambda server, client: client.params,
         server_update=server_update,
-        personal_params=lambda server, client: client.params,
-        global_params=lambda server: server.params,
         uniform=True,
     )

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
+from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.local import Loss, add_drift, local_sgd, local_training
 
 
 class ServerState(NamedTuple):
@@ -39,11 +40,10 @@ def scaffold(
     the client's own optimum: it is not fine-tuned.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
+      loss, local_epochs, batch_size: as in `fedavg`.
       learning_rate: ``η`` > 0 of the clients.
       server_learning_rate: ``η_g``.
       num_clients: K, of all clients.
-      local_epochs, batch_size: local work per round.
 
     References:
       Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning",
@@ -85,13 +85,3 @@ def scaffold(
         uniform=True,
         takes_weight=True,
     )
-
-
-def add_drift() -> optax.GradientTransformationExtraArgs:
-    """Return a transform that adds ``drift``, a tree like the parameters, to the gradient."""
-
-    def update(updates, state, params=None, *, drift, **extra):
-        del params, extra
-        return optax.tree.add(updates, drift), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

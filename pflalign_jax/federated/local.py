@@ -166,6 +166,16 @@ def proximal(mu: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
+def add_drift() -> optax.GradientTransformationExtraArgs:
+    """Return a transform that adds ``drift``, a tree like the parameters, to the gradient."""
+
+    def update(updates, state, params=None, *, drift, **extra):
+        del params, extra
+        return optax.tree.add(updates, drift), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
 def projected(low: float, high: float) -> optax.GradientTransformation:
     """Return a transform after which parameters lie in ``[low, high]``; the last of a chain."""
 

@@ -89,14 +89,14 @@ def test_the_servers_memory_is_the_mean_of_the_clients_when_some_do_not_answer(n
 def test_feddyn():
     algorithm = algorithms.feddyn(body_loss, 0.5, num_clients=2, alpha=0.5)
     server, clients, _ = after(algorithm, 1)
-    assert [float(c.h["body"]) for c in clients] == near([-0.25, 0.25])
+    assert [float(c.control["body"]) for c in clients] == near([-0.25, 0.25])
     # Round 2, a: gradient -1 - h_a = -.75, w_a = 1.375, h_a = -.25 - .5 * .375.
     _, clients, _ = after(algorithm, 2)
-    assert float(clients[0].h["body"]) == near(-0.4375)
+    assert float(clients[0].control["body"]) == near(-0.4375)
     # One client alone: h = -.5 * .5, w = 1.5 + .25 / .5.
     alone = algorithms.feddyn(body_loss, 0.5, num_clients=1, alpha=0.5)
     server, _, _ = after(alone, 1, two_clients((1,)))
-    assert float(server.h["body"]) == near(-0.25)
+    assert float(server.control["body"]) == near(-0.25)
     assert float(server.params["body"]) == near(2.0)
 
 

@@ -1,0 +1,34 @@
+"""FedAdam: FedAvg with Adam on the server."""
+
+import optax
+
+from pflalign_jax.algorithms.fedopt import fedopt
+from pflalign_jax.federated import Algorithm, Loss
+
+
+def fedadam(
+    loss: Loss,
+    learning_rate: float = 0.1,
+    *,
+    server_learning_rate: float = 0.01,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    tau: float = 1e-3,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return FedAdam: `fedopt` with Adam on the server, ``τ`` added to its denominator.
+
+    Args:
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
+      server_learning_rate: ``η`` of the server; the paper tries 0.001 to 1.
+      b1, b2: decays of the two moments.
+      tau: ``τ``, degree of adaptivity.
+
+    References:
+      Reddi et al., "Adaptive Federated Optimization", arXiv:2003.00295, Algorithm 2. Departure:
+      optax's Adam corrects the bias of the first rounds; the paper starts its second moment at τ²
+      instead.
+    """
+    server = optax.adam(server_learning_rate, b1, b2, tau)
+    return fedopt(loss, server, learning_rate, local_epochs=local_epochs, batch_size=batch_size)

@@ -1,0 +1,32 @@
+"""FedYogi: FedAvg with Yogi on the server."""
+
+import optax
+
+from pflalign_jax.algorithms.fedopt import fedopt
+from pflalign_jax.federated import Algorithm, Loss
+
+
+def fedyogi(
+    loss: Loss,
+    learning_rate: float = 0.1,
+    *,
+    server_learning_rate: float = 0.01,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    tau: float = 1e-3,
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return FedYogi: `fedopt` with Yogi on the server.
+
+    Args:
+      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
+      server_learning_rate, b1, b2, tau: as in `fedadam`.
+
+    References:
+      Reddi et al., "Adaptive Federated Optimization", arXiv:2003.00295, Algorithm 2. Departure:
+      optax's Yogi corrects the bias of the first rounds and starts both moments at 1e-6; the paper
+      starts the second at τ².
+    """
+    server = optax.yogi(server_learning_rate, b1, b2, tau)
+    return fedopt(loss, server, learning_rate, local_epochs=local_epochs, batch_size=batch_size)

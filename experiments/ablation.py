@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     """Return the config."""
     config = fashion_mnist.get_config()
     config.dataset.fraction = 0.25
-    config.eval_every = 10
+    config.eval_every = config.compare.search_rounds = 10
     config.diagnostics = True
     variants: dict[str, dict[str, Any]] = {
         f"{name}-{100 * beta:.0f}": {"name": "pflalign", "beta": beta, **fields}

@@ -29,7 +29,8 @@ NEEDS_MORE += ("--scale", "--distributed", "python -m pytest")
 SHORT = {
     "run": ["--config.rounds=2", "--config.eval_every=1"],
     "compare": ["--config.rounds=2", "--algorithms=fedavg,local", "--seeds=1",
-                "--config.compare.grid=(0.1,)", "--config.compare.extensions=0"],
+                "--config.compare.grid=(0.1,)", "--config.compare.extensions=0",
+                "--config.compare.search_rounds=1"],
     "benchmark": ["--rounds=1"],
 }  # fmt: skip
 

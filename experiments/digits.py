@@ -21,10 +21,10 @@ def get_config() -> ConfigDict:
     chosen = {
         0.01: "fedyogi",
         0.03: "fedavg feddyn fedprox gpfl",
-        0.1: "apfl fedala fedamp fedavgm fedbabu fedcp feddbe fedproto fedrod local "
+        0.1: "apfl fedala fedamp fedavgm fedcp feddbe fedpac fedproto fedrod local "
         "perfedavg pfedme",
-        0.3: "ditto fedadam fedper fedrep lgfedavg scaffold",
-        0.9: "fedpac",
+        0.3: "ditto fedadam fedbabu fedper lgfedavg scaffold",
+        0.9: "fedrep",
         10.0: "pflalign",
     }
     config.learning_rates.update({name: rate for rate in chosen for name in chosen[rate].split()})

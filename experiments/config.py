@@ -196,7 +196,7 @@ TUNED = {
     "fedyogi": ("server_learning_rate", (0.001, 0.01, 0.1)),
     "feddyn": ("alpha", (0.001, 0.01, 0.1)),
     "perfedavg": ("alpha", (0.001, 0.01, 0.1)),
-    "pfedme": ("lam", (1.0, 5.0, 15.0)),
+    "pfedme": ("personal_learning_rate", (0.01, 0.03, 0.1)),
     "ditto": ("lam", (0.1, 1.0)),
     "fedproto": ("lam", (0.1, 1.0, 4.0)),
     "feddbe": ("kappa", (0.1, 1.0, 10.0, 25.0)),

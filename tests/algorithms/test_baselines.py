@@ -317,7 +317,7 @@ def test_fedrods_personal_head_sees_fixed_features():
         ("scaffold", {"num_clients": 2, "learning_rate": 0.0}, "learning_rate=0"),
         ("feddyn", {"num_clients": 2, "alpha": 0.0}, r"alpha=0\.0"),
         ("perfedavg", {"batch_size": 5}, "batch_size=5"),
-        ("pfedme", {"lam": 30.0}, r"personal_learning_rate=0\.1 .* lam=30\.0"),
+        ("pfedme", {"lam": 200.0}, r"personal_learning_rate=0\.01 .* lam=200\.0"),
         ("apfl", {"alpha": 1.5}, r"alpha=1\.5"),
         ("fedamp", {"num_clients": 2, "sigma": 0.0}, r"sigma=0\.0"),
         ("gpfl", {"num_classes": 2, "mu": -1.0}, r"mu=-1\.0"),

@@ -16,12 +16,13 @@ from experiments import workdir as files
 from experiments.config import FACTORIES, ConfigError, resolve
 from experiments.describe import describe_run
 from experiments.devices import room_on_devices
+from experiments.diary import keep_diary
 from experiments.incidents import DivergedError
 from experiments.keeper import KEEPS_NOTHING, keep_checkpoints, together
 from experiments.lockstep import Done, Wanted, drive
 from experiments.machine import matmul_peak, step_flops
 from experiments.stop import StoppedError
-from pflalign_jax import datasets, diagnostics, from_config
+from pflalign_jax import datasets, from_config
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import (
     ClientScores,
@@ -211,11 +212,13 @@ def rounds(
             config.checkpoints_kept,
             max(known, default=None),
         )
-    with contextlib.closing(keeper):
-        return (yield from _rounds(experiment, workdir, on_round, start, keeper, stop, save_last))
+    diary = keep_diary(workdir if config.diagnostics else None)
+    with contextlib.closing(keeper), contextlib.closing(diary):
+        run = _rounds(experiment, workdir, on_round, start, keeper, diary, stop, save_last)
+        return (yield from run)
 
 
-def _rounds(experiment, workdir, on_round, start, keeper, stop, save_last):
+def _rounds(experiment, workdir, on_round, start, keeper, diary, stop, save_last):
     config, dataset, model, federation, participation = experiment
     everyone = federation.everyone
     state = federation.init(jax.random.key(config.seed)) if start.state is None else start.state
@@ -226,6 +229,7 @@ def _rounds(experiment, workdir, on_round, start, keeper, stop, save_last):
     begin = time.perf_counter() - tally["seconds_total"]
 
     def about():
+        diary.write()
         seconds = {"seconds_total": time.perf_counter() - begin}
         return {
             "files": {} if workdir is None else files.sizes(workdir),
@@ -249,10 +253,7 @@ def _rounds(experiment, workdir, on_round, start, keeper, stop, save_last):
             **incidents.count(result),
         }
         tally = {name: total + more.get(name, 0) for name, total in tally.items()}
-        if config.diagnostics and workdir is not None:
-            seen = {"round": done, **diagnostics.describe(result.metrics)}
-            seen = incidents.finite_or_none(seen)
-            files.append_line(workdir / "diagnostics.jsonl", seen)
+        diary.add(done, result.metrics)
         row = None
         if evaluated:
             clock = time.perf_counter()
@@ -278,7 +279,7 @@ def _rounds(experiment, workdir, on_round, start, keeper, stop, save_last):
             }
             row = incidents.finite_or_none(row)
             if workdir is not None:
-                files.append_line(workdir / "metrics.jsonl", row)
+                files.append_lines(workdir / "metrics.jsonl", [row])
                 files.append_clients(workdir, done, dataset.client_names, scores)
                 if dataset.new_clients is not None:
                     files.append_clients(workdir, done, dataset.new_clients.client_names, new)

@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,9 +66,9 @@ def write_text(path: pathlib.Path, text: str) -> None:
         temporary.replace(path)
 
 
-def append_line(path: pathlib.Path, row: Mapping[str, Any]) -> None:
-    """Append a line of json and push it to disk."""
-    text = json.dumps(row, allow_nan=False) + "\n"
+def append_lines(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append lines of json and push them to disk."""
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     with explained(path), path.open("a") as file:
         file.write(text)
         file.flush()

@@ -1,5 +1,6 @@
 """What alignment does, in numbers: P, γ, directions and gradient noise, round by round."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,21 @@ P_EDGES = np.concatenate([[0.0], np.geomspace(1e-4, 1, 64)])
 
 GAMMA_EDGES = np.linspace(0, 1, 21)
 """Edges of the histogram of γ."""
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of P."""
+
+NUMBERS = (
+    "P/mean",
+    "gradient_noise",
+    "gradient_noise/preconditioned",
+    "direction/norm",
+    "direction/cosine",
+)
+"""What `alignment_metrics` measures beside histograms."""
+
+_ENDS = (len(NUMBERS), len(NUMBERS) + len(P_EDGES) - 1)
+"""Where P's and γ's histograms begin in its vector."""
 
 
 def alignment_metrics(
@@ -40,51 +56,58 @@ def alignment_metrics(
       correction, eps: as given to `align_transform`; γ is that of the last step.
 
     Returns:
-      Name to `Mean`, to be read by `describe`; histograms have their bins in ``total``.
+      ``{"alignment": Mean}`` of one vector, to be read by `describe`: in small models it takes
+      longer to fetch ten arrays in every round than to compute them.
     """
     m, v, u = (_sample(tree).astype(jnp.float32) for tree in (state.m, state.v, state.u))
     p, noise = jnp.minimum(u / (v + eps), 1), jnp.maximum(v - m * m, 0)
-    metrics = {
-        "P/mean": Mean(p.mean(), 1.0),
-        "P/histogram": _histogram(p, P_EDGES, jnp.ones_like(p)),
-        "gradient_noise": Mean(noise.mean(), 1.0),
-        "gradient_noise/preconditioned": Mean(jnp.mean(p * p * noise), 1.0),
-        "direction/norm": Mean(optax.tree.norm(after), 1.0),
-    }
+    norm, cosine, known = optax.tree.norm(after), jnp.zeros(()), jnp.zeros(())
+    gamma, moved = jnp.zeros_like(p), jnp.zeros_like(p)
     if before is not None:
-        both = optax.tree.norm(before) * metrics["direction/norm"].total
+        both = optax.tree.norm(before) * norm
         known = (both > 0).astype(jnp.float32)
         cosine = optax.tree.vdot(before, after) / jnp.where(both > 0, both, 1)
-        metrics["direction/cosine"] = Mean(cosine * known, known)
         delta = _sample(before)
         gamma = removed(correction, m, v, eps, delta) / jnp.where(delta != 0, delta, 1)
         moved = (delta != 0).astype(jnp.float32)
-        metrics["gamma/histogram"] = _histogram(gamma, GAMMA_EDGES, moved)
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), metrics)
+    parts = [
+        Mean(jnp.stack([p.mean(), noise.mean(), jnp.mean(p * p * noise), norm]), jnp.ones(4)),
+        Mean((cosine * known)[None], known[None]),
+        _histogram(p, P_EDGES, jnp.ones_like(p)),
+        _histogram(gamma, GAMMA_EDGES, moved),
+    ]
+    total, weight = (jnp.concatenate(each, dtype=jnp.float32) for each in zip(*parts, strict=True))
+    return {"alignment": Mean(total, weight)}
 
 
-def describe(metrics: Mapping[str, jax.Array]) -> dict[str, float | list[float]]:
+def describe(metrics: Mapping[str, Any]) -> dict[str, float | list[float]]:
     """Return a round's diagnostics as plain numbers, histograms of P as quantiles.
 
     Args:
       metrics: means over the cohort, `RoundResult.metrics`.
 
     Returns:
-      Those of the metrics that are numbers; ``P/q05`` .. ``P/q95`` over all clients' sampled
-      coordinates; ``gamma/histogram``, the share of coordinates in each of 20 equal bins of [0, 1].
-      What is not known (directions before the second round) is left out.
+      Those of the metrics that are numbers; of ``alignment``, `NUMBERS`, ``P/q05`` .. ``P/q95``
+      over all clients' sampled coordinates, and ``gamma/histogram``, the share of coordinates in
+      each of 20 equal bins of [0, 1]. What is not known (directions before the second round) is
+      left out.
     """
     found: dict[str, float | list[float]] = {}
-    for name, value in jax.device_get(dict(metrics)).items():
-        if not np.all(np.isfinite(value)):
-            continue
-        if name == "P/histogram":
-            below = np.concatenate([[0.0], np.cumsum(value)])
-            for q in (5, 25, 50, 75, 95):
-                found[f"P/q{q:02d}"] = float(np.interp(q / 100 * below[-1], below, P_EDGES))
+    for name, value in ((name, np.asarray(value)) for name, value in metrics.items()):
+        if name == "alignment":
+            known, p, gamma = np.split(value, _ENDS)
+            found.update(zip(NUMBERS, known.tolist(), strict=True))
+            below = np.concatenate([[0.0], np.cumsum(p)])
+            at = np.interp(np.array(QUANTILES) * below[-1], below, P_EDGES).tolist()
+            found.update(zip((f"P/q{100 * q:02.0f}" for q in QUANTILES), at, strict=True))
+            found["gamma/histogram"] = gamma.tolist()
         else:
-            found[name] = float(value) if np.ndim(value) == 0 else [float(x) for x in value]
-    return found
+            found[name] = value.tolist()
+    return {name: value for name, value in found.items() if _finite(value)}
+
+
+def _finite(value):
+    return all(map(math.isfinite, value)) if isinstance(value, list) else math.isfinite(value)
 
 
 def _sample(tree):
@@ -98,4 +121,4 @@ def _histogram(values, edges, weights):
     """Return the share of values between edges, the last one included, as a `Mean`."""
     reached = (values[None, :] >= jnp.asarray(edges[1:-1], values.dtype)[:, None]) * weights[None]
     above = jnp.concatenate([weights.sum()[None], reached.sum(1), jnp.zeros(1)])
-    return Mean(above[:-1] - above[1:], weights.sum())
+    return Mean(above[:-1] - above[1:], jnp.full(len(edges) - 1, weights.sum()))

@@ -38,11 +38,11 @@ def made(path, method, seed, accuracy, rate=0.1, rounds=4, validation=0.5, finis
                "accuracy/validation/personal/adapted/mean": validation, "loss/train/mean": 1 / done,
                "seconds": 2.0, "seconds_total": 2.0 * done, "bytes_up": 1_500_000,
                "bytes_down": 500_000}  # fmt: skip
-        workdir.append_line(path / "metrics.jsonl", row)
+        workdir.append_lines(path / "metrics.jsonl", [row])
         if method == "pflalign":
             seen = {"round": done, "P/q05": 0.1, "P/q50": 0.2, "P/q95": 0.4}
             histogram = {"gamma/histogram": [0.05] * 20} if done > 1 else {}
-            workdir.append_line(path / "diagnostics.jsonl", seen | histogram)
+            workdir.append_lines(path / "diagnostics.jsonl", [seen | histogram])
     if finished:
         summary = {"dataset": {"clients": 4}, "versions": VERSIONS, "last": row}
         workdir.write_json(path / "summary.json", summary)

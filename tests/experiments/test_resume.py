@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import compare, resume, stop, training, workdir
+from experiments import compare, diary, resume, stop, training, workdir
 from experiments.config import default_config, resolve
 from experiments.devices import MemoryExhaustedError
 from experiments.training import build, train
@@ -186,6 +186,22 @@ def test_a_run_without_checkpoints_is_refused(tmp_path):
     assert not (tmp_path / "checkpoints").exists()
     with pytest.raises(workdir.WorkdirError, match="saved no checkpoints; it is not overwritten"):
         go(tmp_path, small())
+
+
+def observed(path):
+    lines = (path / "diagnostics.jsonl").read_text().splitlines()
+    return [json.loads(line)["round"] for line in lines]
+
+
+def test_diagnostics_are_written_however_a_run_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(diary, "PAUSE", 1e9)
+    config = small(diagnostics=True, checkpoint_every=0)
+    assert observed(interrupted(tmp_path / "without", config)) == [1, 2, 3]
+    config = small(diagnostics=True)
+    path = interrupted(tmp_path / "run", config)
+    assert observed(path) == [1, 2, 3]
+    go(path, config)
+    assert observed(path) == [1, 2, 3, 4, 5, 6]
 
 
 def test_another_config_is_refused_with_what_differs(run):

@@ -43,7 +43,7 @@ def ditto(
       drawn clients; the authors' code draws by examples and weights equally.
     """
     tx = local_sgd(learning_rate)
-    personal_tx = optax.chain(proximal(lam), tx if personal_tx is None else personal_tx)
+    personal_tx = optax.chain(proximal(lam, "lam"), tx if personal_tx is None else personal_tx)
     shared = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
     personal = local_training(loss, personal_tx, local_epochs, batch_size, elementwise=True)
 

@@ -4,6 +4,7 @@ import optax
 
 from pflalign_jax.algorithms.fedopt import fedopt
 from pflalign_jax.federated import Algorithm, Loss
+from pflalign_jax.federated.allowed import decay, nonnegative
 
 
 def fedadam(
@@ -22,13 +23,15 @@ def fedadam(
     Args:
       loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
       server_learning_rate: ``η`` of the server; the paper tries 0.001 to 1.
-      b1, b2: decays of the two moments.
-      tau: ``τ``, degree of adaptivity.
+      b1, b2: decays of the two moments; 0.9 and 0.99 are the paper's.
+      tau: ``τ``, degree of adaptivity; the paper takes 0.001.
 
     References:
       Reddi et al., "Adaptive Federated Optimization", arXiv:2003.00295, Algorithm 2. Departure:
       optax's Adam corrects the bias of the first rounds; the paper starts its second moment at τ²
       instead.
     """
+    nonnegative("fedadam", server_learning_rate=server_learning_rate, tau=tau)
+    decay("fedadam", b1=b1, b2=b2)
     server = optax.adam(server_learning_rate, b1, b2, tau)
     return fedopt(loss, server, learning_rate, local_epochs=local_epochs, batch_size=batch_size)

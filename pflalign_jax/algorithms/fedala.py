@@ -8,6 +8,7 @@ import optax
 
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.allowed import at_least_one
 from pflalign_jax.federated.local import Loss, local_sgd, local_training, projected
 from pflalign_jax.federated.paths import cut, joined, part_mask
 
@@ -39,7 +40,7 @@ def fedala(
       loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
       head: names of the higher layers that are mixed, see `pflalign_jax.federated.part_mask`.
       weight_learning_rate: ``η_W``; the paper uses 1.
-      weight_epochs: passes over the data for W in every round.
+      weight_epochs: passes over the data for W in every round; the paper's later rounds take 1.
 
     References:
       Zhang et al., "FedALA: Adaptive Local Aggregation for Personalized Federated Learning",
@@ -48,8 +49,11 @@ def fedala(
       in the second round, then one epoch. They score the mixture after W has met the received
       model; here ``received`` mixes with the last W, ``adapted`` comes after the local steps, too.
     """
+    at_least_one("fedala", weight_epochs=weight_epochs)
     tx = local_sgd(learning_rate)
-    weight_tx = optax.chain(local_sgd(weight_learning_rate), projected(0, 1))
+    weight_tx = optax.chain(
+        local_sgd(weight_learning_rate, "weight_learning_rate"), projected(0, 1)
+    )
     work: dict[str, Any] = {"batch_size": batch_size, "elementwise": True}
     training = local_training(loss, tx, local_epochs=local_epochs, **work)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.allowed import nonnegative, positive
 from pflalign_jax.federated.local import Loss, local_sgd, local_training, proximal
 
 
@@ -55,9 +56,8 @@ def fedamp(
       Algorithm 1, equations 5 and 6. Departures: T steps of SGD, from u_i, instead of an exact
       minimum (PFLlib starts from w_i); the sum of weights is capped.
     """
-    for name, value in (("alpha", alpha), ("sigma", sigma)):
-        if not value > 0:
-            raise ValueError(f"fedamp: {name}={value!r} is not allowed; it must be > 0")
+    positive("fedamp", alpha=alpha, sigma=sigma, num_clients=num_clients)
+    nonnegative("fedamp", lam=lam)
     tx = optax.chain(proximal(lam / alpha), local_sgd(learning_rate))
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 

@@ -4,6 +4,7 @@ import optax
 
 from pflalign_jax.algorithms.fedopt import fedopt
 from pflalign_jax.federated import Algorithm, Loss
+from pflalign_jax.federated.allowed import decay, nonnegative
 
 
 def fedavgm(
@@ -20,11 +21,14 @@ def fedavgm(
     Args:
       loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
       server_learning_rate: of the server.
-      momentum: ``β``; the paper takes 0.9.
+      momentum: ``β``; the paper searches 0 to 0.997.
 
     References:
       Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated
-      Visual Classification", arXiv:1909.06335, section 4.
+      Visual Classification", arXiv:1909.06335, section 4: the plain momentum of its
+      equation; departure: its experiments take Nesterov's.
     """
+    nonnegative("fedavgm", server_learning_rate=server_learning_rate)
+    decay("fedavgm", momentum=momentum)
     server = optax.sgd(server_learning_rate, momentum=momentum)
     return fedopt(loss, server, learning_rate, local_epochs=local_epochs, batch_size=batch_size)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.local import Loss, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
+from pflalign_jax.federated.allowed import at_least_one
 from pflalign_jax.federated.paths import cut, joined, part_mask
 
 
@@ -41,9 +41,11 @@ def fedbabu(
 
     References:
       Oh, Kim and Yun, "FedBABU: Toward Enhanced Representation for Federated Image
-      Classification", arXiv:2106.06042, Algorithm 1.
+      Classification", arXiv:2106.06042, Algorithm 1. Departure: SGD has no momentum.
     """
-    tx, fine_tx = local_sgd(learning_rate), local_sgd(fine_tune_learning_rate)
+    at_least_one("fedbabu", fine_tune_epochs=fine_tune_epochs)
+    tx = local_sgd(learning_rate)
+    fine_tx = local_sgd(fine_tune_learning_rate, "fine_tune_learning_rate")
     tuning = local_training(loss, fine_tx, fine_tune_epochs, batch_size, elementwise=True)
 
     def init(params):
@@ -59,8 +61,8 @@ def fedbabu(
 
         training = local_training(body_loss, tx, local_epochs, batch_size, elementwise=True)
         result = training.train(server.body, tx.init(server.body), data, key)
-        start = whole(server)
-        tuned = tuning.train(start, fine_tx.init(start), data, jax.random.fold_in(key, 1))
+        start, again = whole(server), jax.random.fold_in(key, 1)
+        tuned = tuning.train(start, fine_tx.init(start), data, again)
         message = optax.tree.sub(result.params, server.body)
         return ClientOutput(message, client, tuned.params, result.steps, result.metrics)
 

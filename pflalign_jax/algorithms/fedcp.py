@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax import models
 from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
-from pflalign_jax.models import Model, batch_features, dense, example_losses, mean_of_real
+from pflalign_jax.federated.allowed import nonnegative
 
 
 class ServerState(NamedTuple):
@@ -45,7 +46,7 @@ class Gated(NamedTuple):
 
 
 def fedcp(
-    model: Model,
+    model: models.Model,
     learning_rate: float = 0.1,
     *,
     lam: float = 5.0,
@@ -60,9 +61,9 @@ def fedcp(
     head H frozen. The server averages bodies, policies, and ``(H_i + H) / 2``.
 
     Args:
-      model: one with a single dense head, of one label per example.
+      model: one with a single dense head.
       learning_rate, local_epochs, batch_size: as in `fedavg`.
-      lam: ``λ``.
+      lam: ``λ``; the paper takes 5.
 
     References:
       Zhang et al., "FedCP: Separating Feature Information for Personalized Federated Learning via
@@ -72,14 +73,16 @@ def fedcp(
       policy's layer normalisation has no gain and offset, its first weights are LeCun's and the
       same in all runs.
     """
-    (head,) = model.head
+    nonnegative("fedcp", lam=lam)
+    head = models.single_head("fedcp", model)
     tx = local_sgd(learning_rate)
 
     def logits(params, z, noise=0.0):
-        hidden = jax.nn.relu(jax.nn.standardize(dense(params.policy, z * params.context[None])))
+        hidden = models.dense(params.policy, z * params.context[None])
+        hidden = jax.nn.relu(jax.nn.standardize(hidden))
         split = jax.nn.softmax(hidden.reshape(*z.shape[:-1], 2, -1) + noise, axis=-2)
-        own = dense(params.model[head], z * split[..., 0, :])
-        return own + dense(params.head, z * split[..., 1, :])
+        own = models.dense(params.model[head], z * split[..., 0, :])
+        return own + models.dense(params.head, z * split[..., 1, :])
 
     def personal(server, client):
         context = client.head["kernel"].sum(1)
@@ -91,12 +94,12 @@ def fedcp(
         start = personal(server, client)
 
         def loss(trained, batch, key):
-            z = batch_features(model, trained[0], batch)
+            z, y, mask = models.labelled_features(model, trained[0], batch)
             noise = jax.random.gumbel(key, (*z.shape[:-1], 2, z.shape[-1]))
             fixed = start._replace(model=trained[0], policy=trained[1])
-            losses = example_losses(logits(fixed, z, noise), batch.y)
-            apart = discrepancy(z, batch_features(model, start.model, batch), batch.mask)
-            return mean_of_real(losses, batch.mask) + lam * apart
+            losses = models.example_losses(logits(fixed, z, noise), y)
+            apart = discrepancy(z, models.labelled_features(model, start.model, batch)[0], mask)
+            return models.mean_of_real(losses, mask) + lam * apart
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         given = (start.model, start.policy)
@@ -113,7 +116,8 @@ def fedcp(
         )
 
     def predict(params, x):
-        return logits(params, model.features(params.model, x))
+        z = model.features(params.model, x)
+        return logits(params, z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
 
     def init(params):
         width = params[head]["kernel"].shape[0]
@@ -132,11 +136,11 @@ def fedcp(
 
 
 def discrepancy(a: jax.Array, b: jax.Array, mask: jax.Array) -> jax.Array:
-    """Return the squared maximum mean discrepancy of ``[B, F]`` features, a scalar."""
+    """Return the squared maximum mean discrepancy of ``[N, F]`` features, a scalar."""
     pairs = mask[:, None] * mask[None, :] / jnp.maximum(mask.sum(), 1) ** 2
 
     def mean_kernel(x, y):
-        distance = jnp.sum((x[:, None] - y[None, :]) ** 2, axis=-1)
+        distance = jnp.sum(x * x, 1)[:, None] + jnp.sum(y * y, 1)[None] - 2 * x @ y.T
         return sum(jnp.sum(pairs * jnp.exp(-0.5 * distance / s)) for s in (10, 15, 20, 50))
 
     return mean_kernel(a, a) + mean_kernel(b, b) - 2 * mean_kernel(a, b)

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax import models
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.allowed import nonnegative
 from pflalign_jax.federated.local import local_sgd, local_training
 from pflalign_jax.federated.statistics import class_features
-from pflalign_jax.models import Model, batch_features, example_losses, mean_of_real
 
 
 class ServerState(NamedTuple):
@@ -40,7 +41,7 @@ class Pair(NamedTuple):
 
 
 def feddbe(
-    model: Model,
+    model: models.Model,
     learning_rate: float = 0.1,
     *,
     kappa: float = 1.0,
@@ -55,7 +56,7 @@ def feddbe(
     features is a bias of logits.
 
     Args:
-      model: one with a single dense head, of one label per example.
+      model: one with a single dense head.
       learning_rate, local_epochs, batch_size: as in `fedavg`.
       kappa: ``κ``; the paper chooses among 0.001 to 100. The authors' code halves the square;
         its 50 for the CNN is 25 here.
@@ -66,7 +67,8 @@ def feddbe(
       round's messages, so that the first round has no regularisation; the authors train all clients
       locally for that before the first round.
     """
-    (head,) = model.head
+    nonnegative("feddbe", kappa=kappa)
+    head = models.single_head("feddbe", model)
     tx = local_sgd(learning_rate)
 
     def personal(params, bias):
@@ -76,18 +78,18 @@ def feddbe(
     def client_update(server, client, data, key):
         def loss(pair, batch, key):
             del key
-            z, layer = batch_features(model, pair.model, batch), pair.model[head]
-            logits = (z + pair.bias[None]) @ layer["kernel"] + layer["bias"][None]
-            count = jnp.maximum(jnp.sum(batch.mask), 1)
-            gap = jnp.sum(z * batch.mask[:, None], axis=0) / count - server.mean
-            own = mean_of_real(example_losses(logits, batch.y), batch.mask)
+            z, y, mask = models.labelled_features(model, pair.model, batch)
+            logits = models.dense(pair.model[head], z + pair.bias[None])
+            count = jnp.maximum(jnp.sum(mask), 1)
+            gap = jnp.sum(z * mask[:, None], axis=0) / count - server.mean
+            own = models.mean_of_real(models.example_losses(logits, y), mask)
             return own + kappa * server.known * jnp.mean(gap**2)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         start = Pair(server.params, client.bias)
         result = local.train(start, tx.init(start), data, key)
         found = class_features(model, result.params.model, data, 1, batch_size)
-        mean = found.sums[0] / jnp.maximum(data.size, 1).astype(jnp.float32)
+        mean = found.sums[0] / jnp.maximum(found.counts[0], 1)
         message = (optax.tree.sub(result.params.model, server.params), mean)
         state = ClientState(result.params.bias)
         return ClientOutput(message, state, personal(*result.params), result.steps, result.metrics)

@@ -4,6 +4,7 @@ import optax
 
 from pflalign_jax.algorithms.scaffold import ClientState, ServerState
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.allowed import positive
 from pflalign_jax.federated.local import Loss, add_drift, local_sgd, local_training, proximal
 
 
@@ -35,8 +36,7 @@ def feddyn(
       examples, and has weight decay and clipping. ``personal / adapted`` is scored after these
       steps: it is not fine-tuned.
     """
-    if not alpha > 0:
-        raise ValueError(f"feddyn: alpha={alpha!r} is not allowed; it must be > 0")
+    positive("feddyn", alpha=alpha, num_clients=num_clients)
     tx = optax.chain(proximal(alpha), add_drift(), local_sgd(learning_rate))
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 

@@ -9,18 +9,12 @@ import numpy as np
 import optax
 from scipy.optimize import nnls
 
+from pflalign_jax import models
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.allowed import at_least_one, nonnegative
 from pflalign_jax.federated.local import local_sgd, local_training
 from pflalign_jax.federated.paths import cut, joined, part_mask
 from pflalign_jax.federated.statistics import class_features
-from pflalign_jax.models import (
-    Model,
-    batch_features,
-    cross_entropy,
-    dense,
-    example_losses,
-    mean_of_real,
-)
 
 
 class Shared(NamedTuple):
@@ -56,7 +50,7 @@ class ServerState(NamedTuple):
 
 
 def fedpac(
-    model: Model,
+    model: models.Model,
     learning_rate: float = 0.1,
     *,
     num_classes: int,
@@ -76,12 +70,12 @@ def fedpac(
     times class shares, V_j their variance over n_j, both before training.
 
     Args:
-      model: one with ``features``, of one label per example.
+      model: one with a single dense head.
       learning_rate: of SGD, for both.
       num_classes: C.
       num_clients: K, the identities ``0..K-1`` of all clients.
       head: names of the layers that are combined, see `pflalign_jax.federated.part_mask`.
-      lam: ``λ``.
+      lam: ``λ``; the authors' code takes 1.
       head_epochs: passes over the data for the head.
       local_epochs: passes over the data for the body; the paper takes 5.
       batch_size: examples per step.
@@ -93,7 +87,10 @@ def fedpac(
       aligned, and one that is absent in a round keeps its last. A client that never trained gets
       the mean of all heads.
     """
-    tx, objective = local_sgd(learning_rate), cross_entropy(model)
+    nonnegative("fedpac", lam=lam)
+    layer = models.single_head("fedpac", model)
+    at_least_one("fedpac", num_clients=num_clients, head_epochs=head_epochs)
+    tx, objective = local_sgd(learning_rate), models.cross_entropy(model)
     work = {"batch_size": batch_size, "elementwise": True}
 
     def client_update(received, client, data, key):
@@ -103,16 +100,16 @@ def fedpac(
         def body_loss(body, batch, key):
             del key
             params = joined(fitted.params, body)
-            z = batch_features(model, params, batch)
-            apart = ((z - received.mean[batch.y]) ** 2).mean(-1) * received.known[batch.y]
-            losses = example_losses(dense(params[model.head[0]], z), batch.y)
-            return mean_of_real(losses + lam * apart, batch.mask)
+            z, y, mask = models.labelled_features(model, params, batch)
+            apart = ((z - received.mean[y]) ** 2).mean(-1) * received.known[y]
+            losses = models.example_losses(models.dense(params[layer], z), y)
+            return models.mean_of_real(losses + lam * apart, mask)
 
         def features(params):
             return class_features(model, params, data, num_classes, batch_size)
 
-        examples = jnp.maximum(data.size, 1).astype(jnp.float32)
         before = features(joined(received.heads, received.body))
+        examples = jnp.maximum(before.counts.sum(), 1)
         h = before.sums / examples
         variance = (before.squares / examples - jnp.sum(h * h)) / examples
         train_head = local_training(head_loss, tx, local_epochs=head_epochs, **work).train
@@ -161,7 +158,7 @@ def fedpac(
     def init(params):
         own, body = cut(params, part_mask(params, head))
         heads = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_clients, *a.shape)), own)
-        mean = jnp.zeros((num_classes, params[model.head[0]]["kernel"].shape[0]))
+        mean = jnp.zeros((num_classes, params[layer]["kernel"].shape[0]))
         shared, none = Shared(body, heads, mean, jnp.zeros(num_classes)), jnp.zeros(num_clients)
         return ServerState(shared, jnp.zeros((num_clients, *mean.shape)), none, none), ()
 

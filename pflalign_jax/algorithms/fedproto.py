@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pflalign_jax import models
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.allowed import nonnegative
 from pflalign_jax.federated.local import local_sgd, local_training
 from pflalign_jax.federated.statistics import class_features
-from pflalign_jax.models import Model, batch_features, dense, example_losses, mean_of_real
 
 
 class ServerState(NamedTuple):
@@ -30,7 +31,7 @@ class ClientState(NamedTuple):
 
 
 def fedproto(
-    model: Model,
+    model: models.Model,
     learning_rate: float = 0.1,
     *,
     num_classes: int,
@@ -46,7 +47,7 @@ def fedproto(
     prototype; that is a dense head with kernel 2 c and bias -‖c‖².
 
     Args:
-      model: one with a single dense head, of one label per example.
+      model: one with a single dense head.
       learning_rate, local_epochs, batch_size: as in `fedavg`.
       num_classes: C.
       lam: ``λ``; the paper takes 0.1 to 1 by dataset.
@@ -54,11 +55,13 @@ def fedproto(
     References:
       Tan et al., "FedProto: Federated Prototype Learning across Heterogeneous Clients",
       arXiv:2105.00243, Algorithm 1. Departures: the distance is squared and averaged over features,
-      as in the authors' code; prototypes are weighted by examples, there clients count equally;
+      as in the authors' code; prototypes are weighted by
+      examples, in the authors' code clients count equally;
       all known classes are candidates, there the client's own only; before any prototype is known a
       model predicts with its own head.
     """
-    (head,) = model.head
+    nonnegative("fedproto", lam=lam)
+    head = models.single_head("fedproto", model)
     tx = local_sgd(learning_rate)
 
     def personal(server, params):
@@ -72,10 +75,10 @@ def fedproto(
     def client_update(server, client, data, key):
         def loss(params, batch, key):
             del key
-            z = batch_features(model, params, batch)
-            apart = ((z - server.mean[batch.y]) ** 2).mean(-1) * server.known[batch.y]
-            losses = example_losses(dense(params[head], z), batch.y)
-            return mean_of_real(losses + lam * apart, batch.mask)
+            z, y, mask = models.labelled_features(model, params, batch)
+            apart = ((z - server.mean[y]) ** 2).mean(-1) * server.known[y]
+            losses = models.example_losses(models.dense(params[head], z), y)
+            return models.mean_of_real(losses + lam * apart, mask)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         result = local.train(client.params, tx.init(client.params), data, key)

@@ -7,6 +7,7 @@ import optax
 
 from pflalign_jax.algorithms.partly_local import ClientState, shared_in_part
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.allowed import at_least_one
 from pflalign_jax.federated.local import Loss, local_sgd, local_training
 from pflalign_jax.federated.paths import joined, part_mask
 
@@ -34,9 +35,11 @@ def fedrep(
 
     References:
       Collins et al., "Exploiting Shared Representations for Personalized Federated Learning",
-      arXiv:2102.07078, Algorithm 1. The paper scores the averaged body under the client's own head,
+      arXiv:2102.07078, Algorithm 1. Departure: means are weighted by examples, there clients count
+      equally. The paper scores the averaged body under the client's own head,
       which is nearer to ``personal / received`` than to ``personal / adapted``.
     """
+    at_least_one("fedrep", head_epochs=head_epochs)
     tx = local_sgd(learning_rate)
     body_tx = tx if body_tx is None else body_tx
 

@@ -1,24 +1,17 @@
 """FedRoD: a generic head trained for balanced classes, and a personal head on top of it."""
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax import models
 from pflalign_jax.algorithms.averaging import averaged
+from pflalign_jax.algorithms.partly_local import ClientState
 from pflalign_jax.federated import Algorithm, ClientOutput, label_counts, local_sgd, local_training
-from pflalign_jax.models import Model, batch_features, dense, example_losses, mean_of_real
-
-
-class ClientState(NamedTuple):
-    """The personal head, whose logits are added to those of the generic head."""
-
-    head: Any
 
 
 def fedrod(
-    model: Model,
+    model: models.Model,
     learning_rate: float = 0.1,
     *,
     num_classes: int,
@@ -30,7 +23,7 @@ def fedrod(
     A local step with features z: body and generic head G descend on the balanced softmax loss of
     ``G(z) + log n_c``, with n_c the client's examples of class c; the personal head H_i, with z and
     G(z) fixed, on the cross-entropy of ``G(z) + H_i(z)``. The server averages body and G as FedAvg
-    does. The personal model predicts with ``G + H_i``, one dense layer.
+    does. The personal model predicts with ``G + H_i``, one dense layer; H_i is the client's state.
 
     Args:
       model: one with a single dense head.
@@ -41,8 +34,7 @@ def fedrod(
       Chen and Chao, "On Bridging Generic and Personalized Federated Learning for Image
       Classification", arXiv:2107.00778, Algorithm 1 with equation 6. Departure: H_i starts at 0.
     """
-    (head,) = model.head
-    tx = local_sgd(learning_rate)
+    head, tx = models.single_head("fedrod", model), local_sgd(learning_rate)
 
     def personal(params, own):
         return {**params, head: optax.tree.add(params[head], own)}
@@ -50,19 +42,17 @@ def fedrod(
     def client_update(server, client, data, key):
         prior = jnp.log(jnp.maximum(label_counts(data, num_classes), 1e-6))
 
-        def loss(trained, batch, key):
-            del key
+        def loss(trained, batch, _):
             params, own = trained
-            z = batch_features(model, params, batch)
-            generic = dense(params[head], z)
-            fixed = jax.lax.stop_gradient((z, generic))
-            both = fixed[1] + dense(own, fixed[0])
-            losses = example_losses(generic + prior.reshape((1,) * (z.ndim - 1) + (-1,)), batch.y)
-            losses += example_losses(both, batch.y)
-            return mean_of_real(losses, batch.mask)
+            z, y, mask = models.labelled_features(model, params, batch)
+            generic = models.dense(params[head], z)
+            fixed, base = jax.lax.stop_gradient((z, generic))
+            losses = models.example_losses(generic + prior[None], y)
+            losses += models.example_losses(base + models.dense(own, fixed), y)
+            return models.mean_of_real(losses, mask)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
-        start = (server.params, client.head)
+        start = (server.params, client.own)
         result = local.train(start, tx.init(start), data, key)
         params, own = result.params
         message, state = optax.tree.sub(params, server.params), ClientState(own)
@@ -71,5 +61,5 @@ def fedrod(
     return averaged(
         client_update,
         lambda params: ClientState(optax.tree.zeros_like(params[head])),
-        lambda server, client: personal(server.params, client.head),
+        lambda server, client: personal(server.params, client.own),
     )

@@ -4,6 +4,7 @@ import optax
 
 from pflalign_jax.algorithms.fedopt import fedopt
 from pflalign_jax.federated import Algorithm, Loss
+from pflalign_jax.federated.allowed import decay, nonnegative
 
 
 def fedyogi(
@@ -28,5 +29,7 @@ def fedyogi(
       optax's Yogi corrects the bias of the first rounds and starts both moments at 1e-6; the paper
       starts the second at τ².
     """
+    nonnegative("fedyogi", server_learning_rate=server_learning_rate, tau=tau)
+    decay("fedyogi", b1=b1, b2=b2)
     server = optax.yogi(server_learning_rate, b1, b2, tau)
     return fedopt(loss, server, learning_rate, local_epochs=local_epochs, batch_size=batch_size)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax import models
 from pflalign_jax.federated import Algorithm, ClientOutput, label_counts, local_sgd, local_training
-from pflalign_jax.models import Model, batch_features, dense, example_losses, mean_of_real
+from pflalign_jax.federated.allowed import nonnegative
 
 
 class ServerState(NamedTuple):
@@ -45,7 +46,7 @@ class Conditioned(NamedTuple):
 
 
 def gpfl(
-    model: Model,
+    model: models.Model,
     learning_rate: float = 0.1,
     *,
     num_classes: int,
@@ -63,7 +64,7 @@ def gpfl(
     decay μ on embeddings and valve. Heads stay; the server averages the rest.
 
     Args:
-      model: one with a single dense head, of one label per example.
+      model: one with a single dense head.
       learning_rate, local_epochs, batch_size: as in `fedavg`.
       num_classes: C.
       lam: ``λ``; the authors take 0.01, for ResNet and fastText 0.0001.
@@ -77,17 +78,15 @@ def gpfl(
       the valve's first weights are LeCun's, its biases 0, and the same in all runs, as are the
       first embeddings.
     """
-    for name, value in (("lam", lam), ("mu", mu)):
-        if not value >= 0:
-            raise ValueError(f"gpfl: {name}={value!r} is not allowed; it must be >= 0")
-    (head,) = model.head
+    nonnegative("gpfl", lam=lam, mu=mu)
+    head = models.single_head("gpfl", model)
     tx = optax.chain(
         optax.masked(optax.add_decayed_weights(mu), (False, True, True)), local_sgd(learning_rate)
     )
 
     def opened(valve, z, condition):
         gain, offset = (
-            jax.nn.standardize(jax.nn.relu(dense(valve[name], condition)))
+            jax.nn.standardize(jax.nn.relu(models.dense(valve[name], condition)))
             for name in ("gain", "offset")
         )
         return jax.nn.relu(z * (1 + gain)[None] + offset[None])
@@ -97,20 +96,21 @@ def gpfl(
         return Conditioned(own, server.valve, client.shares @ server.classes)
 
     def client_update(server, client, data, key):
-        shares = label_counts(data, num_classes) / jnp.maximum(data.size, 1)
+        counts = label_counts(data, num_classes)
+        shares = counts / jnp.maximum(counts.sum(), 1)
         start = personal(server, ClientState(client.head, shares))
 
         def loss(trained, batch, key):
             del key
             params, classes, valve = trained
-            z = batch_features(model, params, batch)
-            own = dense(params[head], opened(valve, z, start.condition))
+            z, y, mask = models.labelled_features(model, params, batch)
+            own = models.dense(params[head], opened(valve, z, start.condition))
             z = opened(valve, z, server.classes.mean(0))
             cosines = _unit(z) @ _unit(classes).T
-            losses = example_losses(own, batch.y) + example_losses(cosines, batch.y)
-            apart = (z - server.classes[batch.y]) * batch.mask[:, None]
+            losses = models.example_losses(own, y) + models.example_losses(cosines, y)
+            apart = (z - server.classes[y]) * mask[:, None]
             far = jnp.sqrt(jnp.sum(apart**2) + 1e-12)
-            return mean_of_real(losses, batch.mask) + lam * far
+            return models.mean_of_real(losses, mask) + lam * far
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         given = (start.model, server.classes, server.valve)
@@ -127,7 +127,8 @@ def gpfl(
 
     def predict(params, x):
         z = model.features(params.model, x)
-        return dense(params.model[head], opened(params.valve, z, params.condition))
+        rows = opened(params.valve, z.reshape(-1, z.shape[-1]), params.condition)
+        return models.dense(params.model[head], rows).reshape(*z.shape[:-1], -1)
 
     def init(params):
         width, keys = params[head]["kernel"].shape[0], jax.random.split(jax.random.key(0), 3)

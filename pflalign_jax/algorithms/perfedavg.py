@@ -6,6 +6,7 @@ import optax
 
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
+from pflalign_jax.federated.allowed import nonnegative, positive
 from pflalign_jax.models import Batch
 
 
@@ -30,7 +31,7 @@ def perfedavg(
     Args:
       loss: ``(params, Batch, key) -> scalar``.
       learning_rate: ``β``, of the meta-steps.
-      alpha: ``α``, of the adaptation steps.
+      alpha: ``α``, of the adaptation steps; the paper takes 0.01.
       hessian_free: whether to add the second-order term.
       delta: ``δ`` of its finite difference.
       local_epochs: of meta-steps in a round.
@@ -44,6 +45,8 @@ def perfedavg(
     """
     if batch_size % 2:
         raise ValueError(f"perfedavg: batch_size={batch_size} is not allowed; it must be even")
+    nonnegative("perfedavg", alpha=alpha)
+    positive("perfedavg", delta=delta)
     grad = jax.grad(loss)
 
     def gradient(params, batch, key):

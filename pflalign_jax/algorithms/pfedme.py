@@ -8,6 +8,7 @@ import optax
 
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
+from pflalign_jax.federated.allowed import at_least_one, nonnegative
 
 
 class ClientState(NamedTuple):
@@ -59,6 +60,8 @@ def pfedme(
     Raises:
       ValueError: if ``personal_learning_rate`` is not below ``2 / λ``.
     """
+    nonnegative("pfedme", personal_learning_rate=personal_learning_rate, lam=lam, beta=beta)
+    at_least_one("pfedme", inner_steps=inner_steps)
     if not personal_learning_rate * lam < 2:
         raise ValueError(
             f"pfedme: personal_learning_rate={personal_learning_rate!r} is not allowed with "

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.allowed import nonnegative, positive
 from pflalign_jax.federated.local import Loss, add_drift, local_sgd, local_training
 
 
@@ -42,15 +43,16 @@ def scaffold(
     Args:
       loss, local_epochs, batch_size: as in `fedavg`.
       learning_rate: ``η`` > 0 of the clients.
-      server_learning_rate: ``η_g``.
+      server_learning_rate: ``η_g``; the paper takes 1.
       num_clients: K, of all clients.
 
     References:
       Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning",
-      arXiv:1910.06378, Algorithm 1.
+      arXiv:1910.06378, Algorithm 1. Departure: T is a client's own number of steps, not the same
+      for all.
     """
-    if learning_rate == 0:
-        raise ValueError("scaffold: learning_rate=0 is not allowed; it divides by it")
+    positive("scaffold", learning_rate=learning_rate, num_clients=num_clients)
+    nonnegative("scaffold", server_learning_rate=server_learning_rate)
     tx = optax.chain(add_drift(), local_sgd(learning_rate))
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 

@@ -1,6 +1,5 @@
 """The one local training loop that all algorithms share."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.federated.algorithm import ClientData, Mean
+from pflalign_jax.federated.allowed import at_least_one, nonnegative
 from pflalign_jax.models import Batch
 
 Loss = Callable[[Any, Batch, jax.Array], jax.Array]
@@ -78,9 +78,7 @@ def local_training(
     Raises:
       ValueError: if ``local_epochs`` or ``batch_size`` is below 1.
     """
-    for name, value in (("local_epochs", local_epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"local_training: {name}={value!r} is not allowed; it must be >= 1")
+    at_least_one("local_training", local_epochs=local_epochs, batch_size=batch_size)
     tx = optax.with_extra_args_support(tx)
     gradient = jax.value_and_grad(loss) if gradient is None else gradient
 
@@ -136,27 +134,25 @@ def _shaped(tree, like):
     return jax.tree.map(lambda a, b: a.reshape(jnp.shape(b)), tree, like)
 
 
-def local_sgd(learning_rate: float) -> optax.GradientTransformation:
+def local_sgd(learning_rate: float, name: str = "learning_rate") -> optax.GradientTransformation:
     """Return plain SGD, the local optimiser of most algorithms.
 
     Raises:
-      ValueError: unless ``learning_rate`` is finite and >= 0.
+      ValueError: unless ``learning_rate`` is finite and >= 0; it calls it ``name``.
     """
-    if not 0 <= learning_rate < math.inf:
-        raise ValueError(f"learning_rate={learning_rate!r} is not allowed; it must be finite, >= 0")
+    nonnegative("local_sgd", **{name: learning_rate})
     return optax.sgd(learning_rate)
 
 
-def proximal(mu: float) -> optax.GradientTransformationExtraArgs:
+def proximal(mu: float, name: str = "mu") -> optax.GradientTransformationExtraArgs:
     """Return a transform that adds ``μ (params - centre)``, the gradient of ``μ/2 ‖w - centre‖²``.
 
     Its ``update`` takes ``centre``, a tree like the parameters.
 
     Raises:
-      ValueError: unless ``mu`` is finite and >= 0.
+      ValueError: unless ``mu`` is finite and >= 0; it calls it ``name``.
     """
-    if not 0 <= mu < math.inf:
-        raise ValueError(f"mu={mu!r} is not allowed; it must be finite and >= 0")
+    nonnegative("proximal", **{name: mu})
 
     def update(updates, state, params, *, centre, **extra):
         del extra

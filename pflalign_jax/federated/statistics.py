@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pflalign_jax.federated.algorithm import ClientData
 from pflalign_jax.federated.local import take
-from pflalign_jax.models import Model
+from pflalign_jax.models import Model, labelled_features
 
 
 class ClassFeatures(NamedTuple):
@@ -38,23 +38,26 @@ def class_features(
 ) -> ClassFeatures:
     """Return sums of the features of each label, in one pass over the client's training examples.
 
+    Every position of a sequence counts as an example.
+
     Args:
-      model: one with ``features``, of one label per example.
+      model: one with ``features``.
       params: its parameters.
       data: the client's.
       num_classes: number of labels; 1 sums over all labels.
       batch_size: examples per step.
     """
     width = params[model.head[0]]["kernel"].shape[0]
+    scored = model._replace(train_features=None)
 
     def step(i, carry):
         sums, counts, squares = carry
         chosen = i * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
         batch = take(data, chosen, chosen < data.size)
-        labels = jnp.zeros_like(batch.y) if num_classes == 1 else batch.y
-        one_hot = jax.nn.one_hot(labels, num_classes) * batch.mask[:, None]
-        z = model.features(params, batch.x)
-        squares += jnp.sum(z * z * batch.mask[:, None])
+        z, labels, mask = labelled_features(scored, params, batch)
+        labels = jnp.zeros_like(labels) if num_classes == 1 else labels
+        one_hot = jax.nn.one_hot(labels, num_classes) * mask[:, None]
+        squares += jnp.sum(z * z * mask[:, None])
         return ClassFeatures(sums + one_hot.T @ z, counts + one_hot.sum(0), squares)
 
     steps = (data.size + batch_size - 1) // batch_size

@@ -9,7 +9,9 @@ from pflalign_jax.models.base import (
     example_hits,
     example_losses,
     from_flax,
+    labelled_features,
     mean_of_real,
+    single_head,
     with_compute_dtype,
 )
 from pflalign_jax.models.batch_norm import BatchNorm
@@ -55,6 +57,7 @@ __all__ = [
     "fasttext",
     "from_flax",
     "har_cnn",
+    "labelled_features",
     "logistic",
     "lstm",
     "max_pool",
@@ -62,6 +65,7 @@ __all__ = [
     "mlp",
     "patch_conv",
     "resnet",
+    "single_head",
     "transformer",
     "with_compute_dtype",
 ]

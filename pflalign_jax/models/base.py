@@ -120,6 +120,20 @@ def with_compute_dtype(model: Model, dtype: str) -> Model:
     return model._replace(**{name: f and in_dtype(f) for name, f in found.items()})
 
 
+def single_head(method: str, model: Model) -> str:
+    """Return the name of a model's one dense head.
+
+    Raises:
+      ValueError: if it has none or several, or no ``features``; it names ``method``.
+    """
+    if len(model.head) != 1 or model.features is None:
+        raise ValueError(
+            f"{method} needs a model with one dense head and its features; this one has "
+            f"head={model.head!r}. Models of flax get them by models.from_flax(module, head=NAME)"
+        )
+    return model.head[0]
+
+
 def batch_features(model: Model, params: Any, batch: Batch) -> jax.Array:
     """Return the features of a training batch, ``[B, F]`` (``[B, L, F]``).
 
@@ -129,6 +143,18 @@ def batch_features(model: Model, params: Any, batch: Batch) -> jax.Array:
     if model.train_features is None:
         return model.features(params, batch.x)
     return model.train_features(params, batch.x, batch.mask)
+
+
+def labelled_features(
+    model: Model, params: Any, batch: Batch
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return `batch_features`, labels and mask with a row per label: ``[N, F]``, ``[N]``, ``[N]``.
+
+    N is B, or B L where every position of a sequence has its label.
+    """
+    z, rows = batch_features(model, params, batch), batch.y.size
+    mask = jnp.repeat(batch.mask, rows // batch.mask.size)
+    return z.reshape(rows, -1), batch.y.reshape(rows), mask
 
 
 def mean_of_real(values: jax.Array, mask: jax.Array) -> jax.Array:

@@ -1,11 +1,13 @@
 """Every baseline's rounds, worked out by hand; see `hand`."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hand import FEATURES, after, body_loss, floats, labelled, loss, two_clients
+from hand import FEATURES, MODEL, after, body_loss, floats, labelled, loss, two_clients
 
 from pflalign_jax import algorithms, align_transform, new_round
 from pflalign_jax.datasets import digits
@@ -17,6 +19,20 @@ HEAD = {"head": ("head",)}
 
 def near(value):
     return pytest.approx(value, abs=1e-6)
+
+
+def first_of(algorithm):
+    """Return the first states of server and client."""
+    return algorithm.init({"body": jnp.ones(()), "head": jnp.zeros(())})
+
+
+def window():
+    """Return client a's data."""
+    data = two_clients()
+    return ClientData(
+        *(jnp.asarray(data.x), jnp.asarray(data.y), jnp.int32(0), jnp.int32(1)),
+        *(jnp.arange(3, dtype=jnp.int32), jnp.float32(0), jnp.float32(1)),
+    )
 
 
 def test_fedprox():
@@ -34,12 +50,23 @@ def test_fedavgm():
     assert float(after(algorithm, 2)[0].params["body"]) == near(0.75 - 0.35)
 
 
+@pytest.mark.parametrize("b1, b2", [(0.9, 0.99), (0.5, 0.25)])
 @pytest.mark.parametrize("name", ["fedadam", "fedyogi"])
-def test_adaptive_servers_take_unit_steps_at_first(name):
-    algorithm = getattr(algorithms, name)(body_loss, 0.5, server_learning_rate=0.1, tau=0.01)
-    # The mean is -.25: a step of .1 * .25 / (.25 + .01); Yogi's moments start at 1e-6.
-    step = 1 - float(after(algorithm, 1)[0].params["body"])
-    assert step == pytest.approx(0.1 * 0.25 / 0.26, rel=2e-3)
+def test_adaptive_servers(name, b1, b2):
+    rate, tau = 0.1, 0.01
+    algorithm = getattr(algorithms, name)(
+        body_loss, 0.5, server_learning_rate=rate, b1=b1, b2=b2, tau=tau
+    )
+    # FedAvg's mean from w: (½ (2 - w) - 3 * ½ w) / 4. Yogi's moments start at 1e-6.
+    w, m = 1.0, 0.0 if name == "fedadam" else 1e-6
+    v = m
+    for t in (1, 2, 3):
+        g = 0.5 * w - 0.25
+        m = b1 * m + (1 - b1) * g
+        far = v - g * g if name == "fedadam" else np.sign(v - g * g) * g * g
+        v -= (1 - b2) * far
+        w -= rate * m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + tau)
+    assert float(after(algorithm, 3)[0].params["body"]) == pytest.approx(w, abs=1e-5)
 
 
 def test_any_server_optimiser():
@@ -107,6 +134,12 @@ def test_perfedavg():
     # The Hessian is 1: the step is (1 - α) as long.
     second = algorithms.perfedavg(body_loss, 0.5, alpha=0.5, hessian_free=True)
     assert float(after(second, 1)[0].params["body"]) == pytest.approx(0.9375, abs=1e-4)
+
+
+def test_perfedavgs_adapted_model_takes_an_epoch_of_alpha():
+    algorithm = algorithms.perfedavg(body_loss, 0.5, alpha=0.25)
+    output = algorithm.client_update(*first_of(algorithm), window(), jax.random.key(0))
+    assert float(output.params["body"]) == near(1.25)
 
 
 def test_pfedme():
@@ -214,14 +247,8 @@ def test_fedreps_body_draws_afresh():
 
 
 def test_fedbabus_fine_tuning_has_its_own_step_size():
-    data = two_clients()
-    window = ClientData(
-        *(jnp.asarray(data.x), jnp.asarray(data.y), jnp.int32(0), jnp.int32(1)),
-        *(jnp.arange(3, dtype=jnp.int32), jnp.float32(0), jnp.float32(1)),
-    )
     algorithm = algorithms.fedbabu(loss, 0.25, **HEAD, fine_tune_learning_rate=0.125)
-    server, _ = algorithm.init({"body": jnp.ones(()), "head": jnp.zeros(())})
-    output = algorithm.client_update(server, (), window, jax.random.key(0))
+    output = algorithm.client_update(*first_of(algorithm), window(), jax.random.key(0))
     assert floats(output.params) == {"body": near(1.125), "head": near(0.125)}
     assert float(output.message["body"]) == near(0.25)
 
@@ -256,6 +283,19 @@ def test_fedamp():
     assert [float(p["body"]) for p in personal] == near([1.5 - share, 0.5 + share])
     capped = algorithms.fedamp(body_loss, 0.5, num_clients=2, alpha=9.0, sigma=1.0, lam=0.0)
     assert float(after(capped, 1)[2][0]["body"]) == near(0.5)
+
+
+def test_fedamp_pulls_to_the_cloud_model_where_it_starts():
+    # λ / α = ½. Round 1, a: 1, 1.5, then g = -.5 + ½ * .5; b is its mirror image.
+    algorithm = algorithms.fedamp(
+        body_loss, 0.5, num_clients=2, alpha=0.5, sigma=1.0, lam=0.25, local_epochs=2
+    )
+    server, _, _ = after(algorithm, 1)
+    assert server.models["body"].tolist() == near([1.625, 0.375])
+    cloud = 1.625 - 0.5 * np.exp(-(1.25**2)) * 1.25
+    w = cloud + 0.5 * (2 - cloud)
+    w -= 0.5 * (w - 2 + 0.5 * (w - cloud))
+    assert float(after(algorithm, 2)[0].models["body"][0]) == near(w)
 
 
 def test_fedproto_prototypes():
@@ -297,13 +337,26 @@ def test_feddbe_agrees_on_the_mean_and_keeps_a_bias():
     np.testing.assert_allclose(head["bias"], expected, rtol=1e-5)
 
 
+def test_feddbe_pulls_mean_features_to_the_consensus():
+    def server(kappa, rounds):
+        algorithm = algorithms.feddbe(FEATURES, 0.1, kappa=kappa)
+        return after(algorithm, rounds, labelled(), FEATURES)[0]
+
+    first = server(3.0, 1)  # agreed on nothing yet
+    body, consensus = float(first.params["body"]), float(first.mean[0])
+    assert body == float(server(0.0, 1).params["body"])
+    slopes = [2 * 3.0 * (x * body - consensus) * x for x in (2, (1 + 3 + 4) / 3)]
+    pull = float(server(0.0, 2).params["body"] - server(3.0, 2).params["body"])
+    assert pull == pytest.approx(0.1 * (slopes[0] + 3 * slopes[1]) / 4, rel=1e-4)
+
+
 def test_fedrods_personal_head_sees_fixed_features():
     algorithm = algorithms.fedrod(FEATURES, 0.5, num_classes=2)
     server, clients, personal = after(algorithm, 1, labelled(), FEATURES)
     # a has label 1 only: the prior leaves label 0 a probability of about 0, so that body and
     # generic head hardly move; the personal head descends on softmax (2, 0) with label 1.
     p = 1 / (1 + np.exp(-2.0))
-    kernel = clients[0].head["kernel"]
+    kernel = clients[0].own["kernel"]
     np.testing.assert_allclose(kernel, [[-0.5 * p * 2, 0.5 * p * 2]], rtol=1e-4)
     np.testing.assert_allclose(
         personal[0]["head"]["kernel"], server.params["head"]["kernel"] + kernel, rtol=1e-5
@@ -314,18 +367,48 @@ def test_fedrods_personal_head_sees_fixed_features():
     ("name", "arguments", "message"),
     [
         ("fedprox", {"mu": -1.0}, r"mu=-1\.0"),
-        ("scaffold", {"num_clients": 2, "learning_rate": 0.0}, "learning_rate=0"),
+        ("fedavgm", {"momentum": 1.0}, r"momentum=1\.0"),
+        ("fedadam", {"b2": 2.0}, r"b2=2\.0"),
+        ("scaffold", {"num_clients": 2, "learning_rate": 0.0}, r"learning_rate=0\.0"),
+        ("scaffold", {"num_clients": 0}, "num_clients=0"),
         ("feddyn", {"num_clients": 2, "alpha": 0.0}, r"alpha=0\.0"),
         ("perfedavg", {"batch_size": 5}, "batch_size=5"),
+        ("perfedavg", {"alpha": -1.0}, r"alpha=-1\.0"),
         ("pfedme", {"lam": 200.0}, r"personal_learning_rate=0\.01 .* lam=200\.0"),
+        ("pfedme", {"lam": -1.0}, r"pfedme: lam=-1\.0"),
+        ("pfedme", {"inner_steps": 0}, "inner_steps=0"),
+        ("ditto", {"lam": -1.0}, r"lam=-1\.0"),
         ("apfl", {"alpha": 1.5}, r"alpha=1\.5"),
+        ("fedrep", {"head_epochs": 0, **HEAD}, "head_epochs=0"),
+        ("fedbabu", {"fine_tune_learning_rate": -1.0, **HEAD}, r"fine_tune_learning_rate=-1\.0"),
+        ("fedbabu", {"fine_tune_epochs": 0, **HEAD}, "fine_tune_epochs=0"),
+        ("fedala", {"weight_learning_rate": -1.0, **HEAD}, r"weight_learning_rate=-1\.0"),
         ("fedamp", {"num_clients": 2, "sigma": 0.0}, r"sigma=0\.0"),
+        ("fedamp", {"num_clients": 2, "lam": -1.0}, r"fedamp: lam=-1\.0"),
+        ("fedproto", {"num_classes": 2, "lam": -1.0}, r"lam=-1\.0"),
+        ("feddbe", {"kappa": -1.0}, r"kappa=-1\.0"),
+        ("fedcp", {"lam": -1.0}, r"lam=-1\.0"),
         ("gpfl", {"num_classes": 2, "mu": -1.0}, r"mu=-1\.0"),
     ],
 )
 def test_bad_hyperparameters_are_named(name, arguments, message):
     with pytest.raises(ValueError, match=message):
-        getattr(algorithms, name)(loss, **arguments)
+        make_with(name, FEATURES, arguments)
+
+
+def make_with(name, model, arguments):
+    """Return an algorithm, of a loss or a model."""
+    factory = getattr(algorithms, name)
+    takes_model = "model" in inspect.signature(factory).parameters
+    return factory(model if takes_model else loss, **arguments)
+
+
+@pytest.mark.parametrize("name", ["fedrod", "fedproto", "feddbe", "fedpac", "fedcp", "gpfl"])
+def test_a_model_without_one_head_is_refused(name):
+    more = {"num_classes": 2, "num_clients": 2, "head": ()}
+    takes = inspect.signature(getattr(algorithms, name)).parameters
+    with pytest.raises(ValueError, match=rf"{name} needs a model with one dense head.*head=\(\)"):
+        make_with(name, MODEL, {k: v for k, v in more.items() if k in takes})
 
 
 @pytest.mark.parametrize("name", ["fedper", "fedrep", "fedbabu", "lgfedavg", "fedala"])

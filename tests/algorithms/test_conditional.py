@@ -131,6 +131,39 @@ def test_fedcp_sends_the_middle_of_both_heads():
     np.testing.assert_allclose(pulled.model["body"], server.model["body"], rtol=1e-5)
 
 
+def alone():
+    """Client a: one example x = 2 of label 1."""
+    x, y = np.array([[2.0], [1.0]], np.float32), np.array([1, 0], np.int32)
+    return two_clients((1,))._replace(x=x, y=y)
+
+
+def test_fedcps_steps(monkeypatch):
+    monkeypatch.setattr(jax.random, "gumbel", lambda key, shape: jnp.zeros(shape))
+    rate, p = 0.1, sigmoid(2)
+    start = algorithms.fedcp(FEATURES, rate).init(FEATURES.init(None, None))[0]
+    larger = jax.nn.softmax(jnp.array([1.0, 0.0]))
+    share = float(larger[0] if start.policy["kernel"][0, 0] > start.policy["kernel"][0, 1]
+                  else larger[1])  # fmt: skip
+    # Both heads are (1, 0), so that logits are (2, 0): slopes p and -p.
+    server, clients, _ = after(algorithms.fedcp(FEATURES, rate), 1, alone(), FEATURES)
+    moved = rate * p * share * 2
+    np.testing.assert_allclose(clients[0].head["kernel"], [[1 - moved, moved]], rtol=1e-4)
+    np.testing.assert_allclose(clients[0].head["bias"], [-rate * p, rate * p], rtol=1e-4)
+    assert float(server.model["body"]) == near(1 - rate * 2 * p)
+    np.testing.assert_allclose(
+        server.model["head"]["kernel"], [[1 - moved / 2, moved / 2]], rtol=1e-4
+    )
+
+    # The discrepancy's slope at the second step: features are d = -4 η p from where they were.
+    def body(lam):
+        twice = algorithms.fedcp(FEATURES, rate, lam=lam, local_epochs=2)
+        return float(after(twice, 1, alone(), FEATURES)[0].model["body"])
+
+    d = -2 * rate * 2 * p
+    slope = 2 * sum(np.exp(-0.5 * d * d / s) * d / s for s in (10, 15, 20, 50)) * 2
+    assert body(0.0) - body(3.0) == pytest.approx(rate * 3.0 * slope, rel=1e-3)
+
+
 def test_gpfl():
     # One feature: the valve's normalised outputs are 0 and the cosines ±1, without gradients.
     lam, mu, rate = 0.5, 0.25, 0.1
@@ -141,11 +174,8 @@ def test_gpfl():
     np.testing.assert_allclose(server.classes, first.classes * (1 - rate * mu), rtol=1e-5)
     # a: z = 2, logits (2, 0), label 1; the norm's slope is the sign of z - e_1.
     p, sign = sigmoid(2), np.sign(2 - float(classes[1]))
-    a_only = two_clients((1,))._replace(
-        x=np.array([[2.0], [1.0]], np.float32), y=np.array([1, 0], np.int32)
-    )
-    alone, _, _ = after(algorithm, 1, a_only, FEATURES)
-    assert float(alone.body["body"]) == near(1 - rate * (2 * p + lam * 2 * sign))
+    server_a, _, _ = after(algorithm, 1, alone(), FEATURES)
+    assert float(server_a.body["body"]) == near(1 - rate * (2 * p + lam * 2 * sign))
     assert [c.shares.tolist() for c in clients] == [near([0, 1]), near([2 / 3, 1 / 3])]
     condition = clients[1].shares @ server.classes
     np.testing.assert_allclose(personal[1].condition, condition, rtol=1e-6)

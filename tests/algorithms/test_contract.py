@@ -9,6 +9,7 @@ import pytest
 from make import make
 
 from pflalign_jax import algorithms, datasets, models
+from pflalign_jax.datasets import FederatedDataset, Owned
 from pflalign_jax.federated import federate, summarise
 
 SMALL = models.mlp(10, hidden=(12,))
@@ -33,6 +34,9 @@ SLOW = {
 """Left out by default: like another of the list; all are worked out by hand in test_baselines."""
 
 
+WITH_FEATURES = ("fedrod", "fedproto", "feddbe", "fedpac", "fedcp", "gpfl")
+
+
 def named(fast):
     """Parametrise over all algorithms, those not in ``fast`` marked as slow."""
     return pytest.mark.parametrize(
@@ -41,8 +45,9 @@ def named(fast):
     )
 
 
-def trained(name, data, model, devices, rounds, cohort_size=None, **options):
-    algorithm = make(name, model, RATES.get(name, 0.1), 10, data.num_clients, batch_size=10)
+def trained(name, data, model, devices, rounds, cohort_size=None, num_classes=10, **options):
+    rate = RATES.get(name, 0.1)
+    algorithm = make(name, model, rate, num_classes, data.num_clients, batch_size=10)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("clients",))
     federation = federate(algorithm, model, data, mesh=mesh, cohort_size=cohort_size, **options)
     state = federation.init(jax.random.key(0))
@@ -63,8 +68,28 @@ def test_learns_skewed_digits(name):
     assert adapted > 0.65, adapted
     if name not in ("local", "fedavg"):
         assert scores["accuracy/test/personal/received/mean"] > 0.15
-    if name in ("pflalign", "ditto", "apfl", "fedrod", "fedala"):
+    if name in ("pflalign", "ditto", "apfl", "fedrod", "fedala", "feddbe", "pfedme"):
         assert scores["accuracy/test/personal/received/mean"] > scores["accuracy/test/global/mean"]
+    if name in ("perfedavg", "fedbabu"):
+        assert adapted > scores["accuracy/test/global/mean"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fedcp", *(pytest.param(n, marks=pytest.mark.slow) for n in WITH_FEATURES if n != "fedcp")],
+)
+def test_labels_at_every_position_of_a_sequence(name):
+    """Methods that look at features take the positions of a sequence for examples."""
+    x = np.random.default_rng(0).integers(0, 5, (12, 6)).astype(np.uint16)
+    parts = {"train": (0, 4, 8), "validation": (8, 8, 8), "test": (8, 10, 12)}
+    splits = {k: Owned(np.arange(v[0], v[-1]), np.array(v) - v[0]) for k, v in parts.items()}
+    data = FederatedDataset(
+        "text", x, np.roll(x, -1, axis=1).astype(np.int32), 5, splits,
+        np.array(["a", "b"]), np.arange(2, dtype=np.int32), np.float32(0), np.float32(1),
+    )  # fmt: skip
+    federation, state = trained(name, data, models.lstm(5, 3, 4), 1, 2, num_classes=5)
+    scores = federation.evaluate(state)["test/personal/adapted"]
+    assert np.isfinite(scores.loss).all() and scores.examples.tolist() == [2, 2]
 
 
 @named({"fedproto"})  # pFLAlign's, FedAvg's and local's is in tests/federated

@@ -1,0 +1,29 @@
+"""Hyperparameters that a function refuses, by its name and the argument's."""
+
+import math
+
+
+def nonnegative(function: str, **values: float) -> None:
+    """Raise ValueError unless all values are finite and >= 0."""
+    _allow(function, values, lambda value: 0 <= value < math.inf, "finite and >= 0")
+
+
+def positive(function: str, **values: float) -> None:
+    """Raise ValueError unless all values are finite and > 0."""
+    _allow(function, values, lambda value: 0 < value < math.inf, "finite and > 0")
+
+
+def at_least_one(function: str, **values: int) -> None:
+    """Raise ValueError unless all values are >= 1."""
+    _allow(function, values, lambda value: value >= 1, ">= 1")
+
+
+def decay(function: str, **values: float) -> None:
+    """Raise ValueError unless all values are in [0, 1)."""
+    _allow(function, values, lambda value: 0 <= value < 1, "in [0, 1)")
+
+
+def _allow(function, values, allowed, text):
+    for name, value in values.items():
+        if not allowed(value):
+            raise ValueError(f"{function}: {name}={value!r} is not allowed; it must be {text}")

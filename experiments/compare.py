@@ -234,6 +234,11 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         fail(f"interrupted; go on with the same command and --workdir={root}", 130)
     console.print(leaderboard.table(entries))
+    if missing := leaderboard.missing_rivals(entries):
+        console.print(
+            f"{' and '.join(missing)} not compared: with them in --algorithms one sees whether "
+            "a method is better than training alone and than fine-tuned FedAvg", soft_wrap=True
+        )  # fmt: skip
     for method, reason in (left_out or {}).items():
         console.print(f"{method} was left out: {reason}", markup=False, soft_wrap=True)
     console.print(f"Files: {root}/ with leaderboard.md, .csv, .png, trials/. A page of figures: "

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from rich import box
 from rich.table import Table
 
+from experiments import workdir
+
 RIVALS = ("local", "fedavg")
 """Whose adapted clients the others are compared with, client by client."""
 
@@ -30,14 +32,16 @@ class Entry(NamedTuple):
       at_edge: whether it is the least or the largest that was tried.
       searched: step size to validation score in percent, None where training diverged.
       own: the own hyperparameter's name, chosen value and values tried, as text; "" without.
-      seeds: how many seeds of the chosen setting.
+      seeds: how many seeds of the chosen setting are in the scores.
+      diverged: how many are not, as their training diverged.
+      nonfinite: messages that were left out of all seeds' rounds, as they were not finite.
       scores: ``model[/stage]/statistic`` to the values of all seeds, test accuracy in percent.
       best_round: personal/adapted/mean of the round with the best validation score, of all seeds.
       clients: client to its adapted test accuracy in percent, the mean over seeds.
       seconds: per round, the median over seeds.
       bytes_up, bytes_down: per round.
       partition_hash: of the data.
-      validation: mean validation score of the chosen setting over seeds, in percent.
+      validation: mean validation score of the chosen setting over those seeds, in percent.
     """
 
     method: str
@@ -46,6 +50,8 @@ class Entry(NamedTuple):
     searched: dict[float, float | None]
     own: str
     seeds: int
+    diverged: int
+    nonfinite: int
     scores: dict[str, list[float]]
     best_round: list[float]
     clients: dict[str, float]
@@ -81,6 +87,8 @@ def entry(
     rows = [s["last"] for s in summaries if "diverged" not in s]
     best_rows = [s["best_validation"] for s in summaries if "diverged" not in s]
     rates = [t.learning_rate for t in searched]
+    counted = [row["clients/nonfinite"] for t in repeats for row in workdir.read_rows(t.path)]
+    finite = [t.score for t in repeats if np.isfinite(t.score)]
     scores = {
         f"{name}/{statistic}": [100 * row[f"accuracy/test/{name}/{statistic}"] for row in rows]
         for name in SCORES
@@ -98,6 +106,8 @@ def entry(
         {t.learning_rate: 100 * t.score if np.isfinite(t.score) else None for t in searched},
         own,
         len(rows),
+        len(summaries) - len(rows),
+        round(sum(counted)),
         scores,
         [100 * row[f"accuracy/test/{HEADLINE}"] for row in best_rows],
         {client: float(np.mean(values)) for client, values in clients.items()},
@@ -105,7 +115,7 @@ def entry(
         rows[0]["bytes_up"] if rows else 0,
         rows[0]["bytes_down"] if rows else 0,
         next((s["dataset"]["partition_hash"] for s in summaries if "diverged" not in s), ""),
-        100 * float(np.mean([t.score for t in repeats])),
+        100 * float(np.mean(finite)) if finite else float("nan"),
     )
 
 
@@ -118,6 +128,11 @@ def _adapted(path):
             if (row["split"], row["model"], row["stage"]) == ("test", "personal", "adapted")
         ]
     return [row for row in rows if row["round"] == rows[-1]["round"]]
+
+
+def missing_rivals(entries: list[Entry]) -> list[str]:
+    """Return which of `RIVALS` a comparison lacks, without which its numbers say little."""
+    return [name for name in RIVALS if name not in {e.method for e in entries}]
 
 
 def gain(found: Entry, rival: Entry) -> tuple[float, int, int]:
@@ -138,16 +153,15 @@ def paired(found: Mapping[str, float], rival: Mapping[str, float]) -> tuple[list
 def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
     """Return the columns' titles, and a row of texts per entry, the best on test data first."""
     rivals = [e for name in RIVALS for e in entries if e.method == name]
-    titles = ["method", "step size; grid", "own; grid", "validation", *SCORES]
+    titles = ["method", "step size; grid", "own; grid", "seeds", "validation", *SCORES]
     titles += ["at the best round", "worst decile"]
     titles += [f"over {rival.method} (won/lost)" for rival in rivals]
     titles += ["MB up / down per round", "s per round"]
 
     def spread(values):
-        if not values:
-            return ""
-        text = f"{np.mean(values):.1f}"
-        return text + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+        mean, deviation = _moments(values)
+        text = f"{mean:.1f}" if values else ""
+        return text + (f" ± {deviation:.1f}" if len(values) > 1 else "")
 
     def over(found, rival):
         if found is rival:
@@ -160,7 +174,7 @@ def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
         grid = ", ".join(f"{rate:g}" for rate in sorted(found.searched))
         edge = "†" if found.at_edge else ""
         row = [found.method, f"{found.learning_rate:g}{edge}; {grid}", found.own]
-        row += [f"{found.validation:.1f}"]
+        row += [_seeds(found), f"{found.validation:.1f}"]
         row += [spread(found.scores.get(f"{name}/mean", [])) for name in SCORES]
         row += [spread(found.best_round)]
         row += [spread(found.scores.get("personal/adapted/worst_decile", []))]
@@ -175,10 +189,53 @@ def _headline(found):
     return np.mean(values) if values else -np.inf
 
 
+def _seeds(found):
+    """Return how many seeds there are, and what went wrong in them."""
+    text = str(found.seeds)
+    if found.diverged:
+        text += f" of {found.seeds + found.diverged}, others diverged"
+    if found.nonfinite:
+        text += f"; {found.nonfinite} messages not finite"
+    return text
+
+
+def _moments(values):
+    """Return mean and standard deviation over seeds, NaN where there are too few."""
+    mean = float(np.mean(values)) if values else np.nan
+    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+
+
+def numbers(entries: list[Entry]) -> tuple[list[str], list[list[Any]]]:
+    """Return the columns' titles and a row per entry for programs to read: all that is known.
+
+    Scores are in percent, gains in percentage points; what is not known is empty.
+    """
+    names = list(dict.fromkeys(name for found in entries for name in found.scores))
+    rivals = [e for name in RIVALS for e in entries if e.method == name]
+    titles = ["method", "learning_rate", "at_edge", "learning_rates", "own", "seeds", "diverged"]
+    titles += ["nonfinite", "validation"]
+    titles += [f"{n}/{of}" for n in [*names, "best_round/" + HEADLINE] for of in ("mean", "std")]
+    titles += [f"over_{r.method}/{of}" for r in rivals for of in ("mean", "won", "lost")]
+    titles += ["bytes_up", "bytes_down", "seconds", "partition_hash"]
+    rows = []
+    for found in sorted(entries, key=_headline, reverse=True):
+        row = [found.method, found.learning_rate, found.at_edge, sorted(found.searched), found.own]
+        row += [found.seeds, found.diverged, found.nonfinite, found.validation]
+        for values in [*(found.scores.get(name, []) for name in names), found.best_round]:
+            row += _moments(values)
+        for rival in rivals:
+            row += gain(found, rival) if found is not rival else ("", "", "")
+        row += [found.bytes_up, found.bytes_down, found.seconds, found.partition_hash]
+        rows.append(["" if isinstance(x, float) and not np.isfinite(x) else x for x in row])
+    return titles, rows
+
+
 def table(entries: list[Entry]) -> Table:
     """Return the leaderboard to print: without grids, best rounds and costs, to fit a terminal."""
     titles, rows = cells(entries)
-    shown = [i for i, title in enumerate(titles) if "grid" not in title and "round" not in title]
+    trouble = any(e.diverged or e.nonfinite for e in entries)
+    left_out = ("grid", "round") if trouble else ("grid", "round", "seeds")
+    shown = [i for i, title in enumerate(titles) if not any(word in title for word in left_out)]
     result = Table(
         title="test accuracy in %, mean over clients",
         box=box.SIMPLE_HEAD,
@@ -213,7 +270,8 @@ def write(
     shorter = config.compare.search_rounds
     searched_at = "the last round" if shorter is None else f"round {shorter}"
     with (root / "leaderboard.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([titles, *rows])
+        names, values = numbers(entries)
+        csv.writer(file).writerows([names, *values])
     lines = [
         f"# {config.dataset.name}: {config.rounds} rounds, cohort "
         f"{config.cohort_size or 'of all clients'}",
@@ -233,6 +291,7 @@ def write(
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
         *(f"{method} was left out: {reason}." for method, reason in (left_out or {}).items()),
+        *(f"{name} was not compared." for name in missing_rivals(entries)),
     ]
     (root / "leaderboard.md").write_text("\n".join(lines))
     figure = chart(entries)

@@ -1,14 +1,16 @@
+import csv
 import io
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import ablation, compare, leaderboard, show, training, trials
+from experiments import ablation, compare, leaderboard, show, training, trials, workdir
 from experiments.command_line import command_of
 from experiments.config import ConfigError, default_config, resolve
 from experiments.stop import StoppedError
@@ -258,7 +260,16 @@ def test_the_leaderboard_says_what_it_is(finished):
     parts = ("the command", "2 seeds", "chosen by accuracy/validation/personal/adapted/mean")
     for part in (*parts, entries[0].partition_hash[:16], "over local (won/lost)", "| fedavg |"):
         assert part in text
-    assert len((root / "leaderboard.csv").read_text().splitlines()) == 4
+    with (root / "leaderboard.csv").open(newline="") as file:
+        found = {row["method"]: row for row in csv.DictReader(file)}
+    assert set(found) == {"local", "fedavg", "without_p"}
+    values = entries[0].scores["personal/adapted/weighted"]
+    assert float(found["local"]["personal/adapted/weighted/mean"]) == np.mean(values)
+    assert float(found["local"]["personal/adapted/weighted/std"]) == np.std(values, ddof=1)
+    assert found["local"]["global/mean/mean"] == found["local"]["over_local/mean"] == ""
+    assert float(found["without_p"]["over_local/mean"]) == leaderboard.gain(*entries[2::-2])[0]
+    assert found["fedavg"]["seeds"] == "2" and found["fedavg"]["diverged"] == "0"
+    assert "not compared" not in text
     assert (root / "leaderboard.png").stat().st_size > 5000
     titles, rows = leaderboard.cells(entries)
     assert all(len(row) == len(titles) for row in rows)
@@ -282,6 +293,23 @@ def test_the_command_is_the_one_given_but_for_its_place():
         "python -m experiments.compare --config=experiments/a.py '--config.compare.grid=(1, 2)'"
     )
     assert "runs" not in command_of("compare", ["--seeds=2", "--workdir=runs/x"])
+
+
+def test_seeds_that_diverged_and_messages_that_were_lost_are_told(config, finished, tmp_path):
+    paths = [shutil.copytree(finished[0] / "trials" / f"fedavg-0.1-{s}", tmp_path / f"{s}")
+             for s in (0, 1)]  # fmt: skip
+    rows = workdir.read_rows(paths[0])
+    rows[0]["clients/nonfinite"] = 3
+    (paths[0] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (paths[1] / "summary.json").write_text('{"diverged": true}')
+    seeds = [trials.Trial("fedavg", 0.1, None, s, paths[s], [0.5, -np.inf][s]) for s in (0, 1)]
+    entry = leaderboard.entry("fedavg", seeds[0], seeds[:1], None, seeds)
+    assert (entry.seeds, entry.diverged, entry.nonfinite, entry.validation) == (1, 1, 3, 50.0)
+    leaderboard.write(tmp_path, [entry], "the command", config)
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert "| 1 of 2, others diverged; 3 messages not finite |" in text
+    assert "local was not compared." in text
+    assert "seeds" in [column.header for column in leaderboard.table([entry]).columns]
 
 
 def test_paired_gains(finished):

@@ -194,10 +194,12 @@ def own_grid(
 ) -> tuple[str | None, float | None, list[float]]:
     """Return a method's own hyperparameter, its default and its other values to try.
 
-    There is none for methods that the config does not list, and for variants that have set it.
+    There is none for methods that the config does not list, and for variants that have set what is
+    listed for their algorithm.
     """
     field, values = _listed(config.compare.tuned, method, plan) or (None, ())
-    if field is None or field in dict(config.compare.variants.get(method, {})):
+    fixed = method not in config.compare.tuned and field in config.compare.variants.get(method, {})
+    if field is None or fixed:
         return None, None, []
     default = vocabulary.resolve(plan).algorithm[field]
     return field, default, [value for value in values if value != default]

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, FieldReference
 from experiments import messages
 from experiments.checks import ConfigError, checked, nearest, one_of
 from pflalign_jax import algorithms, datasets, models, participation
+from pflalign_jax.from_config import TRANSFORMS
 
 __all__ = ["ConfigError", "default_config", "explain", "nearest", "parameters", "resolve"]
 
@@ -142,6 +143,9 @@ HELP = {
     "algorithm.correction": "pflalign: 'probability', 'sign', 'none' or a constant in [0, 1]",
     "algorithm.realignment": "pflalign: False keeps directions at zero",
     "algorithm.memory_dtype": "pflalign: 'bfloat16' halves the averages kept between rounds",
+    "algorithm.before": "pflalign: mu of a pull to the received model, as FedProx's",
+    "algorithm.personal_tx": "ditto: step size of align_transform for the personal model",
+    "algorithm.body_tx": "fedrep: step size of align_transform for the body",
     "algorithm.head": "methods with a head: names of its layers; None = the model's last layer",
     "algorithm.alpha": "apfl: first share of the own model; feddyn, fedamp, perfedavg: see there",
     "algorithm.mu": "fedprox: pull to the global model; gpfl: weight decay of what is shared",
@@ -218,16 +222,13 @@ _SUPPLIED = {
 }
 """Arguments of models and algorithms that the runner supplies itself."""
 
-_PYTHON_ONLY = {"personal_tx", "body_tx", "before"}
-"""Arguments that are functions and have no place in a config."""
-
 _MODELS_OWN = "head"
 """The argument of algorithms that the runner takes from the model where the config has None."""
 
 
 def parameters(section: str, name: str) -> dict[str, inspect.Parameter]:
     """Return the configurable arguments of the function that ``section.name`` names."""
-    supplied = _SUPPLIED | _PYTHON_ONLY if section != "dataset" else set()
+    supplied = _SUPPLIED if section != "dataset" else set()
     found = dict(inspect.signature(FACTORIES[section][name]).parameters)
     if section == "dataset" and "dealing" in found:
         del found["dealing"]
@@ -318,7 +319,8 @@ def _resolve_section(section, fields):
     resolved = ConfigDict({"name": name})
     for key, parameter in accepted.items():
         if key in set_fields:
-            value = checked(f"{section}.{key}", set_fields[key], hints.get(key, object))
+            kind = float if key in TRANSFORMS else hints.get(key, object)
+            value = checked(f"{section}.{key}", set_fields[key], kind)
         elif key == _MODELS_OWN:
             continue
         elif parameter.default is inspect.Parameter.empty:

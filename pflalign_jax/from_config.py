@@ -5,8 +5,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pflalign_jax import algorithms, models
-from pflalign_jax.federated import Algorithm
+from pflalign_jax.align import align_transform
+from pflalign_jax.federated import Algorithm, proximal
 from pflalign_jax.models import Model, cross_entropy, with_compute_dtype
+
+TRANSFORMS: dict[str, Callable[[float], Any]] = {
+    "personal_tx": align_transform,
+    "body_tx": align_transform,
+    "before": proximal,
+}
+"""Arguments of algorithms that are transforms, made from the number that a config has for them."""
 
 
 def call(function: Callable, fields: Mapping[str, Any], **supplied: Any) -> Any:
@@ -38,9 +46,13 @@ def build_algorithm(
     Raises:
       ValueError: for arguments that the algorithm refuses.
     """
+    fields = dict(config["algorithm"])
+    for name in TRANSFORMS.keys() & fields.keys():
+        if fields[name] is not None:
+            fields[name] = TRANSFORMS[name](fields[name])
     return call(
-        getattr(algorithms, config["algorithm"]["name"]),
-        config["algorithm"],
+        getattr(algorithms, fields["name"]),
+        fields,
         loss=cross_entropy(model),
         model=model,
         num_classes=num_classes,

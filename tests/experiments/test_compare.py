@@ -216,7 +216,10 @@ def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path,
     assert own == ("mu", 0.01, [0.1, 1.0]) and "mu 0.1" in said[2]
     with tuned.unlocked():  # a variant has said what it wants
         tuned.compare.variants.fixed = {"name": "fedprox", "mu": 0.5}
+        tuned.compare.variants.open = {"name": "fedprox", "mu": 0.5}
+        tuned.compare.tuned.open = ("mu", (0.5, 2.0))
     assert compare.own_grid(tuned, "fixed", compare.settings(tuned, "fixed"))[0] is None
+    assert compare.own_grid(tuned, "open", compare.settings(tuned, "open")) == ("mu", 0.5, [2.0])
 
 
 def test_the_ablation_has_every_variant_once():

@@ -1,8 +1,10 @@
 import importlib
 import inspect
 
+import jax
 import pytest
 
+import pflalign_jax as pfl
 from experiments.config import (
     FACTORIES,
     HELP,
@@ -45,6 +47,34 @@ def test_learning_rate_is_the_experiments_own_for_the_algorithm():
 def test_negative_learning_rates_are_refused(name):
     with pytest.raises(ConfigError, match=r"learning_rate=-0\.5"):
         build(changed(algorithm__name=name, algorithm__learning_rate=-0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "given"),
+    [
+        ("ditto", "personal_tx", 3.0, {"personal_tx": pfl.align_transform(3.0)}),
+        ("pflalign", "before", 5.0, {"before": pfl.federated.proximal(5.0), "learning_rate": 1.0}),
+    ],
+)
+def test_transforms_are_made_from_numbers(name, field, value, given):
+    """A round of the config's algorithm is that of the one composed in Python."""
+    config = changed(
+        algorithm__name=name, dataset__num_clients=3, dataset__fraction=0.1, model__name="logistic"
+    )
+
+    def after_a_round(config, algorithm=None):
+        experiment = build(config)
+        federation = experiment.federation
+        if algorithm is not None:
+            federation = pfl.federate(algorithm, experiment.model, experiment.dataset)
+        _, result = federation.run_round(federation.init(jax.random.key(0)), score=True)
+        return result.adapted["test/personal/adapted"].loss
+
+    plain = after_a_round(config)
+    loss = pfl.models.cross_entropy(pfl.models.logistic(10))
+    composed = after_a_round(config, getattr(pfl.algorithms, name)(loss, **given))
+    config.algorithm[field] = value
+    assert after_a_round(config).tolist() == composed.tolist() != plain.tolist()
 
 
 def test_every_field_is_explained():

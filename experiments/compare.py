@@ -129,6 +129,8 @@ def compare(
     vocabulary.checked("compare.seeds_together", config.compare.seeds_together, bool | None)
     shorter, whole = search_rounds(config), config.rounds
 
+    built: dict[str, training.Experiment] = {}
+
     def run(setting, seeds=(0,)):
         counted = 0
 
@@ -139,7 +141,7 @@ def compare(
 
         say(f"{setting}, seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}")
         together = config.compare.seeds_together
-        trials = run_trials(setting, seeds, root, dataset, stop, say, together, on_round)
+        trials = run_trials(setting, seeds, root, dataset, stop, say, together, on_round, built)
         count(0, len(seeds) * (setting.rounds or whole) - counted)  # what was done before
         return trials
 
@@ -149,6 +151,7 @@ def compare(
         count((len(grid) + len(values)) * (shorter or whole) + len(repeated) * whole, 0)
     entries = []
     for setting, grid, default, values in searches:
+        built.clear()
 
         def tried(rate, setting=setting, grid=grid):
             count(0 if rate in grid else shorter or whole, 0)

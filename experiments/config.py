@@ -237,6 +237,12 @@ def parameters(section: str, name: str) -> dict[str, inspect.Parameter]:
     return {k: p for k, p in found.items() if k not in supplied}
 
 
+def is_number(name: str, field: str) -> bool:
+    """Tell whether an algorithm's argument is a number that decides on no shapes and no steps."""
+    kind = typing.get_type_hints(FACTORIES["algorithm"][name]).get(field)
+    return kind is float or field in TRANSFORMS
+
+
 def default_config() -> ConfigDict:
     """Return the config with every field at its default; experiments change what differs."""
 

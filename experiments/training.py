@@ -4,7 +4,7 @@ import contextlib
 import importlib.metadata
 import pathlib
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -25,13 +25,16 @@ from experiments.stop import StoppedError
 from pflalign_jax import datasets, from_config
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import (
+    Algorithm,
     ClientScores,
     Federation,
     FederationState,
     Participation,
     federate,
     summarise,
+    tunable,
 )
+from pflalign_jax.federated.tunable import values_of
 from pflalign_jax.models import Model
 
 __all__ = ["HEADLINE", "DivergedError", "Experiment", "Outcome", "build", "train"]
@@ -68,6 +71,7 @@ def build(
     config: ConfigDict,
     state_dir: pathlib.Path | None = None,
     dataset: FederatedDataset | None = None,
+    tuned: Sequence[str] = (),
 ) -> Experiment:
     """Resolve a config and build its dataset, model, algorithm and federation.
 
@@ -75,6 +79,8 @@ def build(
       config: the experiment.
       state_dir: where to keep client states on disk, if they are to be there.
       dataset: the config's dataset, if it has been built before.
+      tuned: fields of ``config.algorithm``, numbers, that programs take for data: the experiment
+        with another config that differs in these and the seed needs no other programs.
 
     Raises:
       ConfigError, DatasetError: naming the field or the file, its value and what to do.
@@ -84,13 +90,16 @@ def build(
     classes, clients = dataset.num_classes, dataset.num_clients
     with _errors_of("model"):
         model = from_config.build_model(config, classes)
-    with _errors_of("algorithm"):
-        algorithm = from_config.build_algorithm(config, model, classes, clients)
     with _errors_of("participation"):
         fields = config.participation
         participation = from_config.call(FACTORIES["participation"][fields.name], fields)
     messages.privacy(config, participation, clients, rounds=1)  # can it be accounted?
-    algorithm, trained = messages.wrap(algorithm, config, dataset)
+    algorithm, trained = build_algorithm(config, model, dataset)
+    if tuned:
+        algorithm = tunable(
+            lambda **values: build_algorithm(config, model, dataset, values)[0],
+            **{name: config.algorithm[name] for name in tuned},
+        )
     try:
         federation = federate(
             algorithm,
@@ -108,6 +117,28 @@ def build(
     except ValueError as error:
         raise ConfigError(f"config: {error}") from error
     return Experiment(config, dataset, model, federation, participation)
+
+
+def build_algorithm(
+    config: ConfigDict,
+    model: Model,
+    dataset: FederatedDataset,
+    values: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Algorithm, FederatedDataset]:
+    """Return the algorithm of a resolved config and the data it is to see.
+
+    Args:
+      config: resolved.
+      model, dataset: of the experiment.
+      values: hyperparameters to use instead of the config's.
+
+    Raises:
+      ConfigError: naming the value that is not possible.
+    """
+    sizes = dataset.num_classes, dataset.num_clients
+    with _errors_of("algorithm"):
+        algorithm = from_config.build_algorithm(config, model, *sizes, values)
+    return messages.wrap(algorithm, config, dataset)
 
 
 def build_dataset(config: ConfigDict) -> FederatedDataset:
@@ -221,7 +252,10 @@ def rounds(
 def _rounds(experiment, workdir, on_round, start, keeper, diary, stop, save_last):
     config, dataset, model, federation, participation = experiment
     everyone = federation.everyone
-    state = federation.init(jax.random.key(config.seed)) if start.state is None else start.state
+    state = start.state
+    if state is None:
+        values = {name: config.algorithm[name] for name in values_of(federation.shapes[0])}
+        state = federation.init(jax.random.key(config.seed), **values)
     sizes = dataset.splits["train"].sizes
     peak, flops = matmul_peak(), step_flops(model, dataset, config.batch_size)
     rows, scores, tally = list(start.rows), {}, {**NOTHING, **start.tally}

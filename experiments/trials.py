@@ -90,6 +90,7 @@ def run_trials(
     say: Callable[[str], None],
     together: bool | None,
     on_round: Callable[[int, dict[str, float] | None], None] = lambda done, row: None,
+    built: dict[str, training.Experiment] | None = None,
 ) -> list[Trial]:
     """Run the trials of a setting or go on with them, unless their directories say they were run.
 
@@ -102,19 +103,21 @@ def run_trials(
       say: told where trials go on.
       together: whether those that are equally far run as one vmapped program; see `as_one`.
       on_round: called after every round of every trial, as in `experiments.training.rounds`.
+      built: what trials before these have compiled, and these add; see `_build`.
 
     Raises:
       WorkdirError: if a trial was run with another config.
       StoppedError: after checkpoints of all, when ``stop`` says so.
     """
     paths = [setting.path(root, seed) for seed in seeds]
+    built = {} if built is None else built
     groups: dict[int, list] = {}  # the rounds done of trials that still have some to do
     for seed, path in zip(seeds, paths, strict=True):
         if not _is_done(path, setting.config(seed)):
             if not resume.unfinished(path):
                 shutil.rmtree(path, ignore_errors=True)  # without a checkpoint it starts again
             workdir.create(path, go_on=True)
-            experiment = training.build(setting.config(seed), path / "client_states", dataset)
+            experiment = _build(setting, seed, path, dataset, built)
             start = resume.prepare(path, experiment, True, say)
             done = 0 if start.state is None else int(start.state.round)
             groups.setdefault(done, []).append((path, experiment, start))
@@ -129,6 +132,31 @@ def run_trials(
         Trial(setting.method, setting.learning_rate, setting.own, seed, path, _score(path))
         for seed, path in zip(seeds, paths, strict=True)
     ]
+
+
+def _build(setting, seed, path, dataset, built):
+    """Build a trial, with the programs of another that differs in its seed and step size only.
+
+    Likewise in the own hyperparameter, where that is a number that shapes nothing. A federation
+    whose clients' states are not on devices serves one run.
+    """
+    config = vocabulary.resolve(setting.config(seed))
+    tuned = ["learning_rate"]
+    if setting.field is not None and vocabulary.is_number(config.algorithm.name, setting.field):
+        tuned.append(setting.field)
+    if messages.seed_in_program(config):
+        return training.build(config, path / "client_states", dataset)
+    fields = config.to_dict()
+    kept = {k: v for k, v in fields.items() if k not in ("seed", "rounds")}
+    kept["algorithm"] = {k: v for k, v in fields["algorithm"].items() if k not in tuned}
+    name = json.dumps(kept, sort_keys=True)
+    if name in built:
+        training.build_algorithm(config, built[name].model, dataset)  # are its values allowed?
+        return built[name]._replace(config=config)
+    experiment = training.build(config, path / "client_states", dataset, tuned)
+    if experiment.federation.client_state_in == "device":
+        built[name] = experiment
+    return experiment
 
 
 def as_one(experiments: Sequence[training.Experiment], wanted: bool | None) -> bool:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pflalign_jax import algorithms, models
@@ -39,14 +40,18 @@ def build_model(config: Mapping[str, Any], num_classes: int) -> Model:
 
 
 def build_algorithm(
-    config: Mapping[str, Any], model: Model, num_classes: int, num_clients: int
+    config: Mapping[str, Any],
+    model: Model,
+    num_classes: int,
+    num_clients: int,
+    values: Mapping[str, Any] = MappingProxyType({}),
 ) -> Algorithm:
-    """Return the algorithm of a resolved config.
+    """Return the algorithm of a resolved config, with ``values`` of hyperparameters instead of its.
 
     Raises:
       ValueError: for arguments that the algorithm refuses.
     """
-    fields = dict(config["algorithm"])
+    fields = {**config["algorithm"], **values}
     for name in TRANSFORMS.keys() & fields.keys():
         if fields[name] is not None:
             fields[name] = TRANSFORMS[name](fields[name])

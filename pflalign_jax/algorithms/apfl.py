@@ -8,6 +8,7 @@ import optax
 
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.allowed import at_most_one
 from pflalign_jax.federated.local import Loss, local_sgd, local_training, projected
 
 
@@ -53,8 +54,7 @@ def apfl(
       means are weighted by examples, there clients count equally; the authors' code mixes logits,
       not parameters, and pulls α towards 0.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"apfl: alpha={alpha!r} is not allowed; it must be in [0, 1]")
+    at_most_one("apfl", alpha=alpha)
     grad = jax.value_and_grad(loss)
 
     def mixed(share, v, w):

@@ -4,7 +4,7 @@ import optax
 
 from pflalign_jax.algorithms.fedopt import fedopt
 from pflalign_jax.federated import Algorithm, Loss
-from pflalign_jax.federated.allowed import decay, nonnegative
+from pflalign_jax.federated.allowed import below_one, nonnegative
 
 
 def fedadam(
@@ -32,6 +32,6 @@ def fedadam(
       instead.
     """
     nonnegative("fedadam", server_learning_rate=server_learning_rate, tau=tau)
-    decay("fedadam", b1=b1, b2=b2)
+    below_one("fedadam", b1=b1, b2=b2)
     server = optax.adam(server_learning_rate, b1, b2, tau)
     return fedopt(loss, server, learning_rate, local_epochs=local_epochs, batch_size=batch_size)

@@ -4,7 +4,7 @@ import optax
 
 from pflalign_jax.algorithms.fedopt import fedopt
 from pflalign_jax.federated import Algorithm, Loss
-from pflalign_jax.federated.allowed import decay, nonnegative
+from pflalign_jax.federated.allowed import below_one, nonnegative
 
 
 def fedavgm(
@@ -29,6 +29,6 @@ def fedavgm(
       equation; departure: its experiments take Nesterov's.
     """
     nonnegative("fedavgm", server_learning_rate=server_learning_rate)
-    decay("fedavgm", momentum=momentum)
+    below_one("fedavgm", momentum=momentum)
     server = optax.sgd(server_learning_rate, momentum=momentum)
     return fedopt(loss, server, learning_rate, local_epochs=local_epochs, batch_size=batch_size)

@@ -4,7 +4,7 @@ import optax
 
 from pflalign_jax.algorithms.fedopt import fedopt
 from pflalign_jax.federated import Algorithm, Loss
-from pflalign_jax.federated.allowed import decay, nonnegative
+from pflalign_jax.federated.allowed import below_one, nonnegative
 
 
 def fedyogi(
@@ -30,6 +30,6 @@ def fedyogi(
       starts the second at τ².
     """
     nonnegative("fedyogi", server_learning_rate=server_learning_rate, tau=tau)
-    decay("fedyogi", b1=b1, b2=b2)
+    below_one("fedyogi", b1=b1, b2=b2)
     server = optax.yogi(server_learning_rate, b1, b2, tau)
     return fedopt(loss, server, learning_rate, local_epochs=local_epochs, batch_size=batch_size)

@@ -8,7 +8,7 @@ import optax
 
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
-from pflalign_jax.federated.allowed import at_least_one, nonnegative
+from pflalign_jax.federated.allowed import at_least_one, known, nonnegative
 
 
 class ClientState(NamedTuple):
@@ -62,7 +62,7 @@ def pfedme(
     """
     nonnegative("pfedme", personal_learning_rate=personal_learning_rate, lam=lam, beta=beta)
     at_least_one("pfedme", inner_steps=inner_steps)
-    if not personal_learning_rate * lam < 2:
+    if known(personal_learning_rate * lam) and personal_learning_rate * lam >= 2:
         raise ValueError(
             f"pfedme: personal_learning_rate={personal_learning_rate!r} is not allowed with "
             f"lam={lam!r}; it must be < 2 / lam"

@@ -19,6 +19,7 @@ from pflalign_jax.federated.paths import cut, joined, part_mask
 from pflalign_jax.federated.shapes import message_shapes
 from pflalign_jax.federated.statistics import class_features, label_counts
 from pflalign_jax.federated.store import StoreError
+from pflalign_jax.federated.tunable import tunable
 
 __all__ = [
     "Algorithm",
@@ -49,4 +50,5 @@ __all__ = [
     "projected",
     "proximal",
     "summarise",
+    "tunable",
 ]

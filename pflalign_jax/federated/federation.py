@@ -23,6 +23,7 @@ from pflalign_jax.federated.step import round_step
 from pflalign_jax.federated.store import disk_store, host_store
 from pflalign_jax.federated.tables import eval_batch_size as default_eval_batch_size
 from pflalign_jax.federated.tables import named_scores, on_host
+from pflalign_jax.federated.tunable import values_of
 from pflalign_jax.models import Model
 
 
@@ -107,10 +108,17 @@ def federate(
         example = jnp.zeros((1, *dataset.x.shape[1:]), dtype)
         return model.init(jax.random.fold_in(key, INIT), example)
 
-    def first_states(key):
-        return algorithm.init(first_params(key))
+    def first_states(key, values):
+        return algorithm.init(first_params(key), **values)
 
-    first_server, first_client = jax.eval_shape(first_states, jax.random.key(0))
+    def first_client_state(key_and_values):
+        return first_states(*key_and_values)[1]
+
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, SAME))
+    def first_server_state(key_and_values):
+        return first_states(*key_and_values)[0]
+
+    first_server, first_client = jax.eval_shape(first_states, jax.random.key(0), {})
     if client_chunk is None:
         per_device = -(-cohort_size // mesh.size)
         client_chunk = choose_chunk(mesh, num_bytes((first_server, first_client)), per_device)
@@ -150,15 +158,19 @@ def federate(
         in_files = place == "disk"
         residence = staged_from(dataset, mesh, client_chunk, cohort_size, open_store, in_files)
 
-    def init(key):
+    def init(key, **values):
+        if values.keys() - values_of(first_server).keys():
+            raise ValueError(
+                f"init: {sorted(values)} cannot be chosen; the algorithm's hyperparameters in its "
+                f"state are {sorted(values_of(first_server))}, see federated.tunable"
+            )
         data = everywhere(np.asarray(jax.random.key_data(key)), mesh)
         key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
         start = everywhere(np.zeros((), np.int32), mesh)
-        same = NamedSharding(mesh, SAME)
-        server = jax.jit(lambda key: first_states(key)[0], out_shardings=same)(key)
-        return FederationState(
-            key, start, server, residence.init(lambda key: first_states(key)[1], key)
-        )
+        values = everywhere({k: np.asarray(v, np.float32) for k, v in values.items()}, mesh)
+        server = first_server_state((key, values))
+        clients = residence.init(first_client_state, (key, values))
+        return FederationState(key, start, server, clients)
 
     def save(state):
         key, impl = jax.random.key_data(state.key), str(jax.random.key_impl(state.key))
@@ -169,7 +181,7 @@ def federate(
         key = jax.random.wrap_key_data(data, impl=saved.key_impl)
         server = everywhere(jax.tree.map(np.asarray, saved.server), mesh)
         clients = residence.restore(
-            saved.clients, lambda key: first_states(key)[1], key, saved.round, held
+            saved.clients, first_client_state, (key, values_of(server)), saved.round, held
         )
         return FederationState(key, done, server, clients)
 
@@ -269,8 +281,8 @@ def federate(
         if algorithm.newcomer is not None:
             return algorithm.newcomer(received)
         if algorithm.global_params is None:
-            return first_states(key)[1]
-        return algorithm.init(algorithm.global_params(received))[1]
+            return first_client_state((key, values_of(server)))
+        return algorithm.init(algorithm.global_params(received), **values_of(server))[1]
 
     def evaluate_new(state, adapt=True):
         if new is None:
@@ -311,7 +323,7 @@ def federate(
         client_state,
         personal_params,
         lower_round,
-        (cohort_size * up, cohort_size * num_bytes(down)),
+        (cohort_size * up, cohort_size * (num_bytes(down) - num_bytes(values_of(down)))),
         cohort_size,
         everyone,
         client_chunk,

@@ -59,7 +59,8 @@ class Federation(NamedTuple):
     """A simulated federation as functions; see `federate`.
 
     Attributes:
-      init: ``key -> FederationState``.
+      init: ``(key, **values) -> FederationState``; ``values`` are hyperparameters of a `tunable`
+        algorithm that are to be others than its first.
       run_round: ``(state, score=False) -> (state, RoundResult)``; the given state's buffers are
         donated, use the returned one. ``score=True`` also scores the cohort's local models.
       run_rounds: ``(states, score=False) -> [(state, RoundResult)]``, the same for S states of

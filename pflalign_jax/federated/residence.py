@@ -55,14 +55,15 @@ class Residence(NamedTuple):
     """Where clients live between rounds.
 
     Attributes:
-      init: ``(first, key) -> clients``; ``first(key)`` is one client's first state.
+      init: ``(first, given) -> clients``; ``first(given)`` is one client's first state, compiled
+        once for each ``first``.
       stage: ``(clients, round, cohort, next_cohort, score) -> Staged`` with training data, and
         with evaluation data if ``score``; ``next_cohort`` (or None) is what to read ahead.
       keep: ``(staged, new_states, round) -> clients`` after a round.
       every: ``clients -> iterator of Staged`` that covers all clients, with evaluation data.
       one: ``(clients, k) -> state`` of the client at position ``k``.
       save: ``clients -> SavedClients``, what `restore` needs.
-      restore: ``(SavedClients, first, key, round, held) -> clients``, as `save` found them after
+      restore: ``(SavedClients, first, given, round, held) -> clients``, as `save` found them after
         ``round``; ``held`` are rounds before it that a store in files still holds.
       hold: ``rounds -> None``, see `ClientStore`; nothing where clients are on devices.
       reads_ahead: whether ``stage`` wants to know the next cohort.
@@ -95,13 +96,16 @@ def on_devices(
 
     everyone = visit(None, np.arange(dataset.num_clients), placement.rows)
 
-    def init(first, key):
-        @functools.partial(jax.jit, out_shardings=sharded)
-        def stacked(key):
+    @functools.cache
+    def program(first):
+        def stacked(given):
             shape = (mesh.size, placement.rows)
-            return jax.tree.map(lambda a: jnp.broadcast_to(a, shape + a.shape), first(key))
+            return jax.tree.map(lambda a: jnp.broadcast_to(a, shape + a.shape), first(given))
 
-        return stacked(key)
+        return jax.jit(stacked, out_shardings=sharded)
+
+    def init(first, given):
+        return program(first)(given)
 
     def stage(clients, round_index, cohort, next_cohort, score):
         if len(cohort) == dataset.num_clients:
@@ -168,8 +172,8 @@ def staged_from(
     thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="client-store")
     box: dict[str, Any] = {}
 
-    def init(first, key):
-        store = open_store(jax.jit(first)(key))
+    def init(first, given):
+        store = open_store(jax.jit(first)(given))
         if store.last_round():
             raise StoreError(
                 f"the store holds client states after round {store.last_round()}; a new run needs "
@@ -193,11 +197,11 @@ def staged_from(
         written = np.flatnonzero(box["store"].written()).astype(np.int32)
         return SavedClients(written, box["store"].read(written))
 
-    def restore(saved, first, key, round_index, held):
+    def restore(saved, first, given, round_index, held):
         if in_files != (saved.positions is None):
             kept = "in files" if saved.positions is None else "in memory"
             raise StoreError(f"client states were kept {kept}; federate with the same place")
-        first = jax.jit(first)(key)
+        first = jax.jit(first)(given)
         if in_files:
             return start(open_store(first, round_index, held), round_index)
         store = open_store(first)

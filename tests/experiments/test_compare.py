@@ -12,7 +12,7 @@ from rich.console import Console
 
 from experiments import ablation, compare, leaderboard, show, training, trials, workdir
 from experiments.command_line import command_of
-from experiments.config import ConfigError, default_config, resolve
+from experiments.config import ConfigError, default_config, is_number, resolve
 from experiments.stop import StoppedError
 from experiments.workdir import WorkdirError
 
@@ -125,6 +125,26 @@ def test_the_rounds_of_a_grid_that_grows_and_of_trials_done_before_are_counted(c
     assert (0, 2) in rounds
 
 
+def test_trials_that_differ_in_numbers_share_their_programs(config, tmp_path):
+    plan, built = compare.settings(config, "fedprox"), {}
+    setting = trials.Setting("fedprox", plan, 0.1, "mu")
+    dataset = training.build_dataset(resolve(plan))
+    common = (tmp_path, dataset, lambda: 0, lambda text: None, None)
+    for one in (setting, setting._replace(learning_rate=0.2, own=1.0)):
+        (trial,) = trials.run_trials(one, [1], *common, built=built)
+        experiment = training.build(one.config(1), None, dataset)
+        alone = training.train(experiment, None).rows[-1]
+        found = workdir.read_rows(trial.path)[-1]
+        name = "loss/test/personal/adapted/mean"
+        assert found[name] == pytest.approx(alone[name], rel=1e-5)
+        assert found["bytes_down"] == alone["bytes_down"]
+    assert len(built) == 1
+    with pytest.raises(ConfigError, match=r"learning_rate=-1\.0"):
+        trials.run_trials(setting._replace(learning_rate=-1.0), [0], *common, built=built)
+    assert not is_number("fedrep", "head_epochs")
+    assert is_number("ditto", "personal_tx")
+
+
 def test_a_terminal_sees_a_bar_over_all_rounds():
     for terminal, expected in ((True, "30/40 rounds"), (False, "30/40 rounds  ditto")):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=90)
@@ -197,7 +217,7 @@ def test_when_seeds_are_one_program(config):
 def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path, monkeypatch):
     tried = []
 
-    def run(setting, seeds, root, dataset, stop, say, together, on_round):
+    def run(setting, seeds, root, dataset, stop, say, together, on_round, built):
         method, _, rate, field, own, _ = setting
         tried.extend((rate, field, own, seed) for seed in seeds)
         score = -abs(rate - 0.2) - abs((0.01 if own is None else own) - 0.1)

@@ -23,13 +23,13 @@ def get_config() -> ConfigDict:
     config.model.name = "cnn"
     # Chosen by accuracy/validation/personal/adapted/mean of the last round, with drop_last=False;
     # see docs/results.md.
-    config.learning_rates.update({"fedavg": 0.05, "local": 0.02, "pflalign": 0.5})
-    # The same on a quarter of the data, after 10 rounds.
+    config.learning_rates.update({"fedavg": 0.05, "pflalign": 0.5})
+    # The same on a quarter of the data, after 10 rounds, without the last batch.
     chosen = {
         0.008: "gpfl",
         0.02: "fedadam fedrep fedrod",
         0.05: "fedala fedamp fedavgm fedcp feddbe feddyn fedper fedprox fedyogi perfedavg scaffold",
-        0.1: "apfl ditto fedpac fedproto lgfedavg",
+        0.1: "apfl ditto fedpac fedproto lgfedavg local pfedme",
         0.2: "fedbabu",
     }
     config.learning_rates.update({name: rate for rate in chosen for name in chosen[rate].split()})

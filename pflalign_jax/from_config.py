@@ -54,7 +54,10 @@ def build_algorithm(
     fields = {**config["algorithm"], **values}
     for name in TRANSFORMS.keys() & fields.keys():
         if fields[name] is not None:
-            fields[name] = TRANSFORMS[name](fields[name])
+            try:
+                fields[name] = TRANSFORMS[name](fields[name])
+            except ValueError as error:
+                raise ValueError(f"{name}={fields[name]!r}: {error}") from error
     return call(
         getattr(algorithms, fields["name"]),
         fields,

@@ -121,6 +121,10 @@ def test_experiments_resolve(name):
         ({"model__hidden": "wide"}, r"model\.hidden='wide'.*Sequence"),
         ({"model__hidden": (8, "9")}, r"model\.hidden=\(8, '9'\)"),
         ({"algorithm__learning_rate": -1.0}, r"config\.algorithm: .*learning_rate=-1\.0"),
+        (
+            {"algorithm__name": "ditto", "algorithm__personal_tx": -3.0},
+            r"config\.algorithm: personal_tx=-3\.0: .*not allowed",
+        ),
         ({"algorithm__correction": 2}, r"config\.algorithm: .*correction=2"),
         ({"algorithm__correction": "probable"}, r"config\.algorithm: .*'probable'"),
         ({"cohort_size": 21}, r"cohort_size=21 .* 20 clients"),

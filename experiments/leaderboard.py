@@ -81,8 +81,10 @@ def entry(
     own = ""
     if tuned is not None:
         field, default, values = tuned
-        grid = ", ".join(f"{value:g}" for value in sorted([default, *values]))
-        own = f"{field} {default if best.own is None else best.own:g}; {grid}"
+        known = sorted(value for value in (default, *values) if value is not None)
+        chosen = default if best.own is None else best.own
+        own = f"{field} {'none' if chosen is None else f'{chosen:g}'}"
+        own += f"; {', '.join(f'{value:g}' for value in known)}"
     summaries = [json.loads((t.path / "summary.json").read_text()) for t in repeats]
     rows = [s["last"] for s in summaries if "diverged" not in s]
     best_rows = [s["best_validation"] for s in summaries if "diverged" not in s]

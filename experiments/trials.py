@@ -141,9 +141,9 @@ def _build(setting, seed, path, dataset, built):
     whose clients' states are not on devices serves one run.
     """
     config = vocabulary.resolve(setting.config(seed))
-    tuned = ["learning_rate"]
-    if setting.field is not None and vocabulary.is_number(config.algorithm.name, setting.field):
-        tuned.append(setting.field)
+    tuned, own = ["learning_rate"], setting.field
+    if own is not None and vocabulary.is_number(config.algorithm.name, own):
+        tuned += [own] if config.algorithm[own] is not None else []
     if messages.seed_in_program(config):
         return training.build(config, path / "client_states", dataset)
     fields = config.to_dict()

@@ -335,6 +335,16 @@ def test_seeds_that_diverged_and_messages_that_were_lost_are_told(config, finish
     assert "seeds" in [column.header for column in leaderboard.table([entry]).columns]
 
 
+def test_an_own_hyperparameter_may_be_none_at_first(config, tmp_path):
+    plan = config.copy_and_resolve_references()
+    plan.rounds, plan.compare.grid, plan.compare.tuned.ditto = 1, (0.1,), ("personal_tx", (3.0,))
+    (entry,) = compare.compare(plan, ["ditto"], 1, tmp_path, lambda text: None)
+    assert entry.own in ("personal_tx none; 3", "personal_tx 3; 3")
+    assert {p.name for p in (tmp_path / "trials").iterdir()} == {
+        "ditto-0.1-0", "ditto-0.1-personal_tx-3-0"
+    }  # fmt: skip
+
+
 def test_paired_gains(finished):
     local, fedavg, _ = finished[1]
     better = local._replace(clients={"0": 90.0, "1": 50.0, "2": 70.0})

@@ -21,8 +21,13 @@ def get_config() -> ConfigDict:
     config.model.name = "cnn"
     # Chosen by accuracy/validation/personal/adapted/mean of the last round; see docs/results.md.
     config.learning_rates.update({"fedavg": 0.03, "local": 0.03, "pflalign": 3.0})
-    # The same with 200 writers and 60 rounds.
-    config.learning_rates.update({"ditto": 0.1, "fedper": 0.1, "fedrep": 0.03})
+    # The same with 200 writers and 60 rounds, after 20 (ditto: after all 60).
+    chosen = {
+        0.009: "fedcp",
+        0.03: "fedadam fedavgm fedproto fedrep fedrod fedyogi lgfedavg perfedavg scaffold",
+        0.1: "apfl ditto fedala fedbabu feddbe feddyn fedper fedprox",
+    }
+    config.learning_rates.update({name: rate for rate in chosen for name in chosen[rate].split()})
     config.compare.grid = (0.03, 0.1, 0.3)
     config.compare.grids.pflalign = (1.0, 3.0, 10.0)
     return config

@@ -23,9 +23,9 @@ def get_config() -> ConfigDict:
     config.learning_rates.update({"fedavg": 0.03, "local": 0.03, "pflalign": 3.0})
     # The same with 200 writers and 60 rounds, after 20 (ditto: after all 60).
     chosen = {
-        0.009: "fedcp",
+        0.009: "fedcp gpfl",
         0.03: "fedadam fedavgm fedproto fedrep fedrod fedyogi lgfedavg perfedavg scaffold",
-        0.1: "apfl ditto fedala fedbabu feddbe feddyn fedper fedprox",
+        0.1: "apfl ditto fedala fedbabu feddbe feddyn fedpac fedper fedprox",
     }
     config.learning_rates.update({name: rate for rate in chosen for name in chosen[rate].split()})
     config.compare.grid = (0.03, 0.1, 0.3)

@@ -12,7 +12,7 @@ import optax
 from pflalign_jax.align import AlignState, removed
 from pflalign_jax.federated import Mean
 
-SAMPLE = 128
+SAMPLE = 64
 """Coordinates per client that P, γ and noise are measured on, evenly spaced in each leaf."""
 
 P_EDGES = np.concatenate([[0.0], np.geomspace(1e-4, 1, 64)])

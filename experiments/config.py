@@ -230,9 +230,9 @@ def parameters(section: str, name: str) -> dict[str, inspect.Parameter]:
     """Return the configurable arguments of the function that ``section.name`` names."""
     supplied = _SUPPLIED if section != "dataset" else set()
     found = dict(inspect.signature(FACTORIES[section][name]).parameters)
-    if section == "dataset" and "dealing" in found:
-        del found["dealing"]
-        dealt = inspect.signature(datasets.deal).parameters
+    if section == "dataset" and "options" in found:
+        del found["options"]
+        dealt = inspect.signature(datasets.partition_examples).parameters
         found.update((k, p) for k, p in dealt.items() if k != "examples")
     return {k: p for k, p in found.items() if k not in supplied}
 
@@ -321,7 +321,7 @@ def _resolve_section(section, fields):
         )
     hints = typing.get_type_hints(choices[name])
     if section == "dataset":
-        hints = typing.get_type_hints(datasets.deal) | hints
+        hints = typing.get_type_hints(datasets.partition_examples) | hints
     resolved = ConfigDict({"name": name})
     for key, parameter in accepted.items():
         if key in set_fields:

@@ -12,8 +12,8 @@ import numpy as np
 
 from pflalign_jax import models
 from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.federated.local import are_tokens
-from pflalign_jax.federated.placement import AXIS, over_devices
+from pflalign_jax.datasets.features import are_tokens
+from pflalign_jax.federated.sharding import AXIS, over_devices
 
 
 @functools.cache

@@ -31,10 +31,10 @@ from pflalign_jax.federated import (
     FederationState,
     Participation,
     federate,
+    inject_hyperparams,
     summarise,
-    tunable,
 )
-from pflalign_jax.federated.tunable import values_of
+from pflalign_jax.federated.inject_hyperparams import values_of
 from pflalign_jax.models import Model
 
 __all__ = ["HEADLINE", "DivergedError", "Experiment", "Outcome", "build", "train"]
@@ -96,7 +96,7 @@ def build(
     messages.privacy(config, participation, clients, rounds=1)  # can it be accounted?
     algorithm, trained = build_algorithm(config, model, dataset)
     if tuned:
-        algorithm = tunable(
+        algorithm = inject_hyperparams(
             lambda **values: build_algorithm(config, model, dataset, values)[0],
             **{name: config.algorithm[name] for name in tuned},
         )

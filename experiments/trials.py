@@ -14,8 +14,8 @@ from experiments import messages, resume, training, workdir
 from experiments.lockstep import drive
 from experiments.stop import StoppedError
 from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.federated.residence import choose_place
-from pflalign_jax.federated.shapes import num_bytes
+from pflalign_jax.federated.client_states import choose_place
+from pflalign_jax.federated.message_size import num_bytes
 
 CHOSEN_BY = training.HEADLINE.format(split="validation")
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pflalign_jax.federated.saved import Saved, SavedClients
+from pflalign_jax.federated.snapshot import ClientSnapshot, Snapshot
 
 FORMAT = 1
 """Version of what is written; a checkpoint of another is refused."""
@@ -35,7 +35,7 @@ class Checkpoints(NamedTuple):
     """A directory that checkpoints are written to.
 
     Attributes:
-      save: ``(Saved, about, score=None) -> None``: copies the arrays and writes them in the
+      save: ``(Snapshot, about, score=None) -> None``: copies the arrays and writes them in the
         background, after the checkpoint before is whole, with checksums (of arrays that this
         process has all of); ``about`` is what else belongs to it, as json. With a ``score`` it can
         be the best one, which is kept.
@@ -158,7 +158,7 @@ def load_checkpoint(
     round_index: int,
     shapes: tuple[Any, Any],
     where: tuple[str, str] = ("server", "clients"),
-) -> tuple[Saved, dict[str, Any]]:
+) -> tuple[Snapshot, dict[str, Any]]:
     """Read one checkpoint whole, as NumPy arrays.
 
     Args:
@@ -204,11 +204,13 @@ def load_checkpoint(
             f"checkpoint {path} is damaged ({type(error).__name__}: {_first_line(error)})"
         ) from error
     server = _tree(arrays, where[0], shapes[0], 0, path)
-    clients = SavedClients(None, ())
+    clients = ClientSnapshot(None, ())
     if "positions" in arrays:
         lead = arrays["positions"].ndim
-        clients = SavedClients(arrays["positions"], _tree(arrays, where[1], shapes[1], lead, path))
-    return Saved(round_index, key, key_impl, server, clients), about
+        clients = ClientSnapshot(
+            arrays["positions"], _tree(arrays, where[1], shapes[1], lead, path)
+        )
+    return Snapshot(round_index, key, key_impl, server, clients), about
 
 
 def set_aside(directory: str | os.PathLike, round_index: int) -> pathlib.Path:
@@ -220,7 +222,7 @@ def set_aside(directory: str | os.PathLike, round_index: int) -> pathlib.Path:
     return path.rename(path.parent / name)
 
 
-def _flat(saved: Saved) -> tuple[dict[str, Any], dict[str, Any]]:
+def _flat(saved: Snapshot) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arrays of a state by number, and what they are."""
     named = {"key": saved.key, **_named("server", saved.server)}
     if saved.clients.positions is not None:

@@ -17,10 +17,10 @@ from pflalign_jax.checkpoints import (
     load_checkpoint,
     read_about,
 )
-from pflalign_jax.federated.chunk import INIT
-from pflalign_jax.federated.local import are_tokens, normalise
-from pflalign_jax.federated.saved import client_of
-from pflalign_jax.federated.store import disk_store
+from pflalign_jax.datasets.features import are_tokens, normalise
+from pflalign_jax.federated.client_store import disk_store
+from pflalign_jax.federated.random_keys import INIT
+from pflalign_jax.federated.snapshot import client_of
 from pflalign_jax.from_config import build_algorithm, build_model
 from pflalign_jax.models import Model
 

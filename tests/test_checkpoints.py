@@ -20,7 +20,7 @@ from pflalign_jax.checkpoints import (
     read_about,
     set_aside,
 )
-from pflalign_jax.federated.saved import Saved, SavedClients
+from pflalign_jax.federated.snapshot import ClientSnapshot, Snapshot
 
 pytestmark = [  # what orbax's own threads and tasks leave when they fail
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -46,7 +46,7 @@ def saved(r, positions=((0, 2), (1, -1))):
     clients = {"v": jnp.arange(8.0).reshape(2, 2, 2) * r, "empty": jnp.zeros((2, 2, 0))}
     key = jax.random.key_data(jax.random.key(7))
     table = np.array(positions, np.int32)
-    return Saved(r, key, "fry", server, SavedClients(table, clients))
+    return Snapshot(r, key, "fry", server, ClientSnapshot(table, clients))
 
 
 SHAPES = jax.eval_shape(
@@ -91,9 +91,9 @@ def test_the_latest_and_the_earliest_best_are_kept(tmp_path):
 
 def test_states_in_a_store_are_not_in_the_checkpoint(tmp_path):
     checkpoints = open_checkpoints(tmp_path)
-    checkpoints.save(saved(1)._replace(clients=SavedClients(None, ())), {"offset": 1})
+    checkpoints.save(saved(1)._replace(clients=ClientSnapshot(None, ())), {"offset": 1})
     checkpoints.close()
-    assert load_checkpoint(tmp_path, 1, SHAPES)[0].clients == SavedClients(None, ())
+    assert load_checkpoint(tmp_path, 1, SHAPES)[0].clients == ClientSnapshot(None, ())
 
 
 def test_truncated_and_changed_files_are_noticed_or_do_not_matter(tmp_path):

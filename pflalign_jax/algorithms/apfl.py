@@ -8,8 +8,8 @@ import optax
 
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.allowed import at_most_one
 from pflalign_jax.federated.local import Loss, local_sgd, local_training, projected
+from pflalign_jax.federated.validation import at_most_one
 
 
 class ClientState(NamedTuple):

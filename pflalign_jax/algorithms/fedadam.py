@@ -4,7 +4,7 @@ import optax
 
 from pflalign_jax.algorithms.fedopt import fedopt
 from pflalign_jax.federated import Algorithm, Loss
-from pflalign_jax.federated.allowed import below_one, nonnegative
+from pflalign_jax.federated.validation import below_one, nonnegative
 
 
 def fedadam(

@@ -8,9 +8,9 @@ import optax
 
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.allowed import at_least_one
 from pflalign_jax.federated.local import Loss, local_sgd, local_training, projected
-from pflalign_jax.federated.paths import cut, joined, part_mask
+from pflalign_jax.federated.param_parts import combine_params, part_mask, partition_params
+from pflalign_jax.federated.validation import at_least_one
 
 
 class ClientState(NamedTuple):
@@ -59,9 +59,12 @@ def fedala(
 
     def mixed(server, client, weights):
         mask = part_mask(server.params, head)
-        (own, _), (received, lower) = cut(client.params, mask), cut(server.params, mask)
+        (own, _), (received, lower) = (
+            partition_params(client.params, mask),
+            partition_params(server.params, mask),
+        )
         top = jax.tree.map(lambda o, r, a: o + a * (r - o), own, received, weights)
-        return joined(top, lower)
+        return combine_params(top, lower)
 
     def client_update(server, client, data, key):
         def weight_loss(weights, batch, key):
@@ -79,7 +82,7 @@ def fedala(
         return ClientOutput(message, state, result.params, steps, result.metrics)
 
     def own(params):
-        weights, _ = cut(optax.tree.ones_like(params), part_mask(params, head))
+        weights, _ = partition_params(optax.tree.ones_like(params), part_mask(params, head))
         return ClientState(params, weights)
 
     return averaged(

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.allowed import nonnegative, positive
 from pflalign_jax.federated.local import Loss, local_sgd, local_training, proximal
+from pflalign_jax.federated.validation import nonnegative, positive
 
 
 class ServerState(NamedTuple):

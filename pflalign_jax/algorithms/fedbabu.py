@@ -7,8 +7,8 @@ import jax
 import optax
 
 from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
-from pflalign_jax.federated.allowed import at_least_one
-from pflalign_jax.federated.paths import cut, joined, part_mask
+from pflalign_jax.federated.param_parts import combine_params, part_mask, partition_params
+from pflalign_jax.federated.validation import at_least_one
 
 
 class ServerState(NamedTuple):
@@ -49,15 +49,15 @@ def fedbabu(
     tuning = local_training(loss, fine_tx, fine_tune_epochs, batch_size, elementwise=True)
 
     def init(params):
-        fixed, body = cut(params, part_mask(params, head))
+        fixed, body = partition_params(params, part_mask(params, head))
         return ServerState(body, fixed), ()
 
     def whole(server, client=()):
-        return joined(server.head, server.body)
+        return combine_params(server.head, server.body)
 
     def client_update(server, client, data, key):
         def body_loss(body, batch, key):
-            return loss(joined(server.head, body), batch, key)
+            return loss(combine_params(server.head, body), batch, key)
 
         training = local_training(body_loss, tx, local_epochs, batch_size, elementwise=True)
         result = training.train(server.body, tx.init(server.body), data, key)

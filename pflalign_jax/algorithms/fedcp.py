@@ -8,7 +8,7 @@ import optax
 
 from pflalign_jax import models
 from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
-from pflalign_jax.federated.allowed import nonnegative
+from pflalign_jax.federated.validation import nonnegative
 
 
 class ServerState(NamedTuple):

@@ -4,8 +4,8 @@ import optax
 
 from pflalign_jax.algorithms.scaffold import ClientState, ServerState
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.allowed import positive
 from pflalign_jax.federated.local import Loss, add_drift, local_sgd, local_training, proximal
+from pflalign_jax.federated.validation import positive
 
 
 def feddyn(

@@ -11,10 +11,10 @@ from scipy.optimize import nnls
 
 from pflalign_jax import models
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.allowed import at_least_one, nonnegative
+from pflalign_jax.federated.class_statistics import class_features
 from pflalign_jax.federated.local import local_sgd, local_training
-from pflalign_jax.federated.paths import cut, joined, part_mask
-from pflalign_jax.federated.statistics import class_features
+from pflalign_jax.federated.param_parts import combine_params, part_mask, partition_params
+from pflalign_jax.federated.validation import at_least_one, nonnegative
 
 
 class Shared(NamedTuple):
@@ -95,11 +95,11 @@ def fedpac(
 
     def client_update(received, client, data, key):
         def head_loss(own, batch, key):
-            return objective(joined(own, received.body), batch, key)
+            return objective(combine_params(own, received.body), batch, key)
 
         def body_loss(body, batch, key):
             del key
-            params = joined(fitted.params, body)
+            params = combine_params(fitted.params, body)
             z, y, mask = models.labelled_features(model, params, batch)
             apart = ((z - received.mean[y]) ** 2).mean(-1) * received.known[y]
             losses = models.example_losses(models.dense(params[layer], z), y)
@@ -108,7 +108,7 @@ def fedpac(
         def features(params):
             return class_features(model, params, data, num_classes, batch_size)
 
-        before = features(joined(received.heads, received.body))
+        before = features(combine_params(received.heads, received.body))
         examples = jnp.maximum(before.counts.sum(), 1)
         h = before.sums / examples
         variance = (before.squares / examples - jnp.sum(h * h)) / examples
@@ -117,7 +117,7 @@ def fedpac(
         fitted = train_head(received.heads, tx.init(received.heads), data, key)
         again = jax.random.fold_in(key, 1)
         result = train_body(received.body, tx.init(received.body), data, again)
-        params = joined(fitted.params, result.params)
+        params = combine_params(fitted.params, result.params)
         after = features(params)
         delta = optax.tree.sub(result.params, received.body)
         message = (delta, fitted.params, h, variance, after.sums, after.counts)
@@ -156,7 +156,7 @@ def fedpac(
         return shared._replace(heads=heads)
 
     def init(params):
-        own, body = cut(params, part_mask(params, head))
+        own, body = partition_params(params, part_mask(params, head))
         heads = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_clients, *a.shape)), own)
         mean = jnp.zeros((num_classes, params[layer]["kernel"].shape[0]))
         shared, none = Shared(body, heads, mean, jnp.zeros(num_classes)), jnp.zeros(num_clients)
@@ -166,7 +166,7 @@ def fedpac(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal_params=lambda received, client: joined(received.heads, received.body),
+        personal_params=lambda received, client: combine_params(received.heads, received.body),
         global_params=None,
         broadcast=lambda server: server.shared,
         deliver=deliver,

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from pflalign_jax import models
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.allowed import nonnegative
+from pflalign_jax.federated.class_statistics import class_features
 from pflalign_jax.federated.local import local_sgd, local_training
-from pflalign_jax.federated.statistics import class_features
+from pflalign_jax.federated.validation import nonnegative
 
 
 class ServerState(NamedTuple):

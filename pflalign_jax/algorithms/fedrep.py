@@ -7,9 +7,9 @@ import optax
 
 from pflalign_jax.algorithms.partly_local import ClientState, shared_in_part
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.allowed import at_least_one
 from pflalign_jax.federated.local import Loss, local_sgd, local_training
-from pflalign_jax.federated.paths import joined, part_mask
+from pflalign_jax.federated.param_parts import combine_params, part_mask
+from pflalign_jax.federated.validation import at_least_one
 
 
 def fedrep(
@@ -45,10 +45,10 @@ def fedrep(
 
     def client_update(server, client, data, key):
         def head_loss(own, batch, key):
-            return loss(joined(own, server.shared), batch, key)
+            return loss(combine_params(own, server.shared), batch, key)
 
         def body_loss(shared, batch, key):
-            return loss(joined(fitted.params, shared), batch, key)
+            return loss(combine_params(fitted.params, shared), batch, key)
 
         work = {"batch_size": batch_size, "elementwise": True}
         train_head = local_training(head_loss, tx, local_epochs=head_epochs, **work).train
@@ -57,7 +57,7 @@ def fedrep(
         again = jax.random.fold_in(key, 1)
         result = train_body(server.shared, body_tx.init(server.shared), data, again)
         message = optax.tree.sub(result.params, server.shared)
-        state, params = ClientState(fitted.params), joined(fitted.params, result.params)
+        state, params = ClientState(fitted.params), combine_params(fitted.params, result.params)
         return ClientOutput(message, state, params, fitted.steps + result.steps, result.metrics)
 
     return shared_in_part(client_update, lambda params: part_mask(params, head))

@@ -7,7 +7,7 @@ import optax
 
 from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
 from pflalign_jax.federated.local import Loss, local_training
-from pflalign_jax.federated.paths import cut, joined
+from pflalign_jax.federated.param_parts import combine_params, partition_params
 
 
 class ServerState(NamedTuple):
@@ -41,9 +41,9 @@ def partly_local(
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def client_update(server, client, data, key):
-        start = joined(client.own, server.shared)
+        start = combine_params(client.own, server.shared)
         result = local.train(start, tx.init(start), data, key)
-        own, shared = cut(result.params, own_mask(start))
+        own, shared = partition_params(result.params, own_mask(start))
         message = optax.tree.sub(shared, server.shared)
         return ClientOutput(message, ClientState(own), result.params, result.steps, result.metrics)
 
@@ -61,13 +61,13 @@ def shared_in_part(
     """
 
     def init(params):
-        own, shared = cut(params, own_mask(params))
+        own, shared = partition_params(params, own_mask(params))
         return ServerState(shared), ClientState(own)
 
     return Algorithm(
         init=init,
         client_update=client_update,
         server_update=lambda s, mean: ServerState(optax.tree.add(s.shared, mean)),
-        personal_params=lambda server, client: joined(client.own, server.shared),
+        personal_params=lambda server, client: combine_params(client.own, server.shared),
         global_params=None,
     )

@@ -6,7 +6,7 @@ import optax
 
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
-from pflalign_jax.federated.allowed import nonnegative, positive
+from pflalign_jax.federated.validation import nonnegative, positive
 from pflalign_jax.models import Batch
 
 

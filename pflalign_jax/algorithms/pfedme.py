@@ -8,7 +8,7 @@ import optax
 
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
-from pflalign_jax.federated.allowed import at_least_one, known, nonnegative
+from pflalign_jax.federated.validation import at_least_one, known, nonnegative
 
 
 class ClientState(NamedTuple):

@@ -2,9 +2,10 @@
 
 from pflalign_jax.datasets import partition
 from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples, FederatedDataset, Owned
-from pflalign_jax.datasets.deal import PARTITIONS, deal
-from pflalign_jax.datasets.federated import describe, features_of, label_counts, select_clients
-from pflalign_jax.datasets.named import (
+from pflalign_jax.datasets.partition_examples import PARTITIONS, partition_examples
+from pflalign_jax.datasets.partition_file import partition_hash, save_partition
+from pflalign_jax.datasets.queries import describe, features_of, label_counts, select_clients
+from pflalign_jax.datasets.registry import (
     SOURCES,
     ag_news,
     cifar10,
@@ -23,7 +24,6 @@ from pflalign_jax.datasets.named import (
     tiny_imagenet,
     uci_har,
 )
-from pflalign_jax.datasets.partition_file import partition_hash, save_partition
 
 NAMES = (
     "digits",
@@ -57,7 +57,6 @@ __all__ = [
     "ag_news",
     "cifar10",
     "cifar100",
-    "deal",
     "describe",
     "digits",
     "emnist",
@@ -70,6 +69,7 @@ __all__ = [
     "nist_writers",
     "npz",
     "partition",
+    "partition_examples",
     "partition_hash",
     "save_partition",
     "select_clients",

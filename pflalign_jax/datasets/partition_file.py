@@ -8,8 +8,8 @@ import zlib
 
 import numpy as np
 
-from pflalign_jax.datasets.assemble import Group
 from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples, FederatedDataset, Owned
+from pflalign_jax.datasets.build import Group
 
 GROUPS = ("", "new_")
 """Prefixes of the arrays of clients that train and of new clients."""

@@ -2,8 +2,10 @@
 
 from pflalign_jax.federated import participation
 from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput, Gathered, Mean
-from pflalign_jax.federated.evaluation import ClientScores, summarise
+from pflalign_jax.federated.class_statistics import class_features, label_counts
+from pflalign_jax.federated.client_store import StoreError
 from pflalign_jax.federated.federation import federate
+from pflalign_jax.federated.inject_hyperparams import inject_hyperparams
 from pflalign_jax.federated.interface import Federation, FederationState, RoundResult
 from pflalign_jax.federated.local import (
     LocalResult,
@@ -14,12 +16,10 @@ from pflalign_jax.federated.local import (
     projected,
     proximal,
 )
+from pflalign_jax.federated.message_size import message_shapes
+from pflalign_jax.federated.metrics import ClientScores, summarise
+from pflalign_jax.federated.param_parts import combine_params, part_mask, partition_params
 from pflalign_jax.federated.participation import Participation, Turnout
-from pflalign_jax.federated.paths import cut, joined, part_mask
-from pflalign_jax.federated.shapes import message_shapes
-from pflalign_jax.federated.statistics import class_features, label_counts
-from pflalign_jax.federated.store import StoreError
-from pflalign_jax.federated.tunable import tunable
 
 __all__ = [
     "Algorithm",
@@ -38,17 +38,17 @@ __all__ = [
     "StoreError",
     "Turnout",
     "class_features",
-    "cut",
+    "combine_params",
     "federate",
-    "joined",
+    "inject_hyperparams",
     "label_counts",
     "local_sgd",
     "local_training",
     "message_shapes",
     "part_mask",
     "participation",
+    "partition_params",
     "projected",
     "proximal",
     "summarise",
-    "tunable",
 ]

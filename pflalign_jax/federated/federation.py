@@ -9,21 +9,22 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets.base import FederatedDataset
+from pflalign_jax.datasets.features import are_tokens
 from pflalign_jax.federated.algorithm import Algorithm
-from pflalign_jax.federated.chunk import COHORT, INIT, SAME, Setting
+from pflalign_jax.federated.client_states import PLACES, choose_place, on_devices, staged_from
+from pflalign_jax.federated.client_store import disk_store, host_store
+from pflalign_jax.federated.device_program import SAME, Setting
+from pflalign_jax.federated.eval_program import score_step
+from pflalign_jax.federated.inject_hyperparams import values_of
 from pflalign_jax.federated.interface import Federation, FederationState, RoundResult
-from pflalign_jax.federated.local import are_tokens
+from pflalign_jax.federated.message_size import message_shapes, num_bytes
 from pflalign_jax.federated.participation import Participation, Turnout, uniform
-from pflalign_jax.federated.placement import AXIS, choose_chunk, everywhere
-from pflalign_jax.federated.residence import PLACES, choose_place, on_devices, staged_from
-from pflalign_jax.federated.saved import Saved
-from pflalign_jax.federated.scoring import score_step
-from pflalign_jax.federated.shapes import message_shapes, num_bytes
-from pflalign_jax.federated.step import round_step
-from pflalign_jax.federated.store import disk_store, host_store
+from pflalign_jax.federated.random_keys import COHORT, INIT
+from pflalign_jax.federated.round_program import round_step
+from pflalign_jax.federated.sharding import AXIS, choose_chunk, everywhere
+from pflalign_jax.federated.snapshot import Snapshot
 from pflalign_jax.federated.tables import eval_batch_size as default_eval_batch_size
 from pflalign_jax.federated.tables import named_scores, on_host
-from pflalign_jax.federated.tunable import values_of
 from pflalign_jax.models import Model
 
 
@@ -58,14 +59,14 @@ def federate(
       participation: who is invited and who answers, from `pflalign_jax.federated.participation`;
         None: C clients are drawn uniformly in every round, and all answer.
       client_chunk: clients vmapped at a time on one device; None: see
-        `pflalign_jax.federated.placement.choose_chunk`.
+        `pflalign_jax.federated.sharding.choose_chunk`.
       mesh: a mesh with the one axis ``clients``; None: all devices.
       eval_batch_size: examples per step when scoring; None: from the size of the test sets.
       client_state_in: where client states live between rounds. ``"device"``: all on devices with
         their data, each client at home on one. ``"host"`` or ``"disk"``: only a cohort's states
         and data are on devices, balanced anew every round, the next cohort's read while a round
         runs; memory on devices does not grow with K, and ``dataset.x`` may be memory-mapped.
-        None: see `pflalign_jax.federated.residence.choose_place`.
+        None: see `pflalign_jax.federated.client_states.choose_place`.
       state_dir: for ``"disk"``, an empty or new directory; see `disk_store`.
       new_client_steps: the most local steps of a new client before its adapted model is scored;
         None: as many as in a round.
@@ -162,7 +163,7 @@ def federate(
         if values.keys() - values_of(first_server).keys():
             raise ValueError(
                 f"init: {sorted(values)} cannot be chosen; the algorithm's hyperparameters in its "
-                f"state are {sorted(values_of(first_server))}, see federated.tunable"
+                f"state are {sorted(values_of(first_server))}, see federated.inject_hyperparams"
             )
         data = everywhere(np.asarray(jax.random.key_data(key)), mesh)
         key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
@@ -174,7 +175,7 @@ def federate(
 
     def save(state):
         key, impl = jax.random.key_data(state.key), str(jax.random.key_impl(state.key))
-        return Saved(int(state.round), key, impl, state.server, residence.save(state.clients))
+        return Snapshot(int(state.round), key, impl, state.server, residence.save(state.clients))
 
     def restore(saved, held=()):
         data, done = everywhere((np.asarray(saved.key), np.asarray(saved.round, np.int32)), mesh)

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pflalign_jax.federated.evaluation import ClientScores
-from pflalign_jax.federated.saved import Saved
-from pflalign_jax.federated.step import Counts, Work
+from pflalign_jax.federated.metrics import ClientScores
+from pflalign_jax.federated.round_program import Counts, Work
+from pflalign_jax.federated.snapshot import Snapshot
 
 
 class FederationState(NamedTuple):
@@ -59,8 +59,8 @@ class Federation(NamedTuple):
     """A simulated federation as functions; see `federate`.
 
     Attributes:
-      init: ``(key, **values) -> FederationState``; ``values`` are hyperparameters of a `tunable`
-        algorithm that are to be others than its first.
+      init: ``(key, **values) -> FederationState``; ``values`` are other values for
+        hyperparameters that `inject_hyperparams` has put into the state.
       run_round: ``(state, score=False) -> (state, RoundResult)``; the given state's buffers are
         donated, use the returned one. ``score=True`` also scores the cohort's local models.
       run_rounds: ``(states, score=False) -> [(state, RoundResult)]``, the same for S states of
@@ -71,8 +71,8 @@ class Federation(NamedTuple):
       evaluate_new: ``(state, adapt=True) -> {name: ClientScores}`` for the dataset's new clients:
         names begin with ``new_clients``, the received model is the one a newcomer starts with
         (zero steps), the adapted one has had ``new_client_steps``.
-      save: ``state -> Saved``, arrays that a checkpoint can hold.
-      restore: ``(Saved, held=()) -> FederationState``, also on other devices than it was saved on;
+      save: ``state -> Snapshot``, arrays that a checkpoint can hold.
+      restore: ``(Snapshot, held=()) -> FederationState``, also on other devices than before;
         ``held`` are earlier rounds that client states on disk are still held for.
       hold: ``rounds -> None``: client states on disk, which move on with every round, keep those
         after these rounds, each the last one or one held before; others are let go.
@@ -95,7 +95,7 @@ class Federation(NamedTuple):
     run_rounds: Callable[..., list[tuple[FederationState, RoundResult]]]
     evaluate: Callable[..., dict[str, ClientScores]]
     evaluate_new: Callable[..., dict[str, ClientScores]]
-    save: Callable[[FederationState], Saved]
+    save: Callable[[FederationState], Snapshot]
     restore: Callable[..., FederationState]
     hold: Callable[[Iterable[int]], None]
     shapes: tuple[Any, Any]

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax.datasets.features import normalise
 from pflalign_jax.federated.algorithm import ClientData, Mean
-from pflalign_jax.federated.allowed import at_least_one, nonnegative
+from pflalign_jax.federated.validation import at_least_one, nonnegative
 from pflalign_jax.models import Batch
 
 Loss = Callable[[Any, Batch, jax.Array], jax.Array]
@@ -200,17 +201,3 @@ def take(data: ClientData, chosen: jax.Array, mask: jax.Array) -> Batch:
     x = data.x.at[rows].get(mode="clip")
     y = data.y.at[rows].get(mode="clip")
     return Batch(normalise(x, data.mean, data.std), y, mask.astype(jnp.float32))
-
-
-def normalise(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """Return ``(x - mean) / std`` of ``[B, ...]`` examples in float32; tokens as they are."""
-    if are_tokens(x.dtype):
-        return x
-    shift = jnp.broadcast_to(mean, x.shape[1:])[None]
-    scale = jnp.broadcast_to(1 / std, x.shape[1:])[None]
-    return (x.astype(jnp.float32) - shift) * scale
-
-
-def are_tokens(dtype: jnp.dtype) -> bool:
-    """Tell whether features of ``dtype`` are tokens: integers of more than 8 bits."""
-    return jnp.issubdtype(dtype, jnp.integer) and jnp.dtype(dtype).itemsize > 1

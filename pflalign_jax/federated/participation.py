@@ -12,8 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-GROUP, OWN_CHANCE, PHASE, AWAKE, DROPOUT, OWN_SPEED, SPEED = range(2**30, 2**30 + 7)
-"""What a draw is for besides the invitation itself, whose draws are keyed by the round alone."""
+from pflalign_jax.federated.random_keys import (
+    AWAKE,
+    DROPOUT,
+    GROUP,
+    OWN_CHANCE,
+    OWN_SPEED,
+    PHASE,
+    SPEED,
+)
 
 
 class Turnout(NamedTuple):

@@ -9,8 +9,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pflalign_jax.datasets.base import FederatedDataset
-from pflalign_jax.federated.evaluation import ClientScores
-from pflalign_jax.federated.residence import Staged
+from pflalign_jax.federated.client_states import Staged
+from pflalign_jax.federated.metrics import ClientScores
 
 
 def named_scores(

@@ -7,7 +7,7 @@ from pflalign_jax.messages.attacks import (
     scaled_update,
     sign_flip,
 )
-from pflalign_jax.messages.bound import clip, gaussian_noise
+from pflalign_jax.messages.clipping import clip, gaussian_noise
 from pflalign_jax.messages.compress import int8, low_rank, top_k
 from pflalign_jax.messages.privacy import central_epsilon, local_epsilon, private_mean
 from pflalign_jax.messages.robust import (
@@ -25,7 +25,7 @@ from pflalign_jax.messages.transform import (
     stateless,
     with_error_feedback,
 )
-from pflalign_jax.messages.wrap import transform_messages
+from pflalign_jax.messages.transform_messages import transform_messages
 
 __all__ = [
     "MessageTransform",

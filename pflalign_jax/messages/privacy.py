@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 import jax
 
 from pflalign_jax.federated import Algorithm
-from pflalign_jax.messages.bound import check_norm, clipped, noisy
-
-NOISE = 2**30 + 1
-"""What the seed's key is folded with for the noise of the server."""
+from pflalign_jax.federated.random_keys import SERVER_NOISE
+from pflalign_jax.messages.clipping import check_norm, clipped, noisy
 
 
 class ServerState(NamedTuple):
@@ -59,7 +57,7 @@ def private_mean(
 
     def init(params):
         server, client = algorithm.init(params)
-        key = jax.random.fold_in(jax.random.key(seed), NOISE)
+        key = jax.random.fold_in(jax.random.key(seed), SERVER_NOISE)
         return ServerState(server, jax.random.key_data(key)), client
 
     def client_update(received, client, data, key):

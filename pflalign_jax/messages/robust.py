@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pflalign_jax.federated import Algorithm, Gathered
-from pflalign_jax.messages.bound import check_norm, clipped
+from pflalign_jax.messages.clipping import check_norm, clipped
 
 
 class Rule(NamedTuple):

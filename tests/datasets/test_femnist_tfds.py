@@ -61,7 +61,7 @@ def test_tfds_reads_it_by_name(data_dir):
     assert builder.info.features["label"].num_classes == 62
 
 
-def cut(path, keep):
+def partition_params(path, keep):
     path.write_bytes(path.read_bytes()[:keep])
 
 
@@ -85,12 +85,12 @@ def as_tfrecord(path):
     ("file", "damage"),
     [
         (SHARD, lambda path: path.unlink()),
-        (SHARD, lambda path: cut(path, 0)),
-        (SHARD, lambda path: cut(path, path.stat().st_size - 70_000)),
+        (SHARD, lambda path: partition_params(path, 0)),
+        (SHARD, lambda path: partition_params(path, path.stat().st_size - 70_000)),
         (SHARD, zeroed),
         (SHARD, lambda path: shutil.copy(path.parent / SHARD.replace("train", "test"), path)),
         ("dataset_info.json", lambda path: path.unlink()),
-        ("dataset_info.json", lambda path: cut(path, 300)),
+        ("dataset_info.json", lambda path: partition_params(path, 300)),
         ("dataset_info.json", without_test_split),
         ("dataset_info.json", as_tfrecord),
     ],
@@ -114,7 +114,7 @@ def test_an_empty_directory_is_not_a_prepared_dataset(prepared):
 def test_damaged_sources_leave_nothing_prepared(data_dir, tmp_path):
     manual = tmp_path / "downloads" / "manual"
     shutil.copytree(data_dir / "downloads" / "manual", manual)
-    cut(manual / "fed_emnist_test.h5", 2000)
+    partition_params(manual / "fed_emnist_test.h5", 2000)
     with pytest.raises(DatasetError, match=r"fed_emnist_test\.h5 cannot be read as HDF5"):
         load_femnist(data_dir=str(tmp_path))
     shutil.copy(data_dir / "downloads" / "manual" / "fed_emnist_test.h5", manual)

@@ -132,7 +132,17 @@ def test_missing_files_are_named(tmp_path):
         ("cut.gz", gzip.compress(idx_bytes(np.zeros((9, 9))))[:-9], "cannot be read"),
         ("not.gz", b"hello there", "cannot be read"),
     ],
-    ids=["short", "long", "ints", "header", "floats", "png", "empty", "cut", "not gzip"],
+    ids=[
+        "short",
+        "long",
+        "ints",
+        "header",
+        "floats",
+        "png",
+        "empty",
+        "cut",
+        "not gzip",
+    ],
 )
 def test_damaged_idx(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)

@@ -52,7 +52,8 @@ def assemble(
       examples: of all clients.
       groups: the clients that train, and the new ones.
       seed: of the shifts.
-      normalise, mean, std, feature_shift, strength, label_shift, shift_groups: see `deal`.
+      normalise, mean, std, feature_shift, strength, label_shift, shift_groups: see
+        `partition_examples`.
 
     Raises:
       DatasetError: for a client without training examples; naming a bad argument and its value.

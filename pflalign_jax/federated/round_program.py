@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.federated.algorithm import Gathered, Mean
-from pflalign_jax.federated.chunk import (
-    LOCAL,
+from pflalign_jax.federated.client_rows import each, read_rows, visit_rows, write_rows
+from pflalign_jax.federated.device_program import (
     OWN,
     SAME,
     Setting,
@@ -30,8 +30,8 @@ from pflalign_jax.federated.chunk import (
     update_chunk,
 )
 from pflalign_jax.federated.finite import finite_rows, rows_or_zero, where_rows
-from pflalign_jax.federated.placement import AXIS
-from pflalign_jax.federated.rows import each, read_rows, visit_rows, write_rows
+from pflalign_jax.federated.random_keys import LOCAL
+from pflalign_jax.federated.sharding import AXIS
 
 
 class Work(NamedTuple):

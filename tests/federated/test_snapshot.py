@@ -6,7 +6,7 @@ import pytest
 from toy import ALGORITHMS, LOSS, MODEL, dataset, host, mesh
 
 from pflalign_jax.federated import StoreError, federate
-from pflalign_jax.federated.store import disk_store
+from pflalign_jax.federated.client_store import disk_store
 
 
 def make(place, state_dir, devices=2, cohort_size=3, name="pflalign"):

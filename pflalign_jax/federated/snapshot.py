@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pflalign_jax.federated.store import StoreError
+from pflalign_jax.federated.client_store import StoreError
 
 
-class SavedClients(NamedTuple):
+class ClientSnapshot(NamedTuple):
     """Client states in the shape that they were kept in.
 
     Attributes:
@@ -22,7 +22,7 @@ class SavedClients(NamedTuple):
     states: Any
 
 
-class Saved(NamedTuple):
+class Snapshot(NamedTuple):
     """All that a federation needs to go on from a round.
 
     Attributes:
@@ -37,10 +37,10 @@ class Saved(NamedTuple):
     key: Any
     key_impl: str
     server: Any
-    clients: SavedClients
+    clients: ClientSnapshot
 
 
-def arranged(saved: SavedClients, table: np.ndarray, sharding: jax.sharding.Sharding) -> Any:
+def arranged(saved: ClientSnapshot, table: np.ndarray, sharding: jax.sharding.Sharding) -> Any:
     """Return states ``[D, R, ...]`` on devices for a table ``[D, R]`` of positions, -1 for none.
 
     Raises:
@@ -68,7 +68,7 @@ def arranged(saved: SavedClients, table: np.ndarray, sharding: jax.sharding.Shar
     return jax.tree.map(on_devices, saved.states)
 
 
-def client_of(saved: SavedClients, k: int, first: Any) -> Any:
+def client_of(saved: ClientSnapshot, k: int, first: Any) -> Any:
     """Return the state of the client at position ``k``; ``first`` if it was never written."""
     where = np.argwhere(np.asarray(saved.positions) == k)
     if not len(where):

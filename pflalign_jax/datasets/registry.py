@@ -1,7 +1,7 @@
 """The datasets by name: every function loads examples and deals them out to clients.
 
-All take the keyword arguments of `pflalign_jax.datasets.deal`. What their files are, how they are
-licensed and how many examples they hold is in `pflalign_jax.datasets.SOURCES`.
+All take the keyword arguments of `pflalign_jax.datasets.partition_examples`. What their files are,
+how they are licensed and how many examples they hold is in `pflalign_jax.datasets.SOURCES`.
 """
 
 from typing import Unpack
@@ -10,7 +10,6 @@ import numpy as np
 import sklearn.datasets
 
 from pflalign_jax.datasets.base import Examples, FederatedDataset
-from pflalign_jax.datasets.deal import Dealing, deal
 from pflalign_jax.datasets.loaders import ag_news as ag_news_files
 from pflalign_jax.datasets.loaders import cifar, tff
 from pflalign_jax.datasets.loaders import mnist as mnist_files
@@ -23,6 +22,7 @@ from pflalign_jax.datasets.loaders.npz import load_npz
 from pflalign_jax.datasets.loaders.sources import Source
 from pflalign_jax.datasets.loaders.synthetic import make_synthetic
 from pflalign_jax.datasets.loaders.tables import load_tables
+from pflalign_jax.datasets.partition_examples import PartitionOptions, partition_examples
 
 DIGITS = Source(
     name="digits",
@@ -55,7 +55,7 @@ SOURCES = {
 """What is known about each dataset, by name."""
 
 
-def digits(**dealing: Unpack[Dealing]) -> FederatedDataset:
+def digits(**options: Unpack[PartitionOptions]) -> FederatedDataset:
     """Return scikit-learn's bundled digits, 1,797 images 8x8x1 in 10 classes, over clients.
 
     Features are uint8 0..16, normalised to [0, 1].
@@ -65,76 +65,78 @@ def digits(**dealing: Unpack[Dealing]) -> FederatedDataset:
     """
     bunch = sklearn.datasets.load_digits()
     x, y = bunch.images.astype(np.uint8)[..., None], bunch.target.astype(np.int32)
-    return deal(Examples("digits", x, y, 10, mean=0.0, std=16.0), **dealing)
+    return partition_examples(Examples("digits", x, y, 10, mean=0.0, std=16.0), **options)
 
 
-def mnist(path: str | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+def mnist(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
     """Return MNIST, 70,000 images 28x28x1 in 10 classes; ``path`` see `load_mnist`."""
-    return deal(mnist_files.load_mnist(path), **dealing)
+    return partition_examples(mnist_files.load_mnist(path), **options)
 
 
-def fashion_mnist(path: str | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+def fashion_mnist(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
     """Return Fashion-MNIST, 70,000 images 28x28x1 in 10 classes; see `load_fashion_mnist`."""
-    return deal(mnist_files.load_fashion_mnist(path), **dealing)
+    return partition_examples(mnist_files.load_fashion_mnist(path), **options)
 
 
 def emnist(
-    path: str | None = None, variant: str = "balanced", **dealing: Unpack[Dealing]
+    path: str | None = None, variant: str = "balanced", **options: Unpack[PartitionOptions]
 ) -> FederatedDataset:
     """Return EMNIST, letters and digits 28x28x1 without writers; see `load_emnist`."""
-    return deal(mnist_files.load_emnist(path, variant), **dealing)
+    return partition_examples(mnist_files.load_emnist(path, variant), **options)
 
 
 def femnist(
     path: str | None = None,
     variant: str = "all",
     data_dir: str | None = None,
-    **dealing: Unpack[Dealing],
+    **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return FEMNIST, letters and digits 28x28x1 of about 3,400 writers; see `load_femnist`."""
-    return deal(load_femnist(path, variant, data_dir), **dealing)
+    return partition_examples(load_femnist(path, variant, data_dir), **options)
 
 
-def nist_writers(path: str | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+def nist_writers(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
     """Return MNIST's digits by writer, joined to QMNIST's labels; see `load_nist_writers`."""
-    return deal(mnist_files.load_nist_writers(path), **dealing)
+    return partition_examples(mnist_files.load_nist_writers(path), **options)
 
 
-def cifar10(path: str | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+def cifar10(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
     """Return CIFAR-10, 60,000 images 32x32x3 in 10 classes; see `load_cifar10`."""
-    return deal(cifar.load_cifar10(path), **dealing)
+    return partition_examples(cifar.load_cifar10(path), **options)
 
 
 def cifar100(
-    path: str | None = None, labels: str = "fine", **dealing: Unpack[Dealing]
+    path: str | None = None, labels: str = "fine", **options: Unpack[PartitionOptions]
 ) -> FederatedDataset:
     """Return CIFAR-100, 60,000 images 32x32x3; naturally by superclass; see `load_cifar100`."""
-    return deal(cifar.load_cifar100(path, labels), **dealing)
+    return partition_examples(cifar.load_cifar100(path, labels), **options)
 
 
-def tiny_imagenet(path: str | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+def tiny_imagenet(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
     """Return Tiny-ImageNet, 110,000 images 64x64x3 in 200 classes; see `load_tiny_imagenet`."""
-    return deal(tiny_imagenet_files.load_tiny_imagenet(path), **dealing)
+    return partition_examples(tiny_imagenet_files.load_tiny_imagenet(path), **options)
 
 
-def shakespeare(path: str, length: int = 80, **dealing: Unpack[Dealing]) -> FederatedDataset:
+def shakespeare(
+    path: str, length: int = 80, **options: Unpack[PartitionOptions]
+) -> FederatedDataset:
     """Return Shakespeare by role, to predict the next character; see `load_shakespeare`."""
-    return deal(shakespeare_files.load_shakespeare(path, length), **dealing)
+    return partition_examples(shakespeare_files.load_shakespeare(path, length), **options)
 
 
 def ag_news(
     path: str | None = None,
     length: int = 64,
     vocabulary: int = 20_000,
-    **dealing: Unpack[Dealing],
+    **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return AG News, 127,600 news items in four topics, as words; see `load_ag_news`."""
-    return deal(ag_news_files.load_ag_news(path, length, vocabulary), **dealing)
+    return partition_examples(ag_news_files.load_ag_news(path, length, vocabulary), **options)
 
 
-def uci_har(path: str | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+def uci_har(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
     """Return UCI HAR, six activities of 30 people, signals [128, 9]; see `load_uci_har`."""
-    return deal(uci_har_files.load_uci_har(path), **dealing)
+    return partition_examples(uci_har_files.load_uci_har(path), **options)
 
 
 def synthetic(
@@ -142,22 +144,26 @@ def synthetic(
     beta: float = 1.0,
     devices: int = 30,
     iid: bool = False,
-    **dealing: Unpack[Dealing],
+    **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return FedProx's synthetic clients, drawn with the same seed; see `make_synthetic`."""
-    return deal(make_synthetic(model_alpha, beta, devices, iid, dealing.get("seed", 0)), **dealing)
+    return partition_examples(
+        make_synthetic(model_alpha, beta, devices, iid, options.get("seed", 0)), **options
+    )
 
 
 def leaf(
-    path: str, shape: tuple[int, ...] | None = None, **dealing: Unpack[Dealing]
+    path: str, shape: tuple[int, ...] | None = None, **options: Unpack[PartitionOptions]
 ) -> FederatedDataset:
     """Return any dataset of numbers in LEAF's json format; see `load_leaf`."""
-    return deal(load_leaf(path, shape), **dealing)
+    return partition_examples(load_leaf(path, shape), **options)
 
 
-def npz(path: str, num_classes: int | None = None, **dealing: Unpack[Dealing]) -> FederatedDataset:
+def npz(
+    path: str, num_classes: int | None = None, **options: Unpack[PartitionOptions]
+) -> FederatedDataset:
     """Return your own arrays ``x``, ``y``, ``client`` in npz or npy files; see `load_npz`."""
-    return deal(load_npz(path, num_classes), **dealing)
+    return partition_examples(load_npz(path, num_classes), **options)
 
 
 def tables(
@@ -165,7 +171,7 @@ def tables(
     label: str = "label",
     client_column: str = "client",
     split_column: str | None = None,
-    **dealing: Unpack[Dealing],
+    **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return your own tables in csv or parquet files; see `load_tables`."""
-    return deal(load_tables(path, label, client_column, split_column), **dealing)
+    return partition_examples(load_tables(path, label, client_column, split_column), **options)

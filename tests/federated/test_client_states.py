@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from toy import ALGORITHMS, LOSS, MODEL, compilations, dataset, host, mesh
 
-from pflalign_jax.federated import federate, store, summarise
-from pflalign_jax.federated.residence import choose_place
-from pflalign_jax.federated.store import StoreError
+from pflalign_jax.federated import client_store, federate, summarise
+from pflalign_jax.federated.client_states import choose_place
+from pflalign_jax.federated.client_store import StoreError
 
 
 def make(place, devices=2, cohort_size=3, data=None, name="pflalign", state_dir=None, **options):
@@ -138,7 +138,7 @@ def test_a_failed_write_is_told(tmp_path, monkeypatch):
     def full(handle):
         raise OSError("disk full")
 
-    monkeypatch.setattr(store, "_to_disk", full)
+    monkeypatch.setattr(client_store, "_to_disk", full)
     with pytest.raises(StoreError, match=r"cannot take the client states.*disk full"):
         for _ in range(3):
             state, _ = made.run_round(state)

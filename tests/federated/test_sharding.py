@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from toy import dataset, mesh
 
-from pflalign_jax.federated.placement import place_clients, place_data
+from pflalign_jax.federated.sharding import place_clients, place_data
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 8])

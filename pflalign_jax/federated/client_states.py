@@ -14,8 +14,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets import select_clients
 from pflalign_jax.datasets.base import FederatedDataset
-from pflalign_jax.federated.chunk import OWN
-from pflalign_jax.federated.placement import (
+from pflalign_jax.federated.client_store import ClientStore, StoreError
+from pflalign_jax.federated.device_program import OWN
+from pflalign_jax.federated.sharding import (
     PlacedData,
     Placement,
     by_device,
@@ -23,8 +24,7 @@ from pflalign_jax.federated.placement import (
     place_clients,
     place_data,
 )
-from pflalign_jax.federated.saved import SavedClients, arranged
-from pflalign_jax.federated.store import ClientStore, StoreError
+from pflalign_jax.federated.snapshot import ClientSnapshot, arranged
 
 PLACES = ("device", "host", "disk")
 """Where client states can live."""
@@ -62,9 +62,9 @@ class Residence(NamedTuple):
       keep: ``(staged, new_states, round) -> clients`` after a round.
       every: ``clients -> iterator of Staged`` that covers all clients, with evaluation data.
       one: ``(clients, k) -> state`` of the client at position ``k``.
-      save: ``clients -> SavedClients``, what `restore` needs.
-      restore: ``(SavedClients, first, given, round, held) -> clients``, as `save` found them after
-        ``round``; ``held`` are rounds before it that a store in files still holds.
+      save: ``clients -> ClientSnapshot``, what `restore` needs.
+      restore: ``(ClientSnapshot, first, given, round, held) -> clients``, as `save` found them
+        after ``round``; ``held`` are rounds before it that a store in files still holds.
       hold: ``rounds -> None``, see `ClientStore`; nothing where clients are on devices.
       reads_ahead: whether ``stage`` wants to know the next cohort.
     """
@@ -74,7 +74,7 @@ class Residence(NamedTuple):
     keep: Callable[[Staged, Any, int], Any]
     every: Callable[[Any], Iterator[Staged]]
     one: Callable[[Any, int], Any]
-    save: Callable[[Any], SavedClients]
+    save: Callable[[Any], ClientSnapshot]
     restore: Callable[..., Any]
     hold: Callable[[Iterable[int]], None]
     reads_ahead: bool
@@ -130,7 +130,7 @@ def on_devices(
         lambda staged, new_states, round_index: new_states,
         lambda clients: iter([everyone._replace(clients=clients)]),
         one,
-        lambda clients: SavedClients(table, clients),
+        lambda clients: ClientSnapshot(table, clients),
         lambda saved, *_: arranged(saved, table, sharded),
         lambda rounds: None,
         reads_ahead=False,
@@ -188,14 +188,14 @@ def staged_from(
     def save(clients):
         settle()
         if in_files:
-            return SavedClients(None, ())
+            return ClientSnapshot(None, ())
         if len(hosts) > 1:
             raise StoreError(
                 "client states in the memory of several processes cannot be saved; keep them on "
                 "devices or on disk, or save no checkpoints"
             )
         written = np.flatnonzero(box["store"].written()).astype(np.int32)
-        return SavedClients(written, box["store"].read(written))
+        return ClientSnapshot(written, box["store"].read(written))
 
     def restore(saved, first, given, round_index, held):
         if in_files != (saved.positions is None):

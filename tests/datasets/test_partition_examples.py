@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pflalign_jax import datasets
-from pflalign_jax.datasets import DatasetError, Examples, deal
-from pflalign_jax.datasets.deal import PARTITIONS, Dealing
+from pflalign_jax.datasets import DatasetError, Examples, partition_examples
+from pflalign_jax.datasets.partition_examples import PARTITIONS, PartitionOptions
 
 RNG = np.random.default_rng(0)
 POOL = Examples(
@@ -30,52 +30,54 @@ def everything(data):
 
 
 def test_the_typed_arguments_are_those_of_deal():
-    arguments = {k: p for k, p in inspect.signature(deal).parameters.items() if k != "examples"}
-    assert set(arguments) == set(Dealing.__annotations__)
-    for name, annotation in Dealing.__annotations__.items():
+    arguments = {
+        k: p for k, p in inspect.signature(partition_examples).parameters.items() if k != "examples"
+    }
+    assert set(arguments) == set(PartitionOptions.__annotations__)
+    for name, annotation in PartitionOptions.__annotations__.items():
         assert arguments[name].annotation == annotation
 
 
 @pytest.mark.parametrize("partition", [p for p in PARTITIONS if p != "natural"])
 def test_every_partition_deals_everything_out(partition):
-    data = deal(POOL, partition=partition, num_clients=9, num_new_clients=3)
+    data = partition_examples(POOL, partition=partition, num_clients=9, num_new_clients=3)
     np.testing.assert_array_equal(everything(data), np.arange(600))
     assert data.num_clients == 9 and data.new_clients.num_clients == 3
     assert (data.splits["train"].sizes > 0).all()
     assert len(set(data.client_ids) | set(data.new_clients.client_ids)) == 12
-    again = deal(POOL, partition=partition, num_clients=9, num_new_clients=3)
+    again = partition_examples(POOL, partition=partition, num_clients=9, num_new_clients=3)
     assert datasets.partition_hash(again) == datasets.partition_hash(data)
-    other = deal(POOL, partition=partition, num_clients=9, num_new_clients=3, seed=1)
+    other = partition_examples(POOL, partition=partition, num_clients=9, num_new_clients=3, seed=1)
     assert datasets.partition_hash(other) != datasets.partition_hash(data)
 
 
 def test_partitions_do_not_touch_numpys_global_state():
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    deal(POOL, num_clients=9)
+    partition_examples(POOL, num_clients=9)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
 def test_the_same_on_every_platform():
     """Hashes recorded on one machine; NumPy promises its generators' streams."""
-    found = {p: datasets.partition_hash(deal(POOL, partition=p, num_clients=9))[:8]
+    found = {p: datasets.partition_hash(partition_examples(POOL, partition=p, num_clients=9))[:8]
              for p in ("iid", "dirichlet", "zipf")}  # fmt: skip
     assert found == {"iid": "0eb09b72", "dirichlet": "07efccda", "zipf": "333a79eb"}
 
 
 def test_natural_owners_keep_their_test_split():
-    data = deal(OWNED, validation_fraction=0.1)
+    data = partition_examples(OWNED, validation_fraction=0.1)
     assert data.client_names.tolist() == sorted(set(OWNED.owner.tolist()))
     for split, size in (("train", 36), ("validation", 4), ("test", 10)):
         assert data.splits[split].sizes.tolist() == [size] * 12
     assert (OWNED.split[data.splits["test"].indices] == "test").all()
-    anew = deal(OWNED, source_split=False, test_count=7, validation_count=0)
+    anew = partition_examples(OWNED, source_split=False, test_count=7, validation_count=0)
     assert anew.splits["test"].sizes.tolist() == [7] * 12
     assert anew.splits["validation"].sizes.tolist() == [0] * 12
     assert (OWNED.split[anew.splits["test"].indices] == "train").any()
 
 
 def test_some_natural_owners_and_new_ones():
-    data = deal(OWNED, num_clients=5, num_new_clients=4)
+    data = partition_examples(OWNED, num_clients=5, num_new_clients=4)
     names = set(data.client_names) | set(data.new_clients.client_names)
     assert data.num_clients == 5 and len(names) == 9
     assert names != {f"o{i}" for i in range(9)}  # chosen at random
@@ -83,20 +85,20 @@ def test_some_natural_owners_and_new_ones():
     for k, name in enumerate(new.client_names):
         assert (OWNED.owner[members(new.splits["train"], k)] == name).all()
     small = OWNED._replace(owner=np.where(np.arange(600) < 3, "tiny", OWNED.owner))
-    kept = deal(small, min_examples=10)
+    kept = partition_examples(small, min_examples=10)
     assert "tiny" not in kept.client_names
     assert kept.notes == ("1 of 13 owners with fewer than 10 examples are left out.",)
 
 
 def test_stratified_splits_keep_label_shares():
-    data = deal(POOL, num_clients=3, partition="iid", test_fraction=0.25)
+    data = partition_examples(POOL, num_clients=3, partition="iid", test_fraction=0.25)
     for k in range(3):
         mine = np.concatenate([members(o, k) for o in data.splits.values()])
         share = np.bincount(POOL.y[mine], minlength=6) * 0.25
         found = np.bincount(POOL.y[members(data.splits["test"], k)], minlength=6)
         assert np.abs(found - share).max() < 1.5
     one_class = POOL._replace(y=np.zeros(600, np.int32))
-    sizes = deal(one_class, num_clients=3, partition="iid").splits["test"].sizes
+    sizes = partition_examples(one_class, num_clients=3, partition="iid").splits["test"].sizes
     assert sizes.tolist() == [50, 50, 50]
 
 
@@ -104,33 +106,33 @@ def test_text_is_split_in_time():
     tokens = OWNED._replace(
         x=RNG.integers(0, 6, (600, 8)).astype(np.int32), y=RNG.integers(0, 6, (600, 8)), split=None
     )
-    data = deal(tokens)
+    data = partition_examples(tokens)
     for k in range(12):
         train, validation, test = (members(data.splits[s], k) for s in datasets.SPLITS)
         assert train.max() < validation.min() and validation.max() < test.min()
     with pytest.raises(DatasetError, match="split_by='stratified' needs one label per example"):
-        deal(tokens, split_by="stratified")
+        partition_examples(tokens, split_by="stratified")
 
 
 def test_normalisation():
-    fixed = deal(POOL, num_clients=3)
+    fixed = partition_examples(POOL, num_clients=3)
     assert (fixed.mean, fixed.std) == (127.5, 127.5)
-    train = deal(POOL, num_clients=3, normalise="train")
+    train = partition_examples(POOL, num_clients=3, normalise="train")
     x = POOL.x[train.splits["train"].indices].astype(np.float64)
     np.testing.assert_allclose(train.mean, x.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(train.std, x.std((0, 1, 2)), rtol=1e-5)
-    own = deal(POOL, num_clients=3, mean=(1.0, 2.0, 3.0), std=(4.0,))
+    own = partition_examples(POOL, num_clients=3, mean=(1.0, 2.0, 3.0), std=(4.0,))
     assert own.mean.tolist() == [1, 2, 3] and own.std.tolist() == [4]
     constant = POOL._replace(x=np.full((600, 5), 7, np.float32))
-    assert deal(constant, num_clients=3, normalise="train").std.tolist() == [1] * 5
+    assert partition_examples(constant, num_clients=3, normalise="train").std.tolist() == [1] * 5
 
 
 def test_a_saved_partition_is_used_again(tmp_path):
     file = tmp_path / "partition.npz"
     options = {"num_new_clients": 2, "label_shift": "swap"}
-    data = deal(POOL, num_clients=9, seed=3, **options)
+    data = partition_examples(POOL, num_clients=9, seed=3, **options)
     datasets.save_partition(file, data)
-    again = deal(POOL, partition_file=str(file), seed=3, label_shift="swap")
+    again = partition_examples(POOL, partition_file=str(file), seed=3, label_shift="swap")
     assert datasets.partition_hash(again) == datasets.partition_hash(data)
     assert again.new_clients.client_names.tolist() == data.new_clients.client_names.tolist()
     np.testing.assert_array_equal(again.y, data.y)
@@ -139,25 +141,25 @@ def test_a_saved_partition_is_used_again(tmp_path):
         (POOL._replace(x=POOL.x[:-1], y=POOL.y[:-1]), "made for 600 examples of pool.*has 599"),
     ):
         with pytest.raises(DatasetError, match=message):
-            deal(changed, partition_file=str(file), seed=3, label_shift="swap")
+            partition_examples(changed, partition_file=str(file), seed=3, label_shift="swap")
     with pytest.raises(DatasetError, match="or the shifts differ"):
-        deal(POOL, partition_file=str(file), seed=3)
+        partition_examples(POOL, partition_file=str(file), seed=3)
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(DatasetError, match=r"partition\.npz cannot be read"):
-        deal(POOL, partition_file=str(file))
+        partition_examples(POOL, partition_file=str(file))
     with pytest.raises(DatasetError, match=r"nowhere\.npz cannot be read"):
-        deal(POOL, partition_file=str(tmp_path / "nowhere.npz"))
+        partition_examples(POOL, partition_file=str(tmp_path / "nowhere.npz"))
 
 
 def test_a_damaged_partition_is_refused(tmp_path):
-    data = deal(POOL, num_clients=9)
+    data = partition_examples(POOL, num_clients=9)
     train = data.splits["train"]
     twice = train._replace(indices=np.where(np.arange(len(train.indices)) == 1,
                                             train.indices[0], train.indices))  # fmt: skip
     damaged = data._replace(splits={**data.splits, "train": twice})
     datasets.save_partition(tmp_path / "p.npz", damaged)
     with pytest.raises(DatasetError, match="belongs to two clients"):
-        deal(POOL, partition_file=str(tmp_path / "p.npz"))
+        partition_examples(POOL, partition_file=str(tmp_path / "p.npz"))
 
 
 @pytest.mark.parametrize(
@@ -186,13 +188,13 @@ def test_a_damaged_partition_is_refused(tmp_path):
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(DatasetError, match=message):
-        deal(POOL, **arguments)
+        partition_examples(POOL, **arguments)
 
 
 def test_too_many_natural_owners_are_refused():
     with pytest.raises(DatasetError, match=r"12 natural owners .* 13 clients are wanted"):
-        deal(OWNED, num_clients=10, num_new_clients=3)
+        partition_examples(OWNED, num_clients=10, num_new_clients=3)
     with pytest.raises(DatasetError, match=r"min_examples=51 leaves none of pool's 12 owners.* 50"):
-        deal(OWNED, min_examples=51)
+        partition_examples(OWNED, min_examples=51)
     with pytest.raises(DatasetError, match="num_new_clients=12 of 12"):
-        deal(OWNED, num_new_clients=12)
+        partition_examples(OWNED, num_new_clients=12)

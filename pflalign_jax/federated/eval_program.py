@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import jax
 
-from pflalign_jax.federated.chunk import (
-    ADAPT,
+from pflalign_jax.federated.client_rows import read_rows, visit_rows
+from pflalign_jax.federated.device_program import (
     OWN,
     Setting,
     compiler_options,
@@ -19,7 +19,7 @@ from pflalign_jax.federated.chunk import (
     update_chunk,
 )
 from pflalign_jax.federated.finite import finite_rows, where_rows
-from pflalign_jax.federated.rows import read_rows, visit_rows
+from pflalign_jax.federated.random_keys import ADAPT
 
 
 def score_step(setting: Setting) -> Callable:

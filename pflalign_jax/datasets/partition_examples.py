@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from pflalign_jax.datasets import partition as partitions
-from pflalign_jax.datasets.assemble import assemble, group_of
 from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples, FederatedDataset
+from pflalign_jax.datasets.build import assemble, group_of
 from pflalign_jax.datasets.partition_file import read_partition, refuse_other_data
 from pflalign_jax.datasets.split import own, split_clients
 
@@ -18,7 +18,7 @@ class Partitioner(NamedTuple):
 
     Attributes:
       function: ``(labels, num_clients, *arguments, seed) -> K index arrays``.
-      defaults: its own arguments, in order, as `deal` calls them.
+      defaults: its own arguments, in order, as `partition_examples` calls them.
     """
 
     function: Callable[..., list[np.ndarray]]
@@ -47,8 +47,8 @@ PARTITIONS = {
 """All partitions. What is not among a partition's own arguments does not go with it."""
 
 
-class Dealing(TypedDict, total=False):
-    """The keyword arguments of `deal`, which every named dataset takes."""
+class PartitionOptions(TypedDict, total=False):
+    """The keyword arguments of `partition_examples`, which every named dataset takes."""
 
     num_clients: int | None
     partition: str | None
@@ -77,7 +77,7 @@ class Dealing(TypedDict, total=False):
     seed: int
 
 
-def deal(
+def partition_examples(
     examples: Examples,
     *,
     num_clients: int | None = None,

@@ -8,12 +8,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput
-from pflalign_jax.federated.evaluation import score_client
-from pflalign_jax.federated.placement import AXIS, PlacedData
-from pflalign_jax.federated.rows import each, read_rows, write_rows
-
-INIT, COHORT, LOCAL, ADAPT = range(4)
-"""What a random draw is for: ``fold_in(key, purpose)``, then round, then client id."""
+from pflalign_jax.federated.client_rows import each, read_rows, write_rows
+from pflalign_jax.federated.metrics import score_client
+from pflalign_jax.federated.sharding import AXIS, PlacedData
 
 OWN: Any = PartitionSpec(AXIS)
 SAME: Any = PartitionSpec()

@@ -17,11 +17,11 @@ class Tuned(NamedTuple):
 
 
 def values_of(server: Any) -> Mapping[str, jax.Array]:
-    """Return the hyperparameters in a server's state; none of an algorithm that is not tunable."""
+    """Return the hyperparameters in a server's state; none if they are constants."""
     return server.values if isinstance(server, Tuned) else {}
 
 
-def tunable(make: Callable[..., Algorithm], **values: float) -> Algorithm:
+def inject_hyperparams(make: Callable[..., Algorithm], **values: float) -> Algorithm:
     """Return ``make(**values)`` with the values in the server's state.
 
     So a program that was compiled for one step size runs with others:

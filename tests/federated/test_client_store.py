@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pflalign_jax.federated import store as stores
-from pflalign_jax.federated.store import StoreError, disk_store, host_store
+from pflalign_jax.federated import client_store as stores
+from pflalign_jax.federated.client_store import StoreError, disk_store, host_store
 
 FIRST = {"a": jnp.arange(3.0), "b": jnp.ones((), jnp.bfloat16), "n": jnp.zeros((), jnp.int32)}
 
@@ -139,7 +139,7 @@ def test_tables_with_nobody_in_them(tmp_path):
 WRITER = textwrap.dedent("""
     import sys
     import numpy as np
-    from pflalign_jax.federated.store import disk_store
+    from pflalign_jax.federated.client_store import disk_store
     store = disk_store({"w": np.zeros(20_000, np.float32)}, 8, sys.argv[1])
     print("ready", flush=True)
     for r in range(store.last_round() + 1, 100_000):

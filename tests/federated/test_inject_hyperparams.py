@@ -9,7 +9,7 @@ from jax._src import test_util
 
 from experiments.config import TUNED
 from pflalign_jax import algorithms, datasets, models
-from pflalign_jax.federated import federate, tunable
+from pflalign_jax.federated import federate, inject_hyperparams
 from pflalign_jax.models import cross_entropy
 
 MODEL = models.mlp(10, hidden=(6,))
@@ -55,7 +55,7 @@ CASES += [
     )
     for name, (field, values) in TUNED.items()
 ]
-FAST = ("fedcp",)  # its predict() is tunable, too; the others are alike
+FAST = ("fedcp",)  # its predict() is inject_hyperparams, too; the others are alike
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ FAST = ("fedcp",)  # its predict() is tunable, too; the others are alike
 )
 def test_values_are_those_that_were_chosen(name, first, then, data):
     make = maker(name, data.num_clients)
-    shared = federate(tunable(make, **first), MODEL, data)
+    shared = federate(inject_hyperparams(make, **first), MODEL, data)
     alone = federate(make(**then), MODEL, data)
     assert shared.bytes_per_round == alone.bytes_per_round
     expected = scores_of(alone, alone.init(jax.random.key(0)))
@@ -76,7 +76,7 @@ def test_values_are_those_that_were_chosen(name, first, then, data):
 
 def test_other_values_compile_nothing(data):
     make = maker("ditto", data.num_clients)
-    federation = federate(tunable(make, learning_rate=0.1, lam=0.1), MODEL, data)
+    federation = federate(inject_hyperparams(make, learning_rate=0.1, lam=0.1), MODEL, data)
     seen = []
     for rate in (0.1, 0.3):
         with test_util.count_jit_compilation_cache_miss() as count:
@@ -89,8 +89,8 @@ def test_other_values_compile_nothing(data):
 def test_values_that_are_wrong_or_unknown_are_named(data):
     make = maker("ditto", data.num_clients)
     with pytest.raises(ValueError, match=r"lam=-1\.0"):
-        tunable(make, lam=-1.0)
-    federation = federate(tunable(make, lam=1.0), MODEL, data)
+        inject_hyperparams(make, lam=-1.0)
+    federation = federate(inject_hyperparams(make, lam=1.0), MODEL, data)
     with pytest.raises(ValueError, match=r"\['mu'\] cannot be chosen.*\['lam'\]"):
         federation.init(jax.random.key(0), mu=1.0)
     plain = federate(make(), MODEL, data)
@@ -100,7 +100,7 @@ def test_values_that_are_wrong_or_unknown_are_named(data):
 
 def test_a_saved_state_goes_on_with_its_values(data):
     make = maker("fedprox", data.num_clients)
-    federation = federate(tunable(make, learning_rate=0.1, mu=0.0), MODEL, data)
+    federation = federate(inject_hyperparams(make, learning_rate=0.1, mu=0.0), MODEL, data)
     state, _ = federation.run_round(federation.init(jax.random.key(0), learning_rate=0.3, mu=1.0))
     saved = jax.device_get(federation.save(state)._replace(key=None, key_impl=None))
     assert saved.server.values == {"learning_rate": np.float32(0.3), "mu": np.float32(1)}

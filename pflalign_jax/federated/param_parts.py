@@ -39,7 +39,7 @@ def part_mask(params: Params, patterns: Sequence[str]) -> Any:
     return jax.tree_util.tree_map_with_path(chosen, params)
 
 
-def cut(params: Params, mask: Any) -> tuple[Params, Params]:
+def partition_params(params: Params, mask: Any) -> tuple[Params, Params]:
     """Return the part that ``mask`` chooses and the rest, None in place of what is left out.
 
     None is no leaf: such trees are as small as they look, and `jax.tree.map` skips the holes.
@@ -48,8 +48,8 @@ def cut(params: Params, mask: Any) -> tuple[Params, Params]:
     return chosen, jax.tree.map(lambda m, p: None if m else p, mask, params)
 
 
-def joined(part: Params, rest: Params) -> Params:
-    """Undo `cut`."""
+def combine_params(part: Params, rest: Params) -> Params:
+    """Undo `partition_params`."""
     return jax.tree.map(
         lambda a, b: b if a is None else a, part, rest, is_leaf=lambda leaf: leaf is None
     )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pflalign_jax.federated.local import normalise
+from pflalign_jax.datasets.features import normalise
 from pflalign_jax.models import example_hits, example_losses
 
 

@@ -7,10 +7,8 @@ import jax.numpy as jnp
 
 from pflalign_jax.datasets.base import FederatedDataset
 from pflalign_jax.federated import Algorithm, message_shapes
+from pflalign_jax.federated.random_keys import MESSAGE
 from pflalign_jax.messages.transform import MessageTransform, num_bytes
-
-MESSAGE = 2**30
-"""What a client's key is folded with for the transform of its message."""
 
 
 class ClientState(NamedTuple):

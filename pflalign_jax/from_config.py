@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pflalign_jax import algorithms, models
+from pflalign_jax import algorithms, datasets, models
 from pflalign_jax.align import align_transform
+from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import Algorithm, proximal
 from pflalign_jax.models import Model, cross_entropy, with_compute_dtype
 
@@ -37,6 +38,15 @@ def build_model(config: Mapping[str, Any], num_classes: int) -> Model:
     model = call(getattr(models, config["model"]["name"]), config["model"], num_classes=num_classes)
     dtype = config["compute_dtype"]
     return model if dtype == "float32" else with_compute_dtype(model, dtype)
+
+
+def build_dataset(config: Mapping[str, Any]) -> FederatedDataset:
+    """Return the dataset of a resolved config.
+
+    Raises:
+      DatasetError: naming the file or argument, its value and what to do.
+    """
+    return call(getattr(datasets, config["dataset"]["name"]), config["dataset"])
 
 
 def build_algorithm(

@@ -18,7 +18,7 @@ from pflalign_jax.checkpoints import (
     read_about,
 )
 from pflalign_jax.datasets.features import are_tokens, normalise
-from pflalign_jax.federated.client_store import disk_store
+from pflalign_jax.federated.client_store import DiskStore
 from pflalign_jax.federated.device_program import training_data
 from pflalign_jax.federated.random_keys import INIT, STATES
 from pflalign_jax.federated.snapshot import client_of
@@ -122,7 +122,7 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
             found = client_of(saved.clients, k, None)
             return first_state() if found is None else found
         for log in sorted((workdir / "client_states").rglob("rounds.log")):
-            store = disk_store(first_state(), len(names), log.parent, chosen)
+            store = DiskStore(first_state(), len(names), log.parent, chosen)
             if store.written()[k]:
                 return jax.tree.map(lambda a: jnp.asarray(a[0]), store.read(np.array([k])))
         return first_state()

@@ -1,7 +1,10 @@
-"""A federation as functions: clients placed on devices, rounds, scores by client."""
+"""A federation: clients placed on devices, rounds, scores by client."""
 
+import dataclasses
 import functools
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,26 +13,449 @@ from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets.base import FederatedDataset
 from pflalign_jax.datasets.features import are_tokens
-from pflalign_jax.federated.algorithm import Algorithm
-from pflalign_jax.federated.client_states import PLACES, choose_place, on_devices, staged_from
-from pflalign_jax.federated.client_store import disk_store, host_store
-from pflalign_jax.federated.device_program import SAME, Setting, training_data
-from pflalign_jax.federated.eval_program import score_step
+from pflalign_jax.federated.algorithm import Algorithm, ClientData
+from pflalign_jax.federated.client_states import (
+    PLACES,
+    ClientStates,
+    StagedClients,
+    StatesOnDevices,
+    choose_place,
+)
+from pflalign_jax.federated.client_store import ClientStore, DiskStore, HostStore
+from pflalign_jax.federated.device_program import ProgramOptions, training_data
+from pflalign_jax.federated.eval_program import eval_program
 from pflalign_jax.federated.inject_hyperparams import values_of
-from pflalign_jax.federated.interface import Federation, FederationState, RoundResult
 from pflalign_jax.federated.message_size import message_shapes, num_bytes, sent_bytes
+from pflalign_jax.federated.metrics import ClientScores, named_scores, on_host
+from pflalign_jax.federated.metrics import eval_batch_size as default_eval_batch_size
 from pflalign_jax.federated.participation import Participation, Turnout, uniform
 from pflalign_jax.federated.random_keys import COHORT, INIT, STATES
-from pflalign_jax.federated.round_program import round_step
-from pflalign_jax.federated.sharding import (
-    AXIS,
-    choose_chunk,
-    everywhere,
-)
+from pflalign_jax.federated.round_program import Counts, RoundOutput, Work, round_programs
+from pflalign_jax.federated.sharding import AXIS, REPLICATED, choose_chunk, put_replicated
 from pflalign_jax.federated.snapshot import Snapshot
-from pflalign_jax.federated.tables import eval_batch_size as default_eval_batch_size
-from pflalign_jax.federated.tables import named_scores, on_host
+from pflalign_jax.federated.stored_states import StatesInStore
 from pflalign_jax.models import Model
+
+
+class FederationState(NamedTuple):
+    """Everything that changes from round to round.
+
+    Attributes:
+      key: the run's key; never changes, draws are folded in.
+      round: int32 scalar, rounds done.
+      server: the algorithm's server state, on every device.
+      clients: the algorithm's client states, leaves ``[D, R, ...]``, each client's on its own
+        device; ``()`` if they live in a store, which then moves on with every round.
+    """
+
+    key: jax.Array
+    round: jax.Array
+    server: Any
+    clients: Any
+
+
+class RoundResult(NamedTuple):
+    """What is known after a round.
+
+    Attributes:
+      cohort: ``[n]`` int, positions of the clients that took part; C of them, or fewer where not
+        everybody answers.
+      invited: how many clients were sent the model.
+      metrics: name to scalar array, means over the cohort, e.g. ``loss`` in training (nats); NaN if
+        nobody took part.
+      work: what the round cost in local steps.
+      counts: how many answers are in the mean, and how many were left out.
+      adapted: name ``split/personal/adapted`` to `ClientScores` of the cohort's models after
+        their local steps; empty unless asked for. Clients outside the cohort have no examples.
+      nonfinite: ``() -> [m] int``, positions of the clients that were left out because something of
+        theirs was not finite; waits for the round.
+    """
+
+    cohort: np.ndarray
+    invited: int
+    metrics: Mapping[str, jax.Array]
+    work: Work
+    counts: Counts
+    adapted: Mapping[str, ClientScores]
+    nonfinite: Callable[[], np.ndarray]
+
+
+class StateShapes(NamedTuple):
+    """The shapes of the server's and of one client's state."""
+
+    server: Any
+    client: Any
+
+
+class RoundBytes(NamedTuple):
+    """Bytes of a round with C clients: messages up (as sent, compressed), broadcasts down."""
+
+    up: int
+    down: int
+
+
+# Not compared by value: two federations are equal only if they are one.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Federation:
+    """A simulated federation; made by `federate`.
+
+    Attributes:
+      algorithm, model, dataset, participation, mesh: as given to `federate`.
+      cohort_size: C.
+      client_chunk: clients vmapped at a time on each device.
+      client_state_in: where client states live, ``"device"``, ``"host"`` or ``"disk"``.
+      new_client_steps: the most local steps of a new client; None: as many as in a round.
+    """
+
+    algorithm: Algorithm
+    model: Model
+    dataset: FederatedDataset
+    participation: Participation
+    mesh: Mesh
+    cohort_size: int
+    client_chunk: int
+    client_state_in: str
+    new_client_steps: int | None
+    _options: ProgramOptions
+    _client_states: ClientStates
+    # The cohorts of this round and the next, by the run's key and the round.
+    _drawn: dict[tuple[bytes, int], Turnout] = dataclasses.field(default_factory=dict, repr=False)
+
+    @functools.cached_property
+    def everyone(self) -> bool:
+        """Whether all clients take part in every round, for sure."""
+        return self.participation.sure and self.cohort_size == self.dataset.num_clients
+
+    @functools.cached_property
+    def shapes(self) -> StateShapes:
+        """The shapes of the server's and of one client's state."""
+        return StateShapes(*jax.eval_shape(self._first_states, jax.random.key(0), {}))
+
+    @functools.cached_property
+    def bytes_per_round(self) -> RoundBytes:
+        """Message and broadcast bytes of a round with C clients."""
+
+        def downloaded(server):
+            algorithm, first_id = self.algorithm, self.dataset.client_ids[0]
+            return algorithm.deliver(algorithm.broadcast(server), first_id)
+
+        received = jax.eval_shape(downloaded, self.shapes.server)
+        message = message_shapes(self.algorithm, received, self.shapes.client, self.dataset)
+        # Hyperparameters that a search has put into the state are not sent.
+        down = num_bytes(received) - num_bytes(values_of(received))
+        up = sent_bytes(self.algorithm.aggregation, message)
+        return RoundBytes(self.cohort_size * up, self.cohort_size * down)
+
+    # States
+
+    def init(self, key: jax.Array, **values: float) -> FederationState:
+        """Return the state before the first round.
+
+        Args:
+          key: the run's; every random draw comes from it.
+          values: other values for hyperparameters that `inject_hyperparams` has put into the state.
+
+        Raises:
+          ValueError: for a value that is not among these.
+        """
+        injected = values_of(self.shapes.server)
+        if values.keys() - injected.keys():
+            raise ValueError(
+                f"init: {sorted(values)} cannot be chosen; the algorithm's hyperparameters in its "
+                f"state are {sorted(injected)}, see federated.inject_hyperparams"
+            )
+        data = put_replicated(np.asarray(jax.random.key_data(key)), self.mesh)
+        key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
+        start = put_replicated(np.zeros((), np.int32), self.mesh)
+        given = {name: np.asarray(value, np.float32) for name, value in values.items()}
+        given = put_replicated(given, self.mesh)
+        server = self._first_server_state((key, given))
+        clients = self._client_states.init(self._first_client_state, (key, given))
+        return FederationState(key, start, server, clients)
+
+    def save(self, state: FederationState) -> Snapshot:
+        """Return a state as arrays that a checkpoint can hold."""
+        return Snapshot(
+            int(state.round),
+            jax.random.key_data(state.key),
+            str(jax.random.key_impl(state.key)),
+            state.server,
+            self._client_states.save(state.clients),
+        )
+
+    def restore(self, saved: Snapshot, held: Iterable[int] = ()) -> FederationState:
+        """Return a state that was saved, also on other devices than before.
+
+        Args:
+          saved: from `save`.
+          held: earlier rounds that client states on disk are still held for.
+        """
+        data, done = put_replicated(
+            (np.asarray(saved.key), np.asarray(saved.round, np.int32)), self.mesh
+        )
+        key = jax.random.wrap_key_data(data, impl=saved.key_impl)
+        server = put_replicated(jax.tree.map(np.asarray, saved.server), self.mesh)
+        given = (key, values_of(server))
+        clients = self._client_states.restore(
+            saved.clients, self._first_client_state, given, saved.round, held
+        )
+        return FederationState(key, done, server, clients)
+
+    def hold(self, rounds: Iterable[int]) -> None:
+        """Keep client states of these rounds on disk for reopening; delete other past ones.
+
+        Client states on disk move on with every round. Each of ``rounds`` is the last one or one
+        that is held already. Elsewhere than on disk nothing needs to be held.
+        """
+        self._client_states.hold(rounds)
+
+    def client_state(self, state: FederationState, k: int) -> Any:
+        """Return the state of the client at position ``k``.
+
+        Raises:
+          ValueError: if there is no such client.
+        """
+        num_clients = self.dataset.num_clients
+        if not 0 <= k < num_clients:
+            raise ValueError(
+                f"client {k} does not exist; {self.dataset.name} has {num_clients} clients"
+            )
+        return self._client_states.one(state.clients, k)
+
+    def personal_params(self, state: FederationState, k: int) -> Any:
+        """Return the model that the client at position ``k`` starts a round with."""
+        client, algorithm = self.client_state(state, k), self.algorithm
+        broadcast = algorithm.broadcast(state.server)
+        received = algorithm.deliver(broadcast, self.dataset.client_ids[k])
+        return algorithm.personal_params(received, client, training_data(self.dataset, k))
+
+    # Rounds
+
+    def run_round(
+        self, state: FederationState, score: bool = False
+    ) -> tuple[FederationState, RoundResult]:
+        """Run one round.
+
+        Args:
+          state: its buffers are donated; use the one that is returned.
+          score: whether to score the cohort's local models, too.
+        """
+        staged = self._stage(state, score)
+        train_round, _ = self._round_programs
+        output = train_round(*self._program_arguments(state, staged), score=score)
+        return self._finish(state, staged, output, score)
+
+    def run_rounds(
+        self, states: Sequence[FederationState], score: bool = False
+    ) -> list[tuple[FederationState, RoundResult]]:
+        """Run one round of each of S runs that differ in their keys, as one vmapped program.
+
+        Args:
+          states: at the same round; their buffers are donated.
+          score: as in `run_round`.
+
+        Raises:
+          ValueError: if client states are not on devices.
+        """
+        if len(states) == 1:
+            return [self.run_round(states[0], score)]
+        if self.client_state_in != "device":
+            raise ValueError(
+                f"clients live in {self.client_state_in!r}; several runs at once need 'device'"
+            )
+        staged = [self._stage(state, score) for state in states]
+        # Everybody's visits are the same in all runs; cohorts differ.
+        visited = staged[:1] if self.everyone else staged
+        _, train_rounds = self._round_programs
+        outputs = train_rounds(
+            key=tuple(state.key for state in states),
+            round_index=states[0].round,
+            server=tuple(state.server for state in states),
+            clients=tuple(state.clients for state in states),
+            data=staged[0].data,
+            visits=tuple(each.visits for each in visited),
+            score=score,
+        )
+        return [self._finish(*run, score) for run in zip(states, staged, outputs, strict=True)]
+
+    def lower_round(self, state: FederationState) -> jax.stages.Lowered:
+        """Return the round's program, to look at before or after compilation."""
+        staged = self._stage(state, score=False)
+        train_round, _ = self._round_programs
+        return train_round.lower(*self._program_arguments(state, staged), score=False)  # type: ignore[attr-defined]
+
+    def _stage(self, state: FederationState, score: bool) -> StagedClients:
+        done, next_cohort = int(state.round), None
+        if self._client_states.reads_ahead:
+            next_cohort = self._turnout(state.key, done + 1).cohort
+        cohort = self._turnout(state.key, done).cohort
+        return self._client_states.stage(state.clients, done, cohort, next_cohort, score)
+
+    def _turnout(self, key: jax.Array, round_index: int) -> Turnout:
+        if self.everyone:
+            return Turnout(np.arange(self.dataset.num_clients), self.dataset.num_clients)
+        name = (np.asarray(jax.random.key_data(key)).tobytes(), round_index)
+        if name not in self._drawn:  # prefetching has already drawn most cohorts
+            turnout = self.participation.draw(
+                jax.random.fold_in(key, COHORT),
+                round_index,
+                self.dataset.client_ids,
+                self.dataset.splits["train"].sizes,
+                self.cohort_size,
+            )
+            while len(self._drawn) > 1:
+                del self._drawn[next(iter(self._drawn))]
+            self._drawn[name] = turnout
+        return self._drawn[name]
+
+    def _finish(
+        self, state: FederationState, staged: StagedClients, output: RoundOutput, score: bool
+    ) -> tuple[FederationState, RoundResult]:
+        """Return the next state and the result of a round whose program has been started."""
+        server, between_rounds = output.server, self.algorithm.between_rounds
+        if between_rounds is not None and int(output.counts.answered):
+            server = jax.tree.map(
+                lambda a: put_replicated(a, self.mesh) if isinstance(a, np.ndarray) else a,
+                between_rounds(server),
+            )
+        done = state.round + 1
+        clients = self._client_states.keep(staged, output.clients, int(done))
+        adapted: Mapping[str, ClientScores] = {}
+        if score:
+            tables = {"personal/adapted": output.scores}
+            adapted = named_scores(self.dataset, self._eval_splits, [(staged, tables)])
+
+        def nonfinite():
+            return staged.positions[on_host(output.left_out)[staged.device, staged.row] > 0]
+
+        result = RoundResult(
+            cohort=staged.positions,
+            invited=self._turnout(state.key, int(done) - 1).invited,
+            metrics=output.metrics,
+            work=output.work,
+            counts=output.counts,
+            adapted=adapted,
+            nonfinite=nonfinite,
+        )
+        return FederationState(state.key, done, server, clients), result
+
+    # Scores
+
+    def evaluate(self, state: FederationState, adapt: bool = True) -> dict[str, ClientScores]:
+        """Return the scores of all clients by name; changes nothing.
+
+        Args:
+          state: of the federation.
+          adapt: whether to train every client from the current global model, score it and throw the
+            result away, too.
+        """
+        # A generator: with clients in a store only one block of them is on devices at a time.
+        parts = (
+            (
+                staged,
+                self._score_clients(*self._program_arguments(state, staged), adapt=adapt),
+            )
+            for staged in self._client_states.every(state.clients)
+        )
+        return named_scores(self.dataset, self._eval_splits, parts)
+
+    def evaluate_new(self, state: FederationState, adapt: bool = True) -> dict[str, ClientScores]:
+        """Return the scores of the dataset's new clients; changes nothing.
+
+        Names begin with ``new_clients``. The received model is the one that a client that never
+        trained starts with, the adapted one has had ``new_client_steps``.
+
+        Raises:
+          ValueError: if the dataset has no new clients.
+        """
+        new = self.dataset.new_clients
+        if new is None:
+            raise ValueError(
+                f"{self.dataset.name} has no new clients; make it with num_new_clients=..."
+            )
+        (staged,) = self._new_clients.every(())
+        arguments = self._program_arguments(state, staged)
+        tables = self._score_new_clients(*arguments, adapt=adapt)
+        scores = named_scores(new, ["test"], [(staged, tables)])
+        return {name.replace("test/", "new_clients/", 1): s for name, s in scores.items()}
+
+    # Programs and first states
+
+    def _program_arguments(self, state: FederationState, staged: StagedClients) -> tuple:
+        return state.key, state.round, state.server, staged.states, staged.data, staged.visits
+
+    @functools.cached_property
+    def _round_programs(self) -> tuple[Callable, Callable]:
+        return round_programs(self._options)
+
+    @functools.cached_property
+    def _score_clients(self) -> Callable:
+        return eval_program(self._options)
+
+    @functools.cached_property
+    def _score_new_clients(self) -> Callable:
+        options = self._options._replace(
+            adapt_steps=self.new_client_steps, fresh_state=self._fresh_state
+        )
+        return eval_program(options)
+
+    @functools.cached_property
+    def _new_clients(self) -> ClientStates:
+        new = self.dataset.new_clients
+        assert new is not None
+        return StatesOnDevices(new, self.mesh, self.client_chunk, new.num_clients)
+
+    @functools.cached_property
+    def _eval_splits(self) -> list[str]:
+        return [s for s in ("validation", "test") if len(self.dataset.splits[s].indices)]
+
+    def _first_states(self, key: jax.Array, values: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return the server's and one client's first state."""
+        return first_states(self.algorithm, self.model, self.dataset, key, values)
+
+    def _first_client_state(self, key_and_values: tuple[jax.Array, Mapping]) -> Any:
+        _, client = self._first_states(*key_and_values)
+        return client
+
+    @functools.cached_property
+    def _first_server_state(self) -> Callable[[Any], Any]:
+        @functools.partial(jax.jit, out_shardings=NamedSharding(self.mesh, REPLICATED))
+        def first_server_state(key_and_values):
+            server, _ = self._first_states(*key_and_values)
+            return server
+
+        return first_server_state
+
+    def _fresh_state(self, server: Any, key: jax.Array, received: Any, data: ClientData) -> Any:
+        """Return the state of a client that never trained, at any round."""
+        algorithm, values = self.algorithm, values_of(server)
+        if algorithm.newcomer is not None:
+            return algorithm.newcomer(received, data)
+        if algorithm.global_params is None:
+            return self._first_client_state((key, values))
+        params = algorithm.global_params(algorithm.broadcast(server))
+        _, client = algorithm.init(params, jax.random.fold_in(key, STATES), **values)
+        return client
+
+
+def first_states(
+    algorithm: Algorithm,
+    model: Model,
+    dataset: FederatedDataset,
+    key: jax.Array,
+    values: Mapping[str, Any],
+) -> tuple[Any, Any]:
+    """Return the server's and one client's first state.
+
+    Args:
+      algorithm, model, dataset: of the federation.
+      key: of the run.
+      values: of hyperparameters that `inject_hyperparams` has put into the state.
+    """
+    dtype = jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32
+    example = jnp.zeros((1, *dataset.x.shape[1:]), dtype)
+    params = model.init(jax.random.fold_in(key, INIT), example)
+    return algorithm.init(params, jax.random.fold_in(key, STATES), **values)
 
 
 def federate(
@@ -71,7 +497,7 @@ def federate(
         and data are on devices, balanced anew every round, the next cohort's read while a round
         runs; memory on devices does not grow with K, and ``dataset.x`` may be memory-mapped.
         None: see `pflalign_jax.federated.client_states.choose_place`.
-      state_dir: for ``"disk"``, an empty or new directory; see `disk_store`.
+      state_dir: for ``"disk"``, an empty or new directory; see `DiskStore`.
       new_client_steps: the most local steps of a new client before its adapted model is scored;
         None: as many as in a round.
       drop_last: True leaves out the last batch of a local epoch where it is not full, as PFLlib
@@ -83,20 +509,82 @@ def federate(
       ValueError: for a cohort larger than the population, a chunk below 1, another mesh axis, an
         unknown place.
     """
+    cohort_size = dataset.num_clients if cohort_size is None else cohort_size
+    mesh = Mesh(np.array(jax.devices()), (AXIS,)) if mesh is None else mesh
+    _check_arguments(algorithm, dataset, cohort_size, mesh, client_chunk, new_client_steps)
+    participation = uniform() if participation is None else participation
+    shapes = StateShapes(
+        *jax.eval_shape(
+            functools.partial(first_states, algorithm, model, dataset), jax.random.key(0), {}
+        )
+    )
+    if client_chunk is None:
+        clients_per_device = -(-cohort_size // mesh.size)
+        client_chunk = choose_chunk(mesh, num_bytes(shapes), clients_per_device)
+    if client_state_in is None:
+        state_bytes = dataset.num_clients * num_bytes(shapes.client)
+        client_state_in = choose_place(state_bytes, dataset.x.nbytes, mesh, state_dir)
+    if client_state_in not in PLACES:
+        raise ValueError(
+            f"client_state_in={client_state_in!r} is unknown; use one of {PLACES} or None"
+        )
+    client_states: ClientStates
+    if client_state_in == "device":
+        client_states = StatesOnDevices(dataset, mesh, client_chunk, cohort_size)
+    else:
+        client_states = StatesInStore(
+            dataset,
+            mesh,
+            client_chunk,
+            cohort_size,
+            _store_opener(client_state_in, dataset.num_clients, state_dir),
+            in_files=client_state_in == "disk",
+        )
+    options = ProgramOptions(
+        algorithm,
+        model.apply,
+        mesh,
+        client_chunk,
+        default_eval_batch_size(dataset) if eval_batch_size is None else eval_batch_size,
+        diagnostics=diagnostics,
+        step_limit=_step_limit(participation),
+        drop_last=drop_last,
+    )
+    return Federation(
+        algorithm=algorithm,
+        model=model,
+        dataset=dataset,
+        participation=participation,
+        mesh=mesh,
+        cohort_size=cohort_size,
+        client_chunk=client_chunk,
+        client_state_in=client_state_in,
+        new_client_steps=new_client_steps,
+        _options=options,
+        _client_states=client_states,
+    )
+
+
+def _check_arguments(
+    algorithm: Algorithm,
+    dataset: FederatedDataset,
+    cohort_size: int,
+    mesh: Mesh,
+    client_chunk: int | None,
+    new_client_steps: int | None,
+) -> None:
     num_clients = dataset.num_clients
-    cohort_size = num_clients if cohort_size is None else cohort_size
     if not 1 <= cohort_size <= num_clients:
         raise ValueError(
             f"cohort_size={cohort_size} is not possible: {dataset.name} has {num_clients} clients; "
             f"use a number in 1..{num_clients}, or None for all"
         )
-    each = algorithm.deliver is not Algorithm._field_defaults["deliver"]
-    if each and dataset.client_ids.max() >= num_clients:
+    keeps_for_each = algorithm.deliver is not Algorithm._field_defaults["deliver"]
+    if keeps_for_each and dataset.client_ids.max() >= num_clients:
         raise ValueError(
             f"the algorithm keeps something for each of {num_clients} clients, whose ids must be "
             f"0..{num_clients - 1}; {dataset.name} has {dataset.client_ids.max()}"
         )
-    mesh = Mesh(np.array(jax.devices()), (AXIS,)) if mesh is None else mesh
     if mesh.axis_names != (AXIS,):
         raise ValueError(f"mesh has axes {mesh.axis_names}; it must have the one axis ('{AXIS}',)")
     if client_chunk is not None and client_chunk < 1:
@@ -104,235 +592,26 @@ def federate(
     if new_client_steps is not None and new_client_steps < 0:
         raise ValueError(f"new_client_steps={new_client_steps} is not allowed; it must be >= 0")
 
-    eval_splits = [s for s in ("validation", "test") if len(dataset.splits[s].indices)]
-    if eval_batch_size is None:
-        eval_batch_size = default_eval_batch_size(dataset)
 
-    def first_params(key):
-        dtype = jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32
-        example = jnp.zeros((1, *dataset.x.shape[1:]), dtype)
-        return model.init(jax.random.fold_in(key, INIT), example)
-
-    def first_states(key, values):
-        return algorithm.init(first_params(key), jax.random.fold_in(key, STATES), **values)
-
-    def first_client_state(key_and_values):
-        return first_states(*key_and_values)[1]
-
-    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, SAME))
-    def first_server_state(key_and_values):
-        return first_states(*key_and_values)[0]
-
-    first_server, first_client = jax.eval_shape(first_states, jax.random.key(0), {})
-    if client_chunk is None:
-        per_device = -(-cohort_size // mesh.size)
-        client_chunk = choose_chunk(mesh, num_bytes((first_server, first_client)), per_device)
-    participation = uniform() if participation is None else participation
-
-    def step_limit(key, round_index, client_id):
-        cohort_key = jax.random.fold_in(key, COHORT)
-        return participation.step_limit(cohort_key, round_index, client_id)
-
-    setting = Setting(
-        *(algorithm, model.apply, mesh, client_chunk, eval_batch_size),
-        diagnostics=diagnostics,
-        step_limit=step_limit if participation.step_limit else None,
-        drop_last=drop_last,
-    )
-    (train_round, train_rounds), score_clients = round_step(setting), score_step(setting)
-    place = client_state_in
-    if place is None:
-        place = choose_place(
-            num_clients * num_bytes(first_client), dataset.x.nbytes, mesh, state_dir
-        )
-    if place not in PLACES:
-        raise ValueError(f"client_state_in={place!r} is unknown; use one of {PLACES} or None")
-    if place == "disk" and state_dir is None:
+def _store_opener(
+    place: str, num_clients: int, state_dir: str | os.PathLike | None
+) -> Callable[..., ClientStore]:
+    """Return ``(first, until=None, held=()) -> ClientStore``; see `StatesInStore`."""
+    if place == "host":
+        return lambda first, until=None, held=(): HostStore(first, num_clients)
+    if state_dir is None:
         raise ValueError(
             "client_state_in='disk' needs a directory; pass state_dir, it will hold the states"
         )
+    directory = state_dir
+    return lambda first, until=None, held=(): DiskStore(first, num_clients, directory, until, held)
 
-    def open_store(first, until=None, held=()):
-        if place == "host":
-            return host_store(first, num_clients)
-        return disk_store(first, num_clients, state_dir, until, held)
 
-    if place == "device":
-        residence = on_devices(dataset, mesh, client_chunk, cohort_size)
-    else:
-        in_files = place == "disk"
-        residence = staged_from(dataset, mesh, client_chunk, cohort_size, open_store, in_files)
-
-    def init(key, **values):
-        if values.keys() - values_of(first_server).keys():
-            raise ValueError(
-                f"init: {sorted(values)} cannot be chosen; the algorithm's hyperparameters in its "
-                f"state are {sorted(values_of(first_server))}, see federated.inject_hyperparams"
-            )
-        data = everywhere(np.asarray(jax.random.key_data(key)), mesh)
-        key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
-        start = everywhere(np.zeros((), np.int32), mesh)
-        values = everywhere({k: np.asarray(v, np.float32) for k, v in values.items()}, mesh)
-        server = first_server_state((key, values))
-        clients = residence.init(first_client_state, (key, values))
-        return FederationState(key, start, server, clients)
-
-    def save(state):
-        key, impl = jax.random.key_data(state.key), str(jax.random.key_impl(state.key))
-        return Snapshot(int(state.round), key, impl, state.server, residence.save(state.clients))
-
-    def restore(saved, held=()):
-        data, done = everywhere((np.asarray(saved.key), np.asarray(saved.round, np.int32)), mesh)
-        key = jax.random.wrap_key_data(data, impl=saved.key_impl)
-        server = everywhere(jax.tree.map(np.asarray, saved.server), mesh)
-        clients = residence.restore(
-            saved.clients, first_client_state, (key, values_of(server)), saved.round, held
-        )
-        return FederationState(key, done, server, clients)
-
-    # The last cohorts: this round's was drawn when the round before looked ahead.
-    drawn: dict[tuple[bytes, int], Turnout] = {}
-    sizes = dataset.splits["train"].sizes
-
-    everyone = participation.sure and cohort_size == num_clients
-
-    def turnout_of(key, round_index):
-        if everyone:
-            return Turnout(np.arange(num_clients), num_clients)
-        name = (np.asarray(jax.random.key_data(key)).tobytes(), round_index)
-        if name not in drawn:
-            turnout = participation.draw(
-                jax.random.fold_in(key, COHORT), round_index, dataset.client_ids, sizes, cohort_size
-            )
-            while len(drawn) > 1:
-                del drawn[next(iter(drawn))]
-            drawn[name] = turnout
-        return drawn[name]
-
-    def stage(state, score):
-        done = int(state.round)
-        ahead = turnout_of(state.key, done + 1).cohort if residence.reads_ahead else None
-        cohort = turnout_of(state.key, done).cohort
-        return residence.stage(state.clients, done, cohort, ahead, score)
-
-    def lower_round(state):
-        staged = stage(state, False)
-        return train_round.lower(*state._replace(clients=staged.clients), *staged[1:4], score=False)
-
-    def run_round(state, score=False):
-        staged = stage(state, score)
-        state = state._replace(clients=staged.clients)
-        return finish(state, staged, train_round(*state, *staged[1:4], score=score), score)
-
-    def run_rounds(states, score=False):
-        if len(states) == 1:
-            return [run_round(states[0], score)]
-        if place != "device":
-            raise ValueError(f"clients live in {place!r}; several runs at once need 'device'")
-        staged = [stage(state, score) for state in states]
-        visited = staged[:1] if everyone else staged
-        results = train_rounds(
-            tuple(state.key for state in states),
-            states[0].round,
-            tuple(state.server for state in states),
-            tuple(state.clients for state in states),
-            staged[0].data,
-            tuple(each.rows for each in visited),
-            tuple(each.counts for each in visited),
-            score=score,
-        )
-        return [finish(*run, score) for run in zip(states, staged, results, strict=True)]
-
-    def finish(state, staged, result, score):
-        server, new_states, metrics, work, counts, left_out, table = result
-        if algorithm.between_rounds is not None and int(counts.answered):
-            server = jax.tree.map(
-                lambda a: everywhere(a, mesh) if isinstance(a, np.ndarray) else a,
-                algorithm.between_rounds(server),
-            )
-        done = state.round + 1
-        clients = residence.keep(staged, new_states, int(done))
-        invited = turnout_of(state.key, int(done) - 1).invited
-        table = {"personal/adapted": table}
-        adapted = named_scores(dataset, eval_splits, [(staged, table)]) if score else {}
-
-        def nonfinite():
-            return staged.positions[on_host(left_out)[staged.device, staged.row] > 0]
-
-        return FederationState(state.key, done, server, clients), RoundResult(
-            staged.positions, invited, metrics, work, counts, adapted, nonfinite
-        )
-
-    def evaluate(state, adapt=True):
-        parts = (
-            (
-                staged,
-                score_clients(*state._replace(clients=staged.clients), *staged[1:4], adapt=adapt),
-            )
-            for staged in residence.every(state.clients)
-        )
-        return named_scores(dataset, eval_splits, parts)
-
-    new = dataset.new_clients
-
-    def fresh_state(server, key, received, data):
-        if algorithm.newcomer is not None:
-            return algorithm.newcomer(received, data)
-        if algorithm.global_params is None:
-            return first_client_state((key, values_of(server)))
-        params = algorithm.global_params(algorithm.broadcast(server))
-        return algorithm.init(params, jax.random.fold_in(key, STATES), **values_of(server))[1]
-
-    score_newcomers = score_step(
-        setting._replace(adapt_steps=new_client_steps, fresh_state=fresh_state)
-    )
-
-    @functools.cache
-    def newcomers():
-        return on_devices(new, mesh, client_chunk, new.num_clients)
-
-    def evaluate_new(state, adapt=True):
-        if new is None:
-            raise ValueError(f"{dataset.name} has no new clients; make it with num_new_clients=...")
-        (staged,) = newcomers().every(())
-        tables = score_newcomers(*state._replace(clients=staged.clients), *staged[1:4], adapt=adapt)
-        scores = named_scores(new, ["test"], [(staged, tables)])
-        return {name.replace("test/", "new_clients/", 1): s for name, s in scores.items()}
-
-    def client_state(state, k):
-        if not 0 <= k < num_clients:
-            raise ValueError(f"client {k} does not exist; {dataset.name} has {num_clients} clients")
-        return residence.one(state.clients, k)
-
-    def personal_params(state, k):
-        own = client_state(state, k)
-        received = algorithm.deliver(algorithm.broadcast(state.server), dataset.client_ids[k])
-        return algorithm.personal_params(received, own, training_data(dataset, k))
-
-    def downloaded(server):
-        return algorithm.deliver(algorithm.broadcast(server), dataset.client_ids[0])
-
-    down = jax.eval_shape(downloaded, first_server)
-    message = message_shapes(algorithm, down, first_client, dataset)
-    up = sent_bytes(algorithm.aggregation, message)
-
-    return Federation(
-        init,
-        run_round,
-        run_rounds,
-        evaluate,
-        evaluate_new,
-        save,
-        restore,
-        residence.hold,
-        (first_server, first_client),
-        client_state,
-        personal_params,
-        lower_round,
-        (cohort_size * up, cohort_size * (num_bytes(down) - num_bytes(values_of(down)))),
-        cohort_size,
-        everyone,
-        client_chunk,
-        place,
-        mesh,
+def _step_limit(participation: Participation) -> Callable | None:
+    """Return ``(run's key, round, client id) -> most local steps``; None where all finish."""
+    limit = participation.step_limit
+    if limit is None:
+        return None
+    return lambda key, round_index, client_id: limit(
+        jax.random.fold_in(key, COHORT), round_index, client_id
     )

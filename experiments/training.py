@@ -34,7 +34,7 @@ from pflalign_jax.federated import (
     inject_hyperparams,
     summarise,
 )
-from pflalign_jax.federated.inject_hyperparams import values_of
+from pflalign_jax.federated.inject_hyperparams import hyperparams_of
 from pflalign_jax.models import Model
 
 __all__ = ["HEADLINE", "DivergedError", "Experiment", "Outcome", "build", "train"]
@@ -254,7 +254,7 @@ def _rounds(experiment, workdir, on_round, start, keeper, diary, stop, save_last
     everyone = federation.everyone
     state = start.state
     if state is None:
-        values = {name: config.algorithm[name] for name in values_of(federation.shapes[0])}
+        values = {name: config.algorithm[name] for name in hyperparams_of(federation.shapes[0])}
         state = federation.init(jax.random.key(config.seed), **values)
     sizes = dataset.splits["train"].sizes
     peak, flops = matmul_peak(), step_flops(model, dataset, config.batch_size)

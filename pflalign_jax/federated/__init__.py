@@ -16,11 +16,11 @@ from pflalign_jax.federated.algorithm import (
 )
 from pflalign_jax.federated.class_statistics import class_features, label_counts
 from pflalign_jax.federated.client_store import StoreError
+from pflalign_jax.federated.federate import federate
 from pflalign_jax.federated.federation import (
     Federation,
     FederationState,
     RoundResult,
-    federate,
 )
 from pflalign_jax.federated.inject_hyperparams import inject_hyperparams
 from pflalign_jax.federated.local import (

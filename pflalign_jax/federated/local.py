@@ -97,9 +97,8 @@ def local_training(
         order_key, loss_key = jax.random.split(key)
         # The orders of all epochs before the loop: a sort inside it would be done at every step.
         orders = jax.vmap(lambda k: epoch_order(k, data))(jax.random.split(order_key, local_epochs))
-        per_epoch = jnp.maximum(
-            steps_per_epoch(data), 1
-        )  # a client without data divides by it, too
+        # A client without data takes no step, but its program still divides by this.
+        per_epoch = jnp.maximum(steps_per_epoch(data), 1)
         last = data.positions.shape[0] - 1
 
         def step(t, carry):

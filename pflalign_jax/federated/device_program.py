@@ -39,8 +39,8 @@ class ProgramOptions(NamedTuple):
       step_limit: ``(key, round, client id) -> int32``, the most local steps of a client in a
         round; None: no limit.
       drop_last: whether local epochs leave out a last batch that is not full.
-      fresh_state: ``(server, key, received, data) -> state``, of clients that never trained; None:
-        clients bring their states.
+      newcomers: whether clients never trained and start with the state of ``algorithm.newcomer``;
+        False: they bring their states.
     """
 
     algorithm: Algorithm
@@ -52,7 +52,7 @@ class ProgramOptions(NamedTuple):
     diagnostics: bool = False
     step_limit: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
     drop_last: bool = False
-    fresh_state: Callable[[Any, jax.Array, Any, ClientData], Any] | None = None
+    newcomers: bool = False
 
 
 class Visits(NamedTuple):
@@ -205,23 +205,17 @@ def received_params(
     return map_client_data(start, data, rows, states)
 
 
-def fresh_states(
-    options: ProgramOptions,
-    server: Any,
-    key: jax.Array,
-    received: Any,
-    data: PlacedData,
-    rows: jax.Array,
+def newcomer_states(
+    options: ProgramOptions, received: Any, data: PlacedData, rows: jax.Array
 ) -> Any:
-    """Return a chunk's states of clients that never trained."""
-    fresh_state = options.fresh_state
-    assert fresh_state is not None
+    """Return a chunk's states of clients that never trained, as the algorithm makes them."""
+    newcomer = options.algorithm.newcomer
+    assert newcomer is not None
 
-    def fresh(window: ClientData) -> Any:
-        own = _delivered(options, received, window)
-        return fresh_state(server, key, own, window)
+    def first_state(window: ClientData) -> Any:
+        return newcomer(_delivered(options, received, window), window)
 
-    return map_client_data(fresh, data, rows)
+    return map_client_data(first_state, data, rows)
 
 
 def _delivered(options: ProgramOptions, received: Any, window: ClientData) -> Any:

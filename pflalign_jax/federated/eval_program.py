@@ -13,7 +13,7 @@ from pflalign_jax.federated.device_program import (
     compiler_options,
     drop_device_axis,
     empty_table,
-    fresh_states,
+    newcomer_states,
     received_params,
     score_chunk,
     sharded_program,
@@ -54,8 +54,8 @@ def _device_scores(options, key, round_index, server, clients, data, visits, *, 
 
     def visit(tables, chunk):
         tables, states = dict(tables), read_rows(clients, chunk)
-        if options.fresh_state is not None:
-            states = fresh_states(options, server, key, received, data, chunk)
+        if options.newcomers:
+            states = newcomer_states(options, received, data, chunk)
 
         def score(name, params, shared=False):
             tables[name] = score_chunk(options, params, data, chunk, tables[name], shared)

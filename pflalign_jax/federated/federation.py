@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets.base import FederatedDataset
 from pflalign_jax.datasets.features import are_tokens
-from pflalign_jax.federated.algorithm import Algorithm, ClientData
+from pflalign_jax.federated.algorithm import Algorithm
 from pflalign_jax.federated.client_states import ClientStates, StagedClients, StatesOnDevices
 from pflalign_jax.federated.cohort_visit import Counts
 from pflalign_jax.federated.device_program import ProgramOptions, training_data
@@ -364,7 +364,11 @@ class Federation:
             raise ValueError(
                 f"{self.dataset.name} has no new clients; make it with num_new_clients=..."
             )
-        (staged,) = self._new_clients.every(())
+        states: Any = ()
+        if self.algorithm.newcomer is None:
+            given = (state.server, state.key)
+            states = self._new_clients.init(self._state_of_new_client, given)
+        (staged,) = self._new_clients.every(states)
         arguments = self._program_arguments(state, staged)
         tables = self._score_new_clients(*arguments, adapt=adapt)
         scores = named_scores(new, ["test"], [(staged, tables)])
@@ -386,7 +390,7 @@ class Federation:
     @functools.cached_property
     def _score_new_clients(self) -> Callable:
         options = self._options._replace(
-            adapt_steps=self.new_client_steps, fresh_state=self._fresh_state
+            adapt_steps=self.new_client_steps, newcomers=self.algorithm.newcomer is not None
         )
         return eval_program(options)
 
@@ -417,11 +421,10 @@ class Federation:
 
         return first_server_state
 
-    def _fresh_state(self, server: Any, key: jax.Array, received: Any, data: ClientData) -> Any:
-        """Return the state of a client that never trained, at any round."""
-        algorithm, values = self.algorithm, hyperparams_of(server)
-        if algorithm.newcomer is not None:
-            return algorithm.newcomer(received, data)
+    def _state_of_new_client(self, server_and_key: tuple[Any, jax.Array]) -> Any:
+        """Return the first state that ``init`` gives a client of the current global model."""
+        (server, key), algorithm = server_and_key, self.algorithm
+        values = hyperparams_of(server)
         if algorithm.global_params is None:
             return self._first_client_state((key, values))
         params = algorithm.global_params(algorithm.broadcast(server))

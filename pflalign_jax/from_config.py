@@ -9,7 +9,7 @@ from pflalign_jax import algorithms, datasets, models
 from pflalign_jax.align import align_transform
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import Algorithm, proximal
-from pflalign_jax.models import Model, cross_entropy, with_compute_dtype
+from pflalign_jax.models import Model, with_compute_dtype
 
 TRANSFORMS: dict[str, Callable[[float], Any]] = {
     "personal_tx": align_transform,
@@ -71,13 +71,11 @@ def build_algorithm(
     return call(
         getattr(algorithms, fields["name"]),
         fields,
-        loss=cross_entropy(model),
         model=model,
         num_classes=num_classes,
         local_epochs=config["local_epochs"],
         batch_size=config["batch_size"],
         num_clients=num_clients,
-        head=model.head,
         diagnostics=config["diagnostics"],
     )
 

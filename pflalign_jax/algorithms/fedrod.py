@@ -26,9 +26,9 @@ def fedrod(
     does. The personal model predicts with ``G + H_i``, one dense layer; H_i is the client's state.
 
     Args:
-      model: one with a single dense head.
+      model: what is trained, with a single dense head.
       learning_rate, local_epochs, batch_size: as in `fedavg`.
-      num_classes: number of labels.
+      num_classes: C, the number of labels.
 
     References:
       Chen and Chao, "On Bridging Generic and Personalized Federated Learning for Image
@@ -36,30 +36,37 @@ def fedrod(
     """
     head, tx = models.single_head("fedrod", model), local_sgd(learning_rate)
 
-    def personal(params, own):
-        return {**params, head: optax.tree.add(params[head], own)}
+    def personal_model(params, own_head):
+        return {**params, head: optax.tree.add(params[head], own_head)}
 
     def client_update(server, client, data, key):
+        # The bound stands in for log 0: a class that is absent gets no probability.
         prior = jnp.log(jnp.maximum(label_counts(data, num_classes), 1e-6))
 
-        def loss(trained, batch, _):
-            params, own = trained
+        def loss(trained, batch, key):
+            params, own_head = trained
             z, y, mask = models.labelled_features(model, params, batch)
             generic = models.dense(params[head], z)
-            fixed, base = jax.lax.stop_gradient((z, generic))
+            # The personal head's loss must not move body and generic head, which are for all.
+            fixed_z, fixed_generic = jax.lax.stop_gradient((z, generic))
             losses = models.example_losses(generic + prior[None], y)
-            losses += models.example_losses(base + models.dense(own, fixed), y)
+            losses += models.example_losses(fixed_generic + models.dense(own_head, fixed_z), y)
             return models.mean_of_real(losses, mask)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         start = (server.params, client.own)
         result = local.train(start, tx.init(start), data, key)
-        params, own = result.params
-        message, state = optax.tree.sub(params, server.params), ClientState(own)
-        return ClientOutput(message, state, personal(params, own), result.steps, result.metrics)
+        params, own_head = result.params
+        return ClientOutput(
+            message=optax.tree.sub(params, server.params),
+            state=ClientState(own_head),
+            params=personal_model(params, own_head),
+            steps=result.steps,
+            metrics=result.metrics,
+        )
 
     return averaged(
         client_update,
-        lambda params: ClientState(optax.tree.zeros_like(params[head])),
-        lambda server, client, data: personal(server.params, client.own),
+        personal_params=lambda server, client, data: personal_model(server.params, client.own),
+        first_state=lambda params: ClientState(optax.tree.zeros_like(params[head])),
     )

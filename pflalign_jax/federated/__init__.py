@@ -1,6 +1,6 @@
 """What every algorithm runs on: local training, the round, evaluation."""
 
-from pflalign_jax.federated import participation
+from pflalign_jax.federated import participation, validation
 from pflalign_jax.federated.algorithm import (
     GATHERED,
     MEAN_BY_CLIENTS,
@@ -14,7 +14,7 @@ from pflalign_jax.federated.algorithm import (
     Mean,
     mean_over,
 )
-from pflalign_jax.federated.class_statistics import class_features, label_counts
+from pflalign_jax.federated.client_statistics import class_features, client_loss, label_counts
 from pflalign_jax.federated.client_store import StoreError
 from pflalign_jax.federated.federate import federate
 from pflalign_jax.federated.federation import (
@@ -27,14 +27,20 @@ from pflalign_jax.federated.local import (
     LocalResult,
     LocalTraining,
     Loss,
+    add_drift,
     local_sgd,
     local_training,
     projected,
     proximal,
 )
-from pflalign_jax.federated.message_size import message_shapes
+from pflalign_jax.federated.message_size import message_shapes, num_bytes
 from pflalign_jax.federated.metrics import ClientScores, summarise
-from pflalign_jax.federated.param_parts import combine_params, part_mask, partition_params
+from pflalign_jax.federated.param_parts import (
+    combine_params,
+    first_models,
+    part_mask,
+    partition_params,
+)
 from pflalign_jax.federated.participation import Participation, Turnout
 
 __all__ = [
@@ -58,19 +64,24 @@ __all__ = [
     "RoundResult",
     "StoreError",
     "Turnout",
+    "add_drift",
     "class_features",
+    "client_loss",
     "combine_params",
     "federate",
+    "first_models",
     "inject_hyperparams",
     "label_counts",
     "local_sgd",
     "local_training",
     "mean_over",
     "message_shapes",
+    "num_bytes",
     "part_mask",
     "participation",
     "partition_params",
     "projected",
     "proximal",
     "summarise",
+    "validation",
 ]

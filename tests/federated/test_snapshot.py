@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from toy import ALGORITHMS, LOSS, MODEL, dataset, host, mesh
+from toy import ALGORITHMS, MODEL, dataset, host, mesh
 
 from pflalign_jax.federated import StoreError, federate
 from pflalign_jax.federated.client_store import DiskStore
@@ -11,7 +11,7 @@ from pflalign_jax.federated.client_store import DiskStore
 
 def make(place, state_dir, devices=2, cohort_size=3, name="pflalign"):
     return federate(
-        ALGORITHMS[name](LOSS, local_epochs=1, batch_size=5),
+        ALGORITHMS[name](local_epochs=1, batch_size=5),
         MODEL,
         dataset(),
         mesh=mesh(devices),

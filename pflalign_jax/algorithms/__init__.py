@@ -22,6 +22,7 @@ from pflalign_jax.algorithms.fedrep import fedrep
 from pflalign_jax.algorithms.fedrod import fedrod
 from pflalign_jax.algorithms.fedyogi import fedyogi
 from pflalign_jax.algorithms.gpfl import gpfl
+from pflalign_jax.algorithms.ifca import ifca
 from pflalign_jax.algorithms.lgfedavg import lgfedavg
 from pflalign_jax.algorithms.local import local
 from pflalign_jax.algorithms.partly_local import partly_local, shared_in_part
@@ -51,6 +52,7 @@ __all__ = [
     "fedrod",
     "fedyogi",
     "gpfl",
+    "ifca",
     "lgfedavg",
     "local",
     "perfedavg",

@@ -1,5 +1,8 @@
 """IFCA's rounds, worked out by hand; see `hand`. One cluster is in `test_limits`."""
 
+import inspect
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,3 +75,10 @@ def test_first_models_are_one_models_entries_in_other_orders():
     assert len({tuple(kernel.ravel().tolist()) for kernel in kernels}) == 3
     alone = first_models(params, jax.random.key(0), 1)
     np.testing.assert_array_equal(alone["kernel"][0], params["kernel"])
+
+
+def test_the_how_to_shows_the_file():
+    root = pathlib.Path(__file__).parents[2]
+    page = (root / "docs" / "howto" / "own_algorithm.md").read_text()
+    source = inspect.getsource(inspect.getmodule(algorithms.ifca))
+    assert source in page and len(source.splitlines()) <= 60

@@ -59,7 +59,7 @@ def fedamp(
         these defaults, the client's own model has weight 0.
       sigma: ``σ`` > 0, the scale of squared distances; a client's own model keeps some weight only
         where ``Σ_j ξ_ij < 1``, that is with σ above ``α`` times the number of clients.
-      lam: ``λ``, the pull to the cloud model; the paper takes 1.
+      lam: ``λ``, the pull to the cloud model.
 
     References:
       Huang et al., "Personalized Cross-Silo Federated Learning on Non-IID Data", arXiv:2007.03797,
@@ -89,7 +89,7 @@ def fedamp(
 
     def server_update(server, aggregate):
         inbox = aggregate.value
-        models = with_answers(server.models, inbox, inbox.messages, num_clients)
+        models = with_answers(server.models, inbox.messages, inbox)
         return ServerState(models, cloud_models(models))
 
     def init(params, key):
@@ -103,6 +103,6 @@ def fedamp(
         personal_params=lambda cloud, client, data: cloud,
         global_params=None,
         broadcast=lambda server: server.clouds,
-        deliver=lambda clouds, client_id: own_row(clouds, client_id, num_clients),
+        deliver=own_row,
         aggregation=GATHERED,
     )

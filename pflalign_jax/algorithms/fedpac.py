@@ -9,10 +9,13 @@ import numpy as np
 import optax
 
 from pflalign_jax import models
+from pflalign_jax.algorithms.fedproto import new_means
 from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
 from pflalign_jax.federated import (
     GATHERED,
+    Aggregate,
     Algorithm,
+    ClassFeatures,
     ClientOutput,
     class_features,
     combine_params,
@@ -141,11 +144,7 @@ def fedpac(
         def features(params):
             return class_features(model, params, data, num_classes, batch_size)
 
-        before = features(combine_params(received_head, received.body))
-        examples = jnp.maximum(before.counts.sum(), 1)
-        h = before.sums / examples
-        variance = (before.squares / examples - jnp.sum(h * h)) / examples
-
+        h, variance = shares_and_variance(features(combine_params(received_head, received.body)))
         head_key, body_key = jax.random.split(key)
         train_head = local_training(head_loss, tx, local_epochs=head_epochs, **work).train
         train_body = local_training(body_loss, tx, local_epochs=local_epochs, **work).train
@@ -153,40 +152,13 @@ def fedpac(
         result = train_body(received.body, tx.init(received.body), data, body_key)
         params = combine_params(fitted.params, result.params)
 
-        after = features(params)
+        after = features(
+            params
+        )  # centroids are of the trained model, h and variance of the received
         delta = optax.tree.sub(result.params, received.body)
         message = Message(delta, fitted.params, h, variance, after.sums, after.counts)
         steps = fitted.steps + result.steps
         return ClientOutput(message, client, params, steps, result.metrics)
-
-    def server_update(server, aggregate):
-        inbox, last = aggregate.value, server.shared
-        sent = inbox.messages
-        shares = inbox.weights / inbox.weights.sum()
-        moved = jax.tree.map(lambda a: jnp.tensordot(shares, a, 1), sent.delta)
-        # Who is absent keeps its head and statistics, but lends its head to none: weight 0.
-        nobody = server.statistics._replace(weights=jnp.zeros(num_clients))
-        heads, statistics = with_answers(
-            (last.heads, nobody),
-            inbox,
-            (sent.head, Statistics(sent.h, sent.variance, inbox.weights)),
-            num_clients,
-        )
-        answered = (inbox.weights > 0).astype(jnp.float32)
-        sums, counts = (jnp.tensordot(answered, a, 1) for a in (sent.sums, sent.counts))
-        seen = counts > 0
-        new_mean = sums / jnp.where(seen, counts, 1)[:, None]
-        mean = jnp.where(seen[:, None], new_mean, last.mean)
-        body = optax.tree.add(last.body, moved)
-        return ServerState(Shared(body, heads, mean, jnp.maximum(last.known, seen)), statistics)
-
-    def between_rounds(server):
-        alpha = combinations(*jax.tree.map(np.asarray, server.statistics))
-        heads = jax.tree.map(lambda a: np.tensordot(alpha, a, 1), server.shared.heads)
-        return server._replace(shared=server.shared._replace(heads=heads))
-
-    def deliver(shared, client_id):
-        return shared._replace(heads=own_row(shared.heads, client_id, num_clients))
 
     def init(params, key):
         first_head, body = partition_params(params, part_mask(params, head_names))
@@ -208,9 +180,45 @@ def fedpac(
         global_params=None,
         broadcast=lambda server: server.shared,
         deliver=deliver,
-        between_rounds=between_rounds,
+        between_rounds=combine_heads,  # on the host: SciPy solves the QP
         aggregation=GATHERED,
     )
+
+
+def shares_and_variance(features: ClassFeatures) -> tuple[jax.Array, jax.Array]:
+    """Return a client's ``h`` ``[C, F]`` and its variance, a scalar, as in `Statistics`."""
+    examples = jnp.maximum(features.counts.sum(), 1)
+    h = features.sums / examples
+    return h, (features.squares / examples - jnp.sum(h * h)) / examples
+
+
+def server_update(server: ServerState, aggregate: Aggregate) -> ServerState:
+    """Average bodies and centroids; heads and statistics of those that answered replace theirs."""
+    inbox, last = aggregate.value, server.shared
+    sent, weights = inbox.messages, inbox.weights
+    shares = weights / weights.sum()
+    moved = jax.tree.map(lambda a: jnp.tensordot(shares, a, 1), sent.delta)
+    # Who is absent keeps its head and statistics, but lends its head to none: weight 0.
+    absent = server.statistics._replace(weights=jnp.zeros_like(server.statistics.weights))
+    heads, statistics = with_answers(
+        (last.heads, absent), (sent.head, Statistics(sent.h, sent.variance, weights)), inbox
+    )
+    answered = (weights > 0).astype(jnp.float32)
+    sums, counts = (jnp.tensordot(answered, a, 1) for a in (sent.sums, sent.counts))
+    mean, known = new_means(last.mean, last.known, sums, counts)
+    return ServerState(Shared(optax.tree.add(last.body, moved), heads, mean, known), statistics)
+
+
+def deliver(shared: Shared, client_id: jax.Array) -> Shared:
+    """Return what a client downloads: of the heads its own."""
+    return shared._replace(heads=own_row(shared.heads, client_id))
+
+
+def combine_heads(server: ServerState) -> ServerState:
+    """Return the server's state with every client's combined head in place of the one it sent."""
+    alpha = combinations(*jax.tree.map(np.asarray, server.statistics))
+    heads = jax.tree.map(lambda a: np.tensordot(alpha, a, 1), server.shared.heads)
+    return server._replace(shared=server.shared._replace(heads=heads))
 
 
 def combinations(h: np.ndarray, variance: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -222,9 +230,8 @@ def combinations(h: np.ndarray, variance: np.ndarray, weights: np.ndarray) -> np
     Args:
       h, variance, weights: as in `Statistics`; who is absent keeps its head, and lends it to none.
     """
-    from scipy.optimize import (
-        nnls,
-    )  # here, as SciPy takes a while to start and no one else needs it
+    # SciPy takes a while to start, and nothing else needs it.
+    from scipy.optimize import nnls
 
     present = np.flatnonzero(weights > 0)
     points = h[present].reshape(len(present), -1).astype(float)

@@ -97,15 +97,6 @@ def fedproto(
             metrics=result.metrics,
         )
 
-    def server_update(server, aggregate):
-        sums, counts = aggregate.value
-        seen = counts > 0
-        new_mean = sums / jnp.where(seen, counts, 1)[:, None]
-        # A class of which nobody had examples in this round keeps its last prototype.
-        return ServerState(
-            jnp.where(seen[:, None], new_mean, server.mean), jnp.maximum(server.known, seen)
-        )
-
     def init(params, key):
         width = params[head]["kernel"].shape[0]
         nothing_known = ServerState(jnp.zeros((num_classes, width)), jnp.zeros(num_classes))
@@ -114,7 +105,26 @@ def fedproto(
     return Algorithm(
         init=init,
         client_update=client_update,
-        server_update=server_update,
+        server_update=lambda server, aggregate: ServerState(
+            *new_means(server.mean, server.known, *aggregate.value)
+        ),
         personal_params=lambda server, client, data: personal_model(server, client.params),
         global_params=None,
     )
+
+
+def new_means(
+    mean: jax.Array, known: jax.Array, sums: jax.Array, counts: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return a round's means of features by class, and which classes are known.
+
+    A class of which nobody had examples in this round keeps its last mean.
+
+    Args:
+      mean, known: as in `ServerState`, so far.
+      sums: ``[C, F]`` of features.
+      counts: ``[C]`` of examples, in any unit, the same as that of ``sums``.
+    """
+    seen = counts > 0
+    new = sums / jnp.where(seen, counts, 1)[:, None]
+    return jnp.where(seen[:, None], new, mean), jnp.maximum(known, seen)

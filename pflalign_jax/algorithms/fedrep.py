@@ -62,6 +62,7 @@ def fedrep(
             return loss(combine_params(own, server.shared), batch, key)
 
         def body_loss(shared, batch, key):
+            # `fitted` is the head's result below: bodies are trained under the new heads.
             return loss(combine_params(fitted.params, shared), batch, key)
 
         head_key, body_key = jax.random.split(key)

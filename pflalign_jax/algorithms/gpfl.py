@@ -93,13 +93,8 @@ def gpfl(
     decayed = Trained(model=False, classes=True, valve=True)  # type: ignore[arg-type]
     tx = optax.chain(optax.masked(optax.add_decayed_weights(mu), decayed), local_sgd(learning_rate))
 
-    def through_valve(valve, z, condition):
-        """Return ``[N, F]`` features as a conditional input ``[F]`` lets them pass."""
-        gain, offset = (
-            jax.nn.standardize(jax.nn.relu(models.dense(valve[name], condition)))
-            for name in ("gain", "offset")
-        )
-        return jax.nn.relu(z * (1 + gain)[None] + offset[None])
+    def body_of(params):
+        return {name: layer for name, layer in params.items() if name != head}
 
     def personal_model(server, client):
         with_own_head = {**server.body, head: client.head}
@@ -113,8 +108,8 @@ def gpfl(
         def loss(trained, batch, key):
             params, classes, valve = trained
             z, y, mask = models.labelled_features(model, params, batch)
-            personal_z = through_valve(valve, z, start.condition)
-            global_z = through_valve(valve, z, server.classes.mean(0))
+            personal_z = _through_valve(valve, z, start.condition)
+            global_z = _through_valve(valve, z, server.classes.mean(0))
             losses = models.example_losses(models.dense(params[head], personal_z), y)
             losses += models.example_losses(_unit(global_z) @ _unit(classes).T, y)
             gaps = (global_z - server.classes[y]) * mask[:, None]
@@ -133,12 +128,11 @@ def gpfl(
             metrics=result.metrics,
         )
 
-    def body_of(params):
-        return {name: layer for name, layer in params.items() if name != head}
-
     def predict(conditioned, x):
         z = model.features(conditioned.model, x)
-        passed = through_valve(conditioned.valve, z.reshape(-1, z.shape[-1]), conditioned.condition)
+        passed = _through_valve(
+            conditioned.valve, z.reshape(-1, z.shape[-1]), conditioned.condition
+        )
         return models.dense(conditioned.model[head], passed).reshape(*z.shape[:-1], -1)
 
     def init(params, key):
@@ -167,3 +161,12 @@ def gpfl(
 def _unit(vectors):
     """Return ``[N, F]`` vectors of norm 1; zeros stay zeros."""
     return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=1, keepdims=True) + 1e-12)
+
+
+def _through_valve(valve, z, condition):
+    """Return ``[N, F]`` features as a conditional input ``[F]`` lets them pass."""
+    gain, offset = (
+        jax.nn.standardize(jax.nn.relu(models.dense(valve[name], condition)))
+        for name in ("gain", "offset")
+    )
+    return jax.nn.relu(z * (1 + gain)[None] + offset[None])

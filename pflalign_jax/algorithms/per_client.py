@@ -9,26 +9,32 @@ from pflalign_jax.federated import Gathered
 
 
 def repeated(tree: Any, num_clients: int) -> Any:
-    """Return a table with the same row for every client."""
+    """Return a table with the same row for each of ``num_clients``."""
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (num_clients, *a.shape)), tree)
 
 
-def with_answers(table: Any, inbox: Gathered, rows: Any, num_clients: int) -> Any:
-    """Return a table with the rows of the clients that answered in a round.
+def with_answers(table: Any, rows: Any, inbox: Gathered) -> Any:
+    """Return a table with new rows of the clients that answered in a round.
 
     Args:
       table: leaves ``[K, ...]``.
-      inbox: the round's messages, which say whose the rows are.
       rows: leaves ``[N, ...]`` in the order of the messages.
-      num_clients: K.
+      inbox: the round's messages, which say whose the rows are.
     """
-    # Rows of the padding would go to K, where there is none: they are dropped.
-    places = jnp.where(inbox.weights > 0, inbox.ids, num_clients)
-    return jax.tree.map(lambda a, b: a.at[places].set(b, mode="drop"), table, rows)
+
+    def write(old, new):
+        # Rows of the padding would go to K, where there is none: they are dropped.
+        places = jnp.where(inbox.weights > 0, inbox.ids, len(old))
+        return old.at[places].set(new, mode="drop")
+
+    return jax.tree.map(write, table, rows)
 
 
-def own_row(table: Any, client_id: jax.Array, num_clients: int) -> Any:
+def own_row(table: Any, client_id: jax.Array) -> Any:
     """Return a client's row; of a client that is not among the K the mean of all rows."""
-    has_row = client_id < num_clients
-    row = jnp.where(has_row, client_id, 0)
-    return jax.tree.map(lambda a: jnp.where(has_row, a[row], a.mean(0)), table)
+
+    def read(leaf):
+        has_row = client_id < len(leaf)
+        return jnp.where(has_row, leaf[jnp.where(has_row, client_id, 0)], leaf.mean(0))
+
+    return jax.tree.map(read, table)

@@ -14,7 +14,12 @@ from pflalign_jax.federated.algorithm import (
     Mean,
     mean_over,
 )
-from pflalign_jax.federated.client_statistics import class_features, client_loss, label_counts
+from pflalign_jax.federated.client_statistics import (
+    ClassFeatures,
+    class_features,
+    client_loss,
+    label_counts,
+)
 from pflalign_jax.federated.client_store import StoreError
 from pflalign_jax.federated.federate import federate
 from pflalign_jax.federated.federation import (
@@ -50,6 +55,7 @@ __all__ = [
     "Aggregate",
     "Aggregation",
     "Algorithm",
+    "ClassFeatures",
     "ClientData",
     "ClientOutput",
     "ClientScores",

@@ -37,6 +37,6 @@ def describe_data(dataset: FederatedDataset) -> dict[str, Any]:
         "client_names": dataset.client_names.tolist(),
         "client_ids": dataset.client_ids.tolist(),
         "partition_hash": datasets.partition_hash(dataset),
-        "label_counts": datasets.label_counts(dataset).tolist(),
+        "label_counts": datasets.client_label_counts(dataset).tolist(),
         "features_crc32": zlib.crc32(some.tobytes()),
     }

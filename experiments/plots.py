@@ -106,7 +106,7 @@ def label_counts(dataset: FederatedDataset) -> Figure:
 
     Up to 60 clients and labels as bubbles whose area is the count, more as an image.
     """
-    counts = datasets.label_counts(dataset)
+    counts = datasets.client_label_counts(dataset)
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     title = f"{dataset.name}: examples per label and client"

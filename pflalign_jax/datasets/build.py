@@ -80,6 +80,7 @@ def assemble(
         )
     drawn = _feature_shift(examples.x, num_all, feature_shift, strength, shift_groups, seed)
 
+    # Ids of new clients follow those of the others, so that no two clients share their draws.
     def dataset(
         group: Group, ids: np.ndarray, new_clients: FederatedDataset | None
     ) -> FederatedDataset:
@@ -199,7 +200,7 @@ def _relabelled(y: np.ndarray, maps: np.ndarray, groups: Sequence[Group]) -> np.
         first.
       groups: of clients.
     """
-    y, first = y.copy(), 0
+    y, first = y.copy(), 0  # a copy: the loader's labels may be used for another dataset
     for group in groups:
         for owned in group.splits.values():
             client = first + np.repeat(np.arange(len(group.names)), owned.sizes)

@@ -54,7 +54,11 @@ PARTITIONS = {
 
 
 class PartitionOptions(TypedDict, total=False):
-    """The keyword arguments of `partition_examples`, which every named dataset takes."""
+    """The keyword arguments of `partition_examples`, which every named dataset takes.
+
+    Written out a second time so that type checkers know what ``**options`` of these functions may
+    be; a test compares the two.
+    """
 
     num_clients: int | None
     partition: str | None
@@ -171,6 +175,7 @@ def partition_examples(
     dataset = assemble(examples, groups, seed, normalise=normalise, mean=mean, std=std,
                        feature_shift=feature_shift, strength=feature_shift_strength,
                        label_shift=label_shift, shift_groups=shift_groups)  # fmt: skip
+    # At the end, because the hash in the file includes labels after their shift.
     if partition_file is not None:
         refuse_other_data(partition_file, dataset)
     return dataset
@@ -182,6 +187,7 @@ def _subsample(examples: Examples, fraction: float, seed: int) -> Examples:
         raise DatasetError(f"fraction={fraction} is not allowed; it must be in (0, 1]")
     if fraction == 1:
         return examples
+    # The beginning of one order: a smaller fraction is a part of a larger one.
     order = np.random.default_rng(seed).permutation(len(examples.y))
     kept = np.sort(order[: round(fraction * len(examples.y))])
     return examples._replace(
@@ -229,6 +235,7 @@ def _arguments(partition: str, given: Mapping[str, Any]) -> dict[str, Any]:
             raise DatasetError(
                 f"{name}={value} does not go with partition={partition!r}, which {takes}"
             )
+    # In the order of `defaults`, in which the partition's function takes them.
     return {k: default if given[k] is None else given[k] for k, default in defaults.items()}
 
 
@@ -258,6 +265,7 @@ def _natural_owners(
     names, parts = partitions.natural(examples.owner)
     sizes = np.array([len(part) for part in parts])
     notes = []
+    # A note and no error: real data have owners with one example, who cannot be split.
     if (sizes < min_examples).any():
         left_out = int((sizes < min_examples).sum())
         notes.append(
@@ -320,6 +328,8 @@ def _hold_out(
         raise DatasetError(
             f"num_new_clients={num_new} of {len(names)} clients leave none to train; lower it"
         )
+    # Splits do not depend on this draw: with other new clients, everybody keeps the same test
+    # examples.
     order = np.random.default_rng([seed, NEW_CLIENTS]).permutation(len(names))
     new = np.isin(np.arange(len(names)), order[:num_new])
 

@@ -1,4 +1,4 @@
-"""What a dataset's random draws are for: one number each, beside the dataset's seed.
+"""What a dataset's random draws are for: one number each, next to the dataset's seed.
 
 A draw comes from ``numpy.random.default_rng([seed, purpose])``. The purposes of a federation's
 draws are in `pflalign_jax.federated.random_keys`.

@@ -141,8 +141,10 @@ def shift_features(
         elif kind == "brightness":
             value = value + amount * (high - low)
         else:
+            # Keyed by the example: evaluation and training see the same noise in every round.
             key = jax.random.fold_in(jax.random.key(seed), example)
             value = value + amount * (high - low) * jax.random.normal(key, x.shape)
+        # Bytes stay bytes, with the range of an image; floats may leave their range.
         if jnp.issubdtype(x.dtype, jnp.integer):
             value = jnp.clip(jnp.round(value), low, high)
         return value.astype(x.dtype)

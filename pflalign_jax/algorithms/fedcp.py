@@ -9,6 +9,7 @@ import optax
 from pflalign_jax import models
 from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
 from pflalign_jax.federated.validation import nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class ServerState(NamedTuple):
@@ -74,15 +75,15 @@ def fedcp(
       same in all runs.
     """
     nonnegative("fedcp", lam=lam)
-    head = models.single_head("fedcp", model)
+    head = single_head("fedcp", model)
     tx = local_sgd(learning_rate)
 
     def logits(params, z, noise=0.0):
-        hidden = models.dense(params.policy, z * params.context[None])
+        hidden = dense(params.policy, z * params.context[None])
         hidden = jax.nn.relu(jax.nn.standardize(hidden))
         split = jax.nn.softmax(hidden.reshape(*z.shape[:-1], 2, -1) + noise, axis=-2)
-        own = models.dense(params.model[head], z * split[..., 0, :])
-        return own + models.dense(params.head, z * split[..., 1, :])
+        own = dense(params.model[head], z * split[..., 0, :])
+        return own + dense(params.head, z * split[..., 1, :])
 
     def personal(server, client, data=None):
         del data
@@ -95,12 +96,12 @@ def fedcp(
         start = personal(server, client)
 
         def loss(trained, batch, key):
-            z, y, mask = models.labelled_features(model, trained[0], batch)
+            z, y, mask = labelled_features(model, trained[0], batch)
             noise = jax.random.gumbel(key, (*z.shape[:-1], 2, z.shape[-1]))
             fixed = start._replace(model=trained[0], policy=trained[1])
             losses = models.example_losses(logits(fixed, z, noise), y)
-            apart = discrepancy(z, models.labelled_features(model, start.model, batch)[0], mask)
-            return models.mean_of_real(losses, mask) + lam * apart
+            apart = discrepancy(z, labelled_features(model, start.model, batch)[0], mask)
+            return mean_of_real(losses, mask) + lam * apart
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         given = (start.model, start.policy)

@@ -11,6 +11,7 @@ from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
 from pflalign_jax.federated.class_statistics import class_features
 from pflalign_jax.federated.local import local_sgd, local_training
 from pflalign_jax.federated.validation import nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class ServerState(NamedTuple):
@@ -68,7 +69,7 @@ def feddbe(
       locally for that before the first round.
     """
     nonnegative("feddbe", kappa=kappa)
-    head = models.single_head("feddbe", model)
+    head = single_head("feddbe", model)
     tx = local_sgd(learning_rate)
 
     def personal(params, bias):
@@ -78,11 +79,11 @@ def feddbe(
     def client_update(server, client, data, key):
         def loss(pair, batch, key):
             del key
-            z, y, mask = models.labelled_features(model, pair.model, batch)
-            logits = models.dense(pair.model[head], z + pair.bias[None])
+            z, y, mask = labelled_features(model, pair.model, batch)
+            logits = dense(pair.model[head], z + pair.bias[None])
             count = jnp.maximum(jnp.sum(mask), 1)
             gap = jnp.sum(z * mask[:, None], axis=0) / count - server.mean
-            own = models.mean_of_real(models.example_losses(logits, y), mask)
+            own = mean_of_real(models.example_losses(logits, y), mask)
             return own + kappa * server.known * jnp.mean(gap**2)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)

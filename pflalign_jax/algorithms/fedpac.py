@@ -15,6 +15,7 @@ from pflalign_jax.federated.class_statistics import class_features
 from pflalign_jax.federated.local import local_sgd, local_training
 from pflalign_jax.federated.param_parts import combine_params, part_mask, partition_params
 from pflalign_jax.federated.validation import at_least_one, nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class Shared(NamedTuple):
@@ -88,7 +89,7 @@ def fedpac(
       the mean of all heads.
     """
     nonnegative("fedpac", lam=lam)
-    layer = models.single_head("fedpac", model)
+    layer = single_head("fedpac", model)
     at_least_one("fedpac", num_clients=num_clients, head_epochs=head_epochs)
     tx, objective = local_sgd(learning_rate), models.cross_entropy(model)
     work = {"batch_size": batch_size, "elementwise": True}
@@ -100,10 +101,10 @@ def fedpac(
         def body_loss(body, batch, key):
             del key
             params = combine_params(fitted.params, body)
-            z, y, mask = models.labelled_features(model, params, batch)
+            z, y, mask = labelled_features(model, params, batch)
             apart = ((z - received.mean[y]) ** 2).mean(-1) * received.known[y]
-            losses = models.example_losses(models.dense(params[layer], z), y)
-            return models.mean_of_real(losses + lam * apart, mask)
+            losses = models.example_losses(dense(params[layer], z), y)
+            return mean_of_real(losses + lam * apart, mask)
 
         def features(params):
             return class_features(model, params, data, num_classes, batch_size)

@@ -10,6 +10,7 @@ from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
 from pflalign_jax.federated.class_statistics import class_features
 from pflalign_jax.federated.local import local_sgd, local_training
 from pflalign_jax.federated.validation import nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class ServerState(NamedTuple):
@@ -61,7 +62,7 @@ def fedproto(
       model predicts with its own head.
     """
     nonnegative("fedproto", lam=lam)
-    head = models.single_head("fedproto", model)
+    head = single_head("fedproto", model)
     tx = local_sgd(learning_rate)
 
     def personal(server, params):
@@ -75,10 +76,10 @@ def fedproto(
     def client_update(server, client, data, key):
         def loss(params, batch, key):
             del key
-            z, y, mask = models.labelled_features(model, params, batch)
+            z, y, mask = labelled_features(model, params, batch)
             apart = ((z - server.mean[y]) ** 2).mean(-1) * server.known[y]
-            losses = models.example_losses(models.dense(params[head], z), y)
-            return models.mean_of_real(losses + lam * apart, mask)
+            losses = models.example_losses(dense(params[head], z), y)
+            return mean_of_real(losses + lam * apart, mask)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         result = local.train(client.params, tx.init(client.params), data, key)

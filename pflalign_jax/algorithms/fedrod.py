@@ -8,6 +8,7 @@ from pflalign_jax import models
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.algorithms.partly_local import ClientState
 from pflalign_jax.federated import Algorithm, ClientOutput, label_counts, local_sgd, local_training
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 def fedrod(
@@ -34,7 +35,7 @@ def fedrod(
       Chen and Chao, "On Bridging Generic and Personalized Federated Learning for Image
       Classification", arXiv:2107.00778, Algorithm 1 with equation 6. Departure: H_i starts at 0.
     """
-    head, tx = models.single_head("fedrod", model), local_sgd(learning_rate)
+    head, tx = single_head("fedrod", model), local_sgd(learning_rate)
 
     def personal(params, own):
         return {**params, head: optax.tree.add(params[head], own)}
@@ -44,12 +45,12 @@ def fedrod(
 
         def loss(trained, batch, _):
             params, own = trained
-            z, y, mask = models.labelled_features(model, params, batch)
-            generic = models.dense(params[head], z)
+            z, y, mask = labelled_features(model, params, batch)
+            generic = dense(params[head], z)
             fixed, base = jax.lax.stop_gradient((z, generic))
             losses = models.example_losses(generic + prior[None], y)
-            losses += models.example_losses(base + models.dense(own, fixed), y)
-            return models.mean_of_real(losses, mask)
+            losses += models.example_losses(base + dense(own, fixed), y)
+            return mean_of_real(losses, mask)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         start = (server.params, client.own)

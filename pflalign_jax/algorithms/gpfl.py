@@ -9,6 +9,7 @@ import optax
 from pflalign_jax import models
 from pflalign_jax.federated import Algorithm, ClientOutput, label_counts, local_sgd, local_training
 from pflalign_jax.federated.validation import nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class ServerState(NamedTuple):
@@ -79,14 +80,14 @@ def gpfl(
       first embeddings.
     """
     nonnegative("gpfl", lam=lam, mu=mu)
-    head = models.single_head("gpfl", model)
+    head = single_head("gpfl", model)
     tx = optax.chain(
         optax.masked(optax.add_decayed_weights(mu), (False, True, True)), local_sgd(learning_rate)
     )
 
     def opened(valve, z, condition):
         gain, offset = (
-            jax.nn.standardize(jax.nn.relu(models.dense(valve[name], condition)))
+            jax.nn.standardize(jax.nn.relu(dense(valve[name], condition)))
             for name in ("gain", "offset")
         )
         return jax.nn.relu(z * (1 + gain)[None] + offset[None])
@@ -104,14 +105,14 @@ def gpfl(
         def loss(trained, batch, key):
             del key
             params, classes, valve = trained
-            z, y, mask = models.labelled_features(model, params, batch)
-            own = models.dense(params[head], opened(valve, z, start.condition))
+            z, y, mask = labelled_features(model, params, batch)
+            own = dense(params[head], opened(valve, z, start.condition))
             z = opened(valve, z, server.classes.mean(0))
             cosines = _unit(z) @ _unit(classes).T
             losses = models.example_losses(own, y) + models.example_losses(cosines, y)
             apart = (z - server.classes[y]) * mask[:, None]
             far = jnp.sqrt(jnp.sum(apart**2) + 1e-12)
-            return models.mean_of_real(losses, mask) + lam * far
+            return mean_of_real(losses, mask) + lam * far
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         given = (start.model, server.classes, server.valve)
@@ -129,7 +130,7 @@ def gpfl(
     def predict(params, x):
         z = model.features(params.model, x)
         rows = opened(params.valve, z.reshape(-1, z.shape[-1]), params.condition)
-        return models.dense(params.model[head], rows).reshape(*z.shape[:-1], -1)
+        return dense(params.model[head], rows).reshape(*z.shape[:-1], -1)
 
     def init(params, key):
         del key

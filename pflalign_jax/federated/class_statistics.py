@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pflalign_jax.federated.algorithm import ClientData
 from pflalign_jax.federated.local import take
-from pflalign_jax.models import Model, labelled_features
+from pflalign_jax.models.base import Model, labelled_features
 
 
 class ClassFeatures(NamedTuple):

@@ -207,8 +207,8 @@ def _max_of_windows_jvp(
     """Share the tangent between equal maxima, as `jnp.max` would, with less work."""
     (x,), (tangent,) = primals, tangents
     largest = _max_of_windows(x)
-    # The number of equal maxima in each window. As a sum over axes 2 and 4 it would take most of the
-    # time of pooling, as a sum of slices it costs little.
+    # The number of equal maxima in each window. A sum over axes 2 and 4 would take most of the time
+    # of pooling; a sum of slices takes little.
     equal = sum(
         (x[:, :, i, :, j] == largest).astype(x.dtype)
         for i in range(x.shape[2])

@@ -7,7 +7,8 @@ import optax
 from pflalign_jax import models
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.algorithms.partly_local import ClientState
-from pflalign_jax.federated import Algorithm, ClientOutput, label_counts, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
+from pflalign_jax.federated.class_statistics import class_counts
 from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
@@ -41,7 +42,7 @@ def fedrod(
         return {**params, head: optax.tree.add(params[head], own)}
 
     def client_update(server, client, data, key):
-        prior = jnp.log(jnp.maximum(label_counts(data, num_classes), 1e-6))
+        prior = jnp.log(jnp.maximum(class_counts(data, num_classes), 1e-6))
 
         def loss(trained, batch, _):
             params, own = trained

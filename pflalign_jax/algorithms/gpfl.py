@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax import models
-from pflalign_jax.federated import Algorithm, ClientOutput, label_counts, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
+from pflalign_jax.federated.class_statistics import class_counts
 from pflalign_jax.federated.validation import nonnegative
 from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
@@ -98,7 +99,7 @@ def gpfl(
         return Conditioned(own, server.valve, client.shares @ server.classes)
 
     def client_update(server, client, data, key):
-        counts = label_counts(data, num_classes)
+        counts = class_counts(data, num_classes)
         shares = counts / jnp.maximum(counts.sum(), 1)
         start = personal(server, ClientState(client.head, shares))
 

@@ -5,7 +5,6 @@ from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples, Federated
 from pflalign_jax.datasets.partition_examples import PARTITIONS, partition_examples
 from pflalign_jax.datasets.partition_file import partition_hash, save_partition
 from pflalign_jax.datasets.queries import (
-    client_label_counts,
     dataset_summary,
     features_of,
     select_clients,
@@ -62,7 +61,6 @@ __all__ = [
     "ag_news",
     "cifar10",
     "cifar100",
-    "client_label_counts",
     "dataset_summary",
     "digits",
     "emnist",

@@ -14,7 +14,7 @@ from pflalign_jax.federated.algorithm import (
     Mean,
     mean_over,
 )
-from pflalign_jax.federated.class_statistics import class_features, label_counts
+from pflalign_jax.federated.class_statistics import class_features
 from pflalign_jax.federated.client_store import StoreError
 from pflalign_jax.federated.federate import federate
 from pflalign_jax.federated.federation import (
@@ -62,7 +62,6 @@ __all__ = [
     "combine_params",
     "federate",
     "inject_hyperparams",
-    "label_counts",
     "local_sgd",
     "local_training",
     "mean_over",

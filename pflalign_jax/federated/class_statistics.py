@@ -1,4 +1,4 @@
-"""What a client knows of its own data: label counts, mean features."""
+"""Statistics of a client's training data by class: counts of labels, sums of features."""
 
 from typing import Any, NamedTuple
 
@@ -24,12 +24,14 @@ class ClassFeatures(NamedTuple):
     squares: jax.Array
 
 
-def label_counts(data: ClientData, num_classes: int) -> jax.Array:
+def class_counts(data: ClientData, num_classes: int) -> jax.Array:
     """Return ``[num_classes]`` float32: the client's training examples of each label."""
-    own = data.positions < data.size
+    # `positions` is as long as the largest client, so a smaller one looks beyond its own examples.
+    # These are clipped to the array and get a weight of 0.
+    is_own = data.positions < data.size
     labels = data.y.at[data.start + data.positions].get(mode="clip")
-    own = own.reshape(own.shape + (1,) * (labels.ndim - 1)).astype(jnp.float32)
-    weights = jnp.broadcast_to(own, labels.shape)
+    is_own = is_own.reshape(is_own.shape + (1,) * (labels.ndim - 1)).astype(jnp.float32)
+    weights = jnp.broadcast_to(is_own, labels.shape)
     return jnp.zeros(num_classes).at[labels].add(weights)
 
 

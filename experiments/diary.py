@@ -43,7 +43,9 @@ def keep_diary(workdir: pathlib.Path | None) -> Diary:
 
     def write():
         nonlocal written
-        rows = [{"round": done, **diagnostics.describe(metrics)} for done, metrics in added]
+        rows = [
+            {"round": done, **diagnostics.diagnostics_summary(metrics)} for done, metrics in added
+        ]
         added.clear()
         written = time.monotonic()
         if rows and workdir is not None:

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pflalign_jax import datasets
 from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.datasets.queries import client_label_counts
 from pflalign_jax.federated import ClientScores
 
 # Okabe and Ito's palette, safe for colour-blind readers.
@@ -106,7 +107,7 @@ def label_counts(dataset: FederatedDataset) -> Figure:
 
     Up to 60 clients and labels as bubbles whose area is the count, more as an image.
     """
-    counts = datasets.label_counts(dataset)
+    counts = client_label_counts(dataset)
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     title = f"{dataset.name}: examples per label and client"
@@ -147,7 +148,7 @@ def example_images(dataset: FederatedDataset, clients: int = 8, each: int = 10) 
     grid = figure.subplots(len(chosen), each, squeeze=False)
     owned = dataset.splits["train"]
     for row, k in zip(grid, chosen, strict=True):
-        indices = owned.indices[owned.offsets[k] : owned.offsets[k + 1]][:each]
+        indices = owned.of_client(k)[:each]
         images = datasets.features_of(dataset, int(k), indices)
         low, high = float(images.min()), float(images.max())
         for axes, image in itertools.zip_longest(row, images):

@@ -9,6 +9,7 @@ import optax
 from pflalign_jax import models
 from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
 from pflalign_jax.federated.validation import nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class ServerState(NamedTuple):
@@ -74,16 +75,16 @@ def fedcp(
       same in all runs.
     """
     nonnegative("fedcp", lam=lam)
-    head = models.single_head("fedcp", model)
+    head = single_head("fedcp", model)
     tx = local_sgd(learning_rate)
 
     def logits(gated, z, noise=0.0):
         """Return ``[N, C]`` logits of ``[N, F]`` features."""
-        hidden = models.dense(gated.policy, z * gated.context[None])
+        hidden = dense(gated.policy, z * gated.context[None])
         hidden = jax.nn.relu(jax.nn.standardize(hidden))
         split = jax.nn.softmax(hidden.reshape(*z.shape[:-1], 2, -1) + noise, axis=-2)
-        personal = models.dense(gated.model[head], z * split[..., 0, :])
-        return personal + models.dense(gated.head, z * split[..., 1, :])
+        personal = dense(gated.model[head], z * split[..., 0, :])
+        return personal + dense(gated.head, z * split[..., 1, :])
 
     def personal_model(server, client):
         context = client.head["kernel"].sum(1)
@@ -96,13 +97,13 @@ def fedcp(
 
         def loss(trained, batch, key):
             params, policy = trained
-            z, y, mask = models.labelled_features(model, params, batch)
-            received_z, _, _ = models.labelled_features(model, start.model, batch)
+            z, y, mask = labelled_features(model, params, batch)
+            received_z, _, _ = labelled_features(model, start.model, batch)
             # Gumbel noise on both of a pair: the split is a softened draw between the heads.
             noise = jax.random.gumbel(key, (*z.shape[:-1], 2, z.shape[-1]))
             gated = start._replace(model=params, policy=policy)
             losses = models.example_losses(logits(gated, z, noise), y)
-            return models.mean_of_real(losses, mask) + lam * discrepancy(z, received_z, mask)
+            return mean_of_real(losses, mask) + lam * discrepancy(z, received_z, mask)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         trained = (start.model, start.policy)

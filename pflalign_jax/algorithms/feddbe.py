@@ -15,6 +15,7 @@ from pflalign_jax.federated import (
     local_training,
 )
 from pflalign_jax.federated.validation import nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class ServerState(NamedTuple):
@@ -72,7 +73,7 @@ def feddbe(
       locally for that before the first round.
     """
     nonnegative("feddbe", kappa=kappa)
-    head = models.single_head("feddbe", model)
+    head = single_head("feddbe", model)
     tx = local_sgd(learning_rate)
 
     def personal_model(params, bias):
@@ -81,11 +82,11 @@ def feddbe(
 
     def client_update(server, client, data, key):
         def loss(pair, batch, key):
-            z, y, mask = models.labelled_features(model, pair.model, batch)
-            logits = models.dense(pair.model[head], z + pair.bias[None])
+            z, y, mask = labelled_features(model, pair.model, batch)
+            logits = dense(pair.model[head], z + pair.bias[None])
             examples = jnp.maximum(jnp.sum(mask), 1)
             gap = jnp.sum(z * mask[:, None], axis=0) / examples - server.mean
-            prediction_loss = models.mean_of_real(models.example_losses(logits, y), mask)
+            prediction_loss = mean_of_real(models.example_losses(logits, y), mask)
             return prediction_loss + kappa * server.known * jnp.mean(gap**2)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)

@@ -25,6 +25,7 @@ from pflalign_jax.federated import (
     partition_params,
 )
 from pflalign_jax.federated.validation import at_least_one, head_layers, nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class Shared(NamedTuple):
@@ -122,7 +123,7 @@ def fedpac(
       the mean of all heads.
     """
     nonnegative("fedpac", lam=lam)
-    layer = models.single_head("fedpac", model)
+    layer = single_head("fedpac", model)
     head_names = head_layers("fedpac", model, head)
     at_least_one("fedpac", num_clients=num_clients, head_epochs=head_epochs)
     tx, objective = local_sgd(learning_rate), models.cross_entropy(model)
@@ -136,10 +137,10 @@ def fedpac(
 
         def body_loss(body, batch, key):
             params = combine_params(fitted.params, body)
-            z, y, mask = models.labelled_features(model, params, batch)
+            z, y, mask = labelled_features(model, params, batch)
             distances = ((z - received.mean[y]) ** 2).mean(-1) * received.known[y]
-            losses = models.example_losses(models.dense(params[layer], z), y)
-            return models.mean_of_real(losses + lam * distances, mask)
+            losses = models.example_losses(dense(params[layer], z), y)
+            return mean_of_real(losses + lam * distances, mask)
 
         def features(params):
             return class_features(model, params, data, num_classes, batch_size)

@@ -14,6 +14,7 @@ from pflalign_jax.federated import (
     local_training,
 )
 from pflalign_jax.federated.validation import nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class ServerState(NamedTuple):
@@ -65,7 +66,7 @@ def fedproto(
       model predicts with its own head.
     """
     nonnegative("fedproto", lam=lam)
-    head = models.single_head("fedproto", model)
+    head = single_head("fedproto", model)
     tx = local_sgd(learning_rate)
 
     def personal_model(server, params):
@@ -79,10 +80,10 @@ def fedproto(
 
     def client_update(server, client, data, key):
         def loss(params, batch, key):
-            z, y, mask = models.labelled_features(model, params, batch)
+            z, y, mask = labelled_features(model, params, batch)
             distances = ((z - server.mean[y]) ** 2).mean(-1) * server.known[y]
-            losses = models.example_losses(models.dense(params[head], z), y)
-            return models.mean_of_real(losses + lam * distances, mask)
+            losses = models.example_losses(dense(params[head], z), y)
+            return mean_of_real(losses + lam * distances, mask)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         result = local.train(client.params, tx.init(client.params), data, key)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax import models
-from pflalign_jax.federated import Algorithm, ClientOutput, label_counts, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, class_counts, local_sgd, local_training
 from pflalign_jax.federated.validation import nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class ServerState(NamedTuple):
@@ -89,7 +90,7 @@ def gpfl(
       first embeddings.
     """
     nonnegative("gpfl", lam=lam, mu=mu)
-    head = models.single_head("gpfl", model)
+    head = single_head("gpfl", model)
     decayed = Trained(model=False, classes=True, valve=True)  # type: ignore[arg-type]
     tx = optax.chain(optax.masked(optax.add_decayed_weights(mu), decayed), local_sgd(learning_rate))
 
@@ -101,20 +102,20 @@ def gpfl(
         return Conditioned(with_own_head, server.valve, client.shares @ server.classes)
 
     def client_update(server, client, data, key):
-        counts = label_counts(data, num_classes)
+        counts = class_counts(data, num_classes)
         shares = counts / jnp.maximum(counts.sum(), 1)
         start = personal_model(server, ClientState(client.head, shares))
 
         def loss(trained, batch, key):
             params, classes, valve = trained
-            z, y, mask = models.labelled_features(model, params, batch)
+            z, y, mask = labelled_features(model, params, batch)
             personal_z = _through_valve(valve, z, start.condition)
             global_z = _through_valve(valve, z, server.classes.mean(0))
-            losses = models.example_losses(models.dense(params[head], personal_z), y)
+            losses = models.example_losses(dense(params[head], personal_z), y)
             losses += models.example_losses(_unit(global_z) @ _unit(classes).T, y)
             gaps = (global_z - server.classes[y]) * mask[:, None]
             distance = jnp.sqrt(jnp.sum(gaps**2) + 1e-12)  # a root has no gradient at 0
-            return models.mean_of_real(losses, mask) + lam * distance
+            return mean_of_real(losses, mask) + lam * distance
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         trained = Trained(start.model, server.classes, server.valve)
@@ -133,7 +134,7 @@ def gpfl(
         passed = _through_valve(
             conditioned.valve, z.reshape(-1, z.shape[-1]), conditioned.condition
         )
-        return models.dense(conditioned.model[head], passed).reshape(*z.shape[:-1], -1)
+        return dense(conditioned.model[head], passed).reshape(*z.shape[:-1], -1)
 
     def init(params, key):
         width = params[head]["kernel"].shape[0]
@@ -166,7 +167,7 @@ def _unit(vectors):
 def _through_valve(valve, z, condition):
     """Return ``[N, F]`` features as a conditional input ``[F]`` lets them pass."""
     gain, offset = (
-        jax.nn.standardize(jax.nn.relu(models.dense(valve[name], condition)))
+        jax.nn.standardize(jax.nn.relu(dense(valve[name], condition)))
         for name in ("gain", "offset")
     )
     return jax.nn.relu(z * (1 + gain)[None] + offset[None])

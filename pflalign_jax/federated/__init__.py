@@ -16,9 +16,9 @@ from pflalign_jax.federated.algorithm import (
 )
 from pflalign_jax.federated.client_statistics import (
     ClassFeatures,
+    class_counts,
     class_features,
     client_loss,
-    label_counts,
 )
 from pflalign_jax.federated.client_store import StoreError
 from pflalign_jax.federated.federate import federate
@@ -71,13 +71,13 @@ __all__ = [
     "StoreError",
     "Turnout",
     "add_drift",
+    "class_counts",
     "class_features",
     "client_loss",
     "combine_params",
     "federate",
     "first_models",
     "inject_hyperparams",
-    "label_counts",
     "local_sgd",
     "local_training",
     "mean_over",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pflalign_jax.federated.algorithm import ClientData
 from pflalign_jax.federated.local import Loss, take
-from pflalign_jax.models import Model, labelled_features
+from pflalign_jax.models.base import Model, labelled_features
 
 
 class ClassFeatures(NamedTuple):
@@ -24,15 +24,15 @@ class ClassFeatures(NamedTuple):
     squares: jax.Array
 
 
-def label_counts(data: ClientData, num_classes: int) -> jax.Array:
-    """Return ``[num_classes]`` float32: the client's training examples of each label.
-
-    Every position of a sequence counts as an example.
-    """
-    is_real = data.positions < data.size
+def class_counts(data: ClientData, num_classes: int) -> jax.Array:
+    """Return ``[num_classes]`` float32: the client's training examples of each label."""
+    # `positions` is as long as the largest client, so a smaller one looks beyond its own examples.
+    # These are clipped to the array and get a weight of 0.
+    is_own = data.positions < data.size
     labels = data.y.at[data.start + data.positions].get(mode="clip")
-    is_real = is_real.reshape(is_real.shape + (1,) * (labels.ndim - 1)).astype(jnp.float32)
-    return jnp.zeros(num_classes).at[labels].add(jnp.broadcast_to(is_real, labels.shape))
+    is_own = is_own.reshape(is_own.shape + (1,) * (labels.ndim - 1)).astype(jnp.float32)
+    weights = jnp.broadcast_to(is_own, labels.shape)
+    return jnp.zeros(num_classes).at[labels].add(weights)
 
 
 def class_features(

@@ -183,9 +183,7 @@ def _block(
         members = np.flatnonzero(placement.device == d)
         members = members[np.argsort(placement.row[members])]
         starts[members] = np.cumsum(owned.sizes[members]) - owned.sizes[members]
-        parts = [owned.indices[owned.offsets[k] : owned.offsets[k + 1]] for k in members]
-        # The empty array gives the result its type where a device has no client.
-        indices.append(np.concatenate([np.zeros(0, np.int64), *parts]))
+        indices.append(owned.of_clients(members).indices)
     longest = room(split, max(map(len, indices)))
 
     def on_devices(examples: np.ndarray) -> jax.Array:

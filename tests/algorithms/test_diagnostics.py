@@ -22,9 +22,9 @@ BEFORE, AFTER = {"w": jnp.array([0.0, 3.0, 0.0, -4.0])}, {"w": jnp.array([0.0, 0
 
 
 def described(*args):
-    """What `describe` says of a round of one client."""
+    """What `diagnostics_summary` says of a round of one client."""
     found = diagnostics.alignment_metrics(*args)
-    return diagnostics.describe({name: a.total / a.weight for name, a in found.items()})
+    return diagnostics.diagnostics_summary({name: a.total / a.weight for name, a in found.items()})
 
 
 def test_numbers_of_one_client():
@@ -83,7 +83,7 @@ def test_rounds_report_and_results_stay_the_same():
         state, seen = federation.init(jax.random.key(0)), []
         for _ in range(2):
             state, result = federation.run_round(state)
-            seen.append(diagnostics.describe(result.metrics))
+            seen.append(diagnostics.diagnostics_summary(result.metrics))
         servers.append(jax.device_get(state.server))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *servers)
     assert "direction/cosine" not in seen[0] and -1 <= seen[1]["direction/cosine"] <= 1

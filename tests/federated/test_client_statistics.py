@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pflalign_jax import models
-from pflalign_jax.federated import ClientData, class_features, client_loss, label_counts
+from pflalign_jax.federated import ClientData, class_counts, class_features, client_loss
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
 Y = np.array([2, 2, 0, 1, 1, 1, 0, 2, 2, 2], np.int32)
@@ -57,8 +57,8 @@ def test_losses_of_several_models_at_once():
 
 
 def test_labels_are_counted():
-    assert label_counts(client(2, 5), 3).tolist() == [2, 3, 0]
-    assert label_counts(client(2, 0), 3).tolist() == [0, 0, 0]
+    assert class_counts(client(2, 5), 3).tolist() == [2, 3, 0]
+    assert class_counts(client(2, 0), 3).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("batch_size", [2, 5, 100])

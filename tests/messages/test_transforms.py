@@ -29,7 +29,7 @@ def through(transform, *sent, key=KEY):
 
 
 def num_bytes(transform, message):
-    return messages.num_bytes(transform, shapes(message))
+    return messages.transformed_bytes(transform, shapes(message))
 
 
 def test_clip_bounds_the_norm_of_all_coordinates_together():

@@ -125,6 +125,7 @@ def fedcp(
 
     def init(params, key):
         width = params[head]["kernel"].shape[0]
+        # A key of its own, not the run's: these first weights are the same in all runs.
         kernel = jax.nn.initializers.lecun_normal()(jax.random.key(0), (width, 2 * width))
         policy = {"kernel": kernel, "bias": jnp.zeros(2 * width)}
         return ServerState(params, policy), ClientState(params[head])

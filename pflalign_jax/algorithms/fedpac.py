@@ -153,9 +153,7 @@ def fedpac(
         result = train_body(received.body, tx.init(received.body), data, body_key)
         params = combine_params(fitted.params, result.params)
 
-        after = features(
-            params
-        )  # centroids are of the trained model, h and variance of the received
+        after = features(params)  # the centroids are of the trained model, h is of the received
         delta = optax.tree.sub(result.params, received.body)
         message = Message(delta, fitted.params, h, variance, after.sums, after.counts)
         steps = fitted.steps + result.steps

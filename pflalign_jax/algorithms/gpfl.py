@@ -124,30 +124,25 @@ def gpfl(
         return ClientOutput(
             message=optax.tree.sub(ServerState(body_of(params), classes, valve), server),
             state=ClientState(params[head], shares),
-            params=Conditioned(params, valve, start.condition),
+            params=start._replace(model=params, valve=valve),
             steps=result.steps,
             metrics=result.metrics,
         )
 
     def predict(conditioned, x):
-        z = model.features(conditioned.model, x)
-        passed = _through_valve(
-            conditioned.valve, z.reshape(-1, z.shape[-1]), conditioned.condition
-        )
-        return dense(conditioned.model[head], passed).reshape(*z.shape[:-1], -1)
+        params, valve, condition = conditioned
+        z = model.features(params, x)
+        passed = _through_valve(valve, z.reshape(-1, z.shape[-1]), condition)
+        return dense(params[head], passed).reshape(*z.shape[:-1], -1)
 
     def init(params, key):
         width = params[head]["kernel"].shape[0]
+        # Keys of their own, not the run's: these first weights are the same in all runs.
         gain_key, offset_key, classes_key = jax.random.split(jax.random.key(0), 3)
-        lecun_normal = jax.nn.initializers.lecun_normal()
-        valve = {
-            name: {"kernel": lecun_normal(layer_key, (width, width)), "bias": jnp.zeros(width)}
-            for name, layer_key in (("gain", gain_key), ("offset", offset_key))
-        }
+        valve = {"gain": _first_layer(gain_key, width), "offset": _first_layer(offset_key, width)}
         classes = jax.random.normal(classes_key, (num_classes, width))
-        equal_shares = jnp.full(num_classes, 1 / num_classes)
-        server = ServerState(body_of(params), classes, valve)
-        return server, ClientState(params[head], equal_shares)
+        client = ClientState(params[head], shares=jnp.full(num_classes, 1 / num_classes))
+        return ServerState(body_of(params), classes, valve), client
 
     return Algorithm(
         init=init,
@@ -171,3 +166,8 @@ def _through_valve(valve, z, condition):
         for name in ("gain", "offset")
     )
     return jax.nn.relu(z * (1 + gain)[None] + offset[None])
+
+
+def _first_layer(key, width):
+    kernel = jax.nn.initializers.lecun_normal()(key, (width, width))
+    return {"kernel": kernel, "bias": jnp.zeros(width)}

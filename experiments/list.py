@@ -8,11 +8,11 @@ import re
 import sys
 from collections.abc import Callable
 
-from experiments import messages
-from experiments.checks import nearest
-from experiments.config import FACTORIES
-from experiments.stop import fail
 from pflalign_jax import algorithms, datasets
+from pflalign_jax.cli.errors import fail
+from pflalign_jax.runs import message_config as messages
+from pflalign_jax.runs.config import FACTORIES
+from pflalign_jax.runs.config_checks import nearest
 
 
 def line(function: Callable) -> str:

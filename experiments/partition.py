@@ -17,13 +17,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments import config as vocabulary
-from experiments import plots, workdir
-from experiments.command_line import CONFIG, USER_ERRORS, WORKDIR, default_workdir, parse_flags
-from experiments.stop import fail
-from experiments.training import build_dataset
 from pflalign_jax import datasets
+from pflalign_jax.cli import plots
+from pflalign_jax.cli.errors import fail
+from pflalign_jax.cli.flags import CONFIG, USER_ERRORS, WORKDIR, default_workdir, parse_flags
 from pflalign_jax.datasets import SPLITS, FederatedDataset
+from pflalign_jax.runs import config as vocabulary
+from pflalign_jax.runs import files
+from pflalign_jax.runs.build import build_dataset
 
 COLUMNS = ("client", "new", *SPLITS, "labels", "label_entropy", "label_distance")
 SHOWN = 12
@@ -88,7 +89,7 @@ def main(argv: list[str]) -> None:
     try:
         dataset = build_dataset(vocabulary.resolve(config))
         path = pathlib.Path(WORKDIR.value or default_workdir("partition"))
-        workdir.create(path)
+        files.create(path)
     except USER_ERRORS as error:
         fail(str(error))
     rows = table_rows(dataset)

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from experiments.devices import DeviceError, require_devices, use_devices
-from experiments.stop import fail
-from pflalign_jax.checkpoints import CheckpointError
+from pflalign_jax.cli.devices import DeviceError, require_devices, use_devices
+from pflalign_jax.cli.errors import fail
 from pflalign_jax.federated import StoreError
 from pflalign_jax.models import example_hits, example_losses
-from pflalign_jax.results import RunError, load_run
+from pflalign_jax.runs import RunError, load_run
+from pflalign_jax.runs.checkpoints import CheckpointError
 
 _RUN = flags.DEFINE_string("run", None, "The run's directory.", required=True)
 _DATA = flags.DEFINE_string("data", None, "The npz file with x and perhaps y.", required=True)

@@ -13,9 +13,17 @@ import jax
 from absl import app, flags, logging
 from rich.console import Console
 
-from experiments import config as vocabulary
-from experiments import plots, resume, show, training, workdir
-from experiments.command_line import (
+from pflalign_jax.cli import console as show
+from pflalign_jax.cli import plots
+from pflalign_jax.cli.devices import (
+    DEVICES,
+    cache_programs,
+    join_processes,
+    require_devices,
+    use_devices,
+)
+from pflalign_jax.cli.errors import fail
+from pflalign_jax.cli.flags import (
     CACHE,
     CONFIG,
     USER_ERRORS,
@@ -24,15 +32,12 @@ from experiments.command_line import (
     default_workdir,
     parse_flags,
 )
-from experiments.devices import (
-    DEVICES,
-    cache_programs,
-    join_processes,
-    require_devices,
-    use_devices,
-)
-from experiments.logs import LOGS, log_to, require_logs
-from experiments.stop import StoppedError, asked_to_stop, fail, locked
+from pflalign_jax.cli.loggers import LOGS, log_to, require_logs
+from pflalign_jax.runs import config as vocabulary
+from pflalign_jax.runs import files, loop, resuming
+from pflalign_jax.runs.build import build
+from pflalign_jax.runs.lock import locked
+from pflalign_jax.runs.signals import StoppedError, asked_to_stop
 
 __doc__ += vocabulary.explain()
 
@@ -63,9 +68,9 @@ def main(argv: list[str]) -> None:
         require_devices()
         first = jax.process_index() == 0
         if jax.process_count() > 1 and WORKDIR.value is None:
-            raise workdir.WorkdirError("--workdir is not set; several processes need one and same")
+            raise files.WorkdirError("--workdir is not set; several processes need one and same")
         path = pathlib.Path(WORKDIR.value or default_workdir(config.algorithm.name))
-        experiment = training.build(config, path / "client_states" / str(jax.process_index()))
+        experiment = build(config, path / "client_states" / str(jax.process_index()))
         console = Console(quiet=not first)
 
         def say(text):
@@ -73,10 +78,10 @@ def main(argv: list[str]) -> None:
 
         with contextlib.ExitStack() as stack:
             if first:
-                workdir.create(path, go_on=True)
+                files.create(path, go_on=True)
                 stack.enter_context(locked(path, say))
-                workdir.write_text(path / "command.txt", command_of("run", sys.argv[1:]) + "\n")
-            start = resume.prepare(path, experiment, first, say)
+                files.write_text(path / "command.txt", command_of("run", sys.argv[1:]) + "\n")
+            start = resuming.prepare(path, experiment, first, say)
             stop = stack.enter_context(asked_to_stop())
             logs, fields = _LOG.value if first else [], experiment.config.to_dict()
             write = stack.enter_context(log_to(logs, path, fields, start.rows))
@@ -88,7 +93,7 @@ def main(argv: list[str]) -> None:
                 if row:
                     write(row)
 
-            outcome = training.train(
+            outcome = loop.train(
                 experiment,
                 path if first else None,
                 on_round,
@@ -110,7 +115,7 @@ def main(argv: list[str]) -> None:
     title = f"{experiment.config.algorithm.name} on {experiment.dataset.name}"
     plots.write_plots(path / "plots", title, outcome.rows, outcome.scores, experiment.dataset)
     console.print(show.score_table(outcome.summary))
-    console.print(f"Files: {path}/ with {', '.join(workdir.FILES)}, plots/. A page of figures: "
+    console.print(f"Files: {path}/ with {', '.join(files.FILES)}, plots/. A page of figures: "
                   f"python -m experiments.report {path}", soft_wrap=True)  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pflalign_jax.checkpoints import (
+from pflalign_jax.federated.snapshot import ClientSnapshot, Snapshot
+from pflalign_jax.runs.checkpoints import (
     CheckpointError,
     checkpoint_path,
     checkpoint_rounds,
@@ -20,7 +21,6 @@ from pflalign_jax.checkpoints import (
     read_about,
     set_aside,
 )
-from pflalign_jax.federated.snapshot import ClientSnapshot, Snapshot
 
 pytestmark = [  # what orbax's own threads and tasks leave when they fail
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import pflalign_jax as pfl
-from experiments import predict, resume, training, workdir
-from experiments.config import default_config
-from pflalign_jax.checkpoints import CheckpointError, checkpoint_path
+from experiments import predict
+from pflalign_jax.runs import build, files, loop, resuming
+from pflalign_jax.runs.checkpoints import CheckpointError, checkpoint_path
+from pflalign_jax.runs.config import default_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -28,12 +29,12 @@ def trained(path, name="pflalign", place="device", rounds=4, messages=()):
     config.algorithm.name, config.algorithm.learning_rate = name, 0.3
     config.client_state_in, config.checkpoint_every = place, 2
     config.messages.update(dict(messages))
-    experiment = training.build(config, path / "client_states" / "0")
-    workdir.create(path)
-    start = resume.prepare(path, experiment, True, lambda text: None)
+    experiment = build.build(config, path / "client_states" / "0")
+    files.create(path)
+    start = resuming.prepare(path, experiment, True, lambda text: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "matmul_peak", lambda: 1e11)
-        training.train(experiment, path, start=start, checkpoints=path / "checkpoints")
+        patch.setattr(loop, "matmul_peak", lambda: 1e11)
+        loop.train(experiment, path, start=start, checkpoints=path / "checkpoints")
     return experiment
 
 

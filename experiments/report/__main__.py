@@ -16,7 +16,7 @@ import matplotlib
 
 from experiments.report import figures, page
 from experiments.report.read import ReportError, read
-from experiments.stop import fail
+from pflalign_jax.cli.errors import fail
 
 
 def write_report(paths: list[pathlib.Path], out: pathlib.Path) -> pathlib.Path:

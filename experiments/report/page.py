@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.leaderboard import RIVALS, paired
+from experiments.compare.leaderboard import RIVALS, paired
 from experiments.report.figures import INK, tips
 from experiments.report.read import SCORE, Series
-from experiments.resume import leaves
+from pflalign_jax.runs.resuming import leaves
 
 HERE = pathlib.Path(__file__).parent
 

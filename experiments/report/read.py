@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import workdir as files
-from experiments.resume import leaves
-from experiments.training import HEADLINE
+from pflalign_jax.runs import files
+from pflalign_jax.runs.metrics import HEADLINE
+from pflalign_jax.runs.resuming import leaves
 
 SCORE = HEADLINE.format(split="test").removesuffix("/mean")
 """The score that figures show, of every client."""

@@ -116,7 +116,8 @@ def test_femnist_is_the_same_in_every_format(tmp_path, write):
 def test_femnist_from_a_config(tmp_path, source, tfds):
     """The experiment end to end, on small files; for TFDS in its manual directory."""
     from experiments.femnist import get_config
-    from experiments.training import build, train
+    from pflalign_jax.runs.build import build
+    from pflalign_jax.runs.loop import train
 
     config = get_config()
     if source == "tfds":

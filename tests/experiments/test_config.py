@@ -5,7 +5,8 @@ import jax
 import pytest
 
 import pflalign_jax as pfl
-from experiments.config import (
+from pflalign_jax.runs.build import build
+from pflalign_jax.runs.config import (
     FACTORIES,
     HELP,
     OWN_FIELDS,
@@ -15,7 +16,6 @@ from experiments.config import (
     parameters,
     resolve,
 )
-from experiments.training import build
 
 
 def changed(**fields):

@@ -10,9 +10,10 @@ import sys
 import jax
 import pytest
 
-from experiments import config, digits, fashion_mnist, femnist
+from experiments import digits, fashion_mnist, femnist
 from experiments import list as lists
-from experiments.devices import cache_programs
+from pflalign_jax.cli.devices import cache_programs
+from pflalign_jax.runs import config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -59,7 +60,7 @@ def test_configs_and_flags_that_are_none(tmp_path):
         given.append(([f"--config={file}"], str(file), message))
     code = """
 import json, os, sys, warnings
-from experiments.command_line import parse_flags
+from pflalign_jax.cli.flags import parse_flags
 warnings.simplefilter("ignore")  # of forks
 for arguments in json.loads(sys.argv[1]):
     child = os.fork()

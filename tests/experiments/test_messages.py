@@ -6,10 +6,12 @@ import logging
 import numpy as np
 import pytest
 
-from experiments import workdir
-from experiments.config import ConfigError, default_config, explain, resolve
-from experiments.messages import FIELDS
-from experiments.training import DivergedError, build, build_dataset, train
+from pflalign_jax.runs import files
+from pflalign_jax.runs.build import build, build_dataset
+from pflalign_jax.runs.config import ConfigError, default_config, explain, resolve
+from pflalign_jax.runs.loop import train
+from pflalign_jax.runs.message_config import FIELDS
+from pflalign_jax.runs.round_checks import DivergedError
 
 PARAMETERS = 64 * 12 + 12 + 12 * 10 + 10
 
@@ -27,7 +29,7 @@ def small(**fields):
 
 
 def rows_of(config, path, dataset=None):
-    outcome = train(build(config, dataset=dataset), workdir.create(path))
+    outcome = train(build(config, dataset=dataset), files.create(path))
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert rows == outcome.rows
     return rows, json.loads((path / "summary.json").read_text())

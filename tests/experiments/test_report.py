@@ -8,11 +8,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from experiments import workdir
 from experiments.report import figures
 from experiments.report.__main__ import main, write_report
 from experiments.report.read import ReportError, read
 from pflalign_jax.federated import ClientScores
+from pflalign_jax.runs import files
 
 NAMES = np.array(["anna", "<b>ob", "cleo", "dan"])
 VERSIONS = {"jax": "0.10"}
@@ -20,32 +20,32 @@ VERSIONS = {"jax": "0.10"}
 
 def made(path, method, seed, accuracy, rate=0.1, rounds=4, validation=0.5, finished=True, **more):
     """Write what a run writes; its clients' accuracies grow to those given."""
-    workdir.create(path)
+    files.create(path)
     algorithm = {"name": method, "learning_rate": rate, **more.pop("algorithm", {})}
     config = {"seed": seed, "rounds": rounds, "algorithm": algorithm, "dataset": {"name": "toys"}}
-    workdir.write_json(path / "config.json", config)
+    files.write_json(path / "config.json", config)
     counts = [[3, 1], [0, 4], [2, 2], [5, 0]]
     data = {"name": "toys", "partition_hash": "p1", "client_names": NAMES.tolist(),
             "label_counts": counts} | more  # fmt: skip
-    workdir.write_json(path / "data.json", data)
+    files.write_json(path / "data.json", data)
     for done in range(1, rounds + 1):
         values = np.array(accuracy) * done / rounds
         score = ClientScores(np.array([5, 5, 5, 5]), values, 1 - values)
         scores = {"test/personal/adapted": score, "test/personal/received": score}
-        workdir.append_clients(path, done, NAMES, scores)
+        files.append_clients(path, done, NAMES, scores)
         name = "accuracy/test/personal/adapted"
         row = {f"{name}/mean": values.mean(), f"{name}/worst_decile": values.min(), "round": done,
                "accuracy/validation/personal/adapted/mean": validation, "loss/train/mean": 1 / done,
                "seconds": 2.0, "seconds_total": 2.0 * done, "bytes_up": 1_500_000,
                "bytes_down": 500_000}  # fmt: skip
-        workdir.append_lines(path / "metrics.jsonl", [row])
+        files.append_lines(path / "metrics.jsonl", [row])
         if method == "pflalign":
             seen = {"round": done, "P/q05": 0.1, "P/q50": 0.2, "P/q95": 0.4}
             histogram = {"gamma/histogram": [0.05] * 20} if done > 1 else {}
-            workdir.append_lines(path / "diagnostics.jsonl", [seen | histogram])
+            files.append_lines(path / "diagnostics.jsonl", [seen | histogram])
     if finished:
         summary = {"dataset": {"clients": 4}, "versions": VERSIONS, "last": row}
-        workdir.write_json(path / "summary.json", summary)
+        files.write_json(path / "summary.json", summary)
     return path
 
 
@@ -63,7 +63,7 @@ def comparison(tmp_path_factory):
     made(root / "trials" / "pflalign-0.3-0", "pflalign", 0, OURS, rate=0.3, validation=0.9)
     made(root / "trials" / "fedavg-1-0", "fedavg", 0, LOCAL, rate=1.0, finished=False)
     wild = made(root / "trials" / "fedavg-9-0", "fedavg", 0, LOCAL, rate=9.0)
-    workdir.write_json(wild / "summary.json", {"diverged": True})
+    files.write_json(wild / "summary.json", {"diverged": True})
     (root / "command.txt").write_text("python -m experiments.compare --config=a.py\n")
     return root
 

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import compare, diary, resume, stop, training, workdir
-from experiments.config import default_config, resolve
-from experiments.devices import MemoryExhaustedError
-from experiments.training import build, train
-from pflalign_jax import checkpoints
-from pflalign_jax.checkpoints import CheckpointError, checkpoint_path, checkpoint_rounds
+from experiments.compare import comparison
 from pflalign_jax.federated import StoreError
+from pflalign_jax.runs import checkpoints, diagnostics_log, files, lock, loop, resuming, signals
+from pflalign_jax.runs.build import build
+from pflalign_jax.runs.checkpoints import CheckpointError, checkpoint_path, checkpoint_rounds
+from pflalign_jax.runs.config import default_config, resolve
+from pflalign_jax.runs.hardware import MemoryExhaustedError
+from pflalign_jax.runs.loop import train
 
 pytestmark = [  # what orbax's own threads and tasks leave when they fail
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -50,7 +51,7 @@ def small(**fields):
 def no_peak():
     """Do not measure the machine's peak at every start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "matmul_peak", lambda: 1e11)
+        patch.setattr(loop, "matmul_peak", lambda: 1e11)
         yield
 
 
@@ -73,8 +74,8 @@ def go(path, config, said=None, asked=lambda: 0, dataset=None):
     experiment = built(path, config)
     if dataset is not None:
         experiment = experiment._replace(dataset=dataset)
-    workdir.create(path, go_on=True)
-    start = resume.prepare(path, experiment, True, [].append if said is None else said.append)
+    files.create(path, go_on=True)
+    start = resuming.prepare(path, experiment, True, [].append if said is None else said.append)
     return train(experiment, path, start=start, checkpoints=path / "checkpoints", stop=asked)
 
 
@@ -85,7 +86,7 @@ def stopped_after(rounds):
 
 
 def interrupted(path, config, rounds=3):
-    with pytest.raises(stop.StoppedError, match=f"stopped by SIGTERM after round {rounds}"):
+    with pytest.raises(signals.StoppedError, match=f"stopped by SIGTERM after round {rounds}"):
         go(path, config, asked=stopped_after(rounds))
     return path
 
@@ -154,7 +155,7 @@ def test_without_a_usable_checkpoint_nothing_is_overwritten(run):
         meta = checkpoint_path(run / "checkpoints", r) / "meta" / "metadata"
         meta.write_text(json.dumps({**json.loads(meta.read_text()), "pflalign_jax_checkpoint": 2}))
     before = (run / "metrics.jsonl").read_bytes()
-    with pytest.raises(workdir.WorkdirError, match=r"no checkpoint in .* can be used: .*0003 has "
+    with pytest.raises(files.WorkdirError, match=r"no checkpoint in .* can be used: .*0003 has "
                        r"format 2, this version.*reads format 1.*0002 has"):  # fmt: skip
         go(run, small())
     assert (run / "metrics.jsonl").read_bytes() == before
@@ -181,10 +182,10 @@ def test_killed_after_the_last_checkpoint_it_only_finishes(alone, tmp_path):
 
 
 def test_a_run_without_checkpoints_is_refused(tmp_path):
-    with pytest.raises(stop.StoppedError):
+    with pytest.raises(signals.StoppedError):
         go(tmp_path, small(checkpoint_every=0), asked=stopped_after(3))
     assert not (tmp_path / "checkpoints").exists()
-    with pytest.raises(workdir.WorkdirError, match="saved no checkpoints; it is not overwritten"):
+    with pytest.raises(files.WorkdirError, match="saved no checkpoints; it is not overwritten"):
         go(tmp_path, small())
 
 
@@ -194,7 +195,7 @@ def observed(path):
 
 
 def test_diagnostics_are_written_however_a_run_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(diary, "PAUSE", 1e9)
+    monkeypatch.setattr(diagnostics_log, "PAUSE", 1e9)
     config = small(diagnostics=True, checkpoint_every=0)
     assert observed(interrupted(tmp_path / "without", config)) == [1, 2, 3]
     config = small(diagnostics=True)
@@ -208,12 +209,12 @@ def test_another_config_is_refused_with_what_differs(run):
     config = small(batch_size=5)
     config.algorithm.learning_rate = 1.0
     with pytest.raises(
-        workdir.WorkdirError,
+        files.WorkdirError,
         match=r"another config: config\.algorithm\.learning_rate was 3\.0, is 1\.0; "
         r"config\.batch_size was 10, is 5\. Go on with its own config",
     ):
         go(run, config)
-    with pytest.raises(workdir.WorkdirError, match=r"after round 3 already; config\.rounds=2"):
+    with pytest.raises(files.WorkdirError, match=r"after round 3 already; config\.rounds=2"):
         go(run, small(rounds=2))
 
 
@@ -227,14 +228,14 @@ def test_more_rounds_end_as_if_they_had_been_wanted_from_the_start(tmp_path, alo
 def test_other_data_are_refused(run):
     config = small()
     config.dataset.seed = 9
-    with pytest.raises(workdir.WorkdirError, match=r"config\.dataset\.seed was 0, is 9"):
+    with pytest.raises(files.WorkdirError, match=r"config\.dataset\.seed was 0, is 9"):
         go(run, config)
     dataset = built(run, small()).dataset
     for changed, message in (
         (dataset._replace(y=(dataset.y + 1) % 10), "partition_hash differ"),
         (dataset._replace(x=dataset.x + 1), "features_crc32 differ"),
     ):
-        with pytest.raises(workdir.WorkdirError, match=f"other data than digits is now: {message}"):
+        with pytest.raises(files.WorkdirError, match=f"other data than digits is now: {message}"):
             go(run, small(), dataset=changed)
 
 
@@ -242,7 +243,7 @@ def test_a_client_that_is_gone_is_named(run):
     dataset = built(run, small()).dataset
     names = dataset.client_names.copy()
     names[2] = "new"
-    with pytest.raises(workdir.WorkdirError, match="gone are clients 2; new are clients new"):
+    with pytest.raises(files.WorkdirError, match="gone are clients 2; new are clients new"):
         go(run, small(), dataset=dataset._replace(client_names=names))
     train_split = dataset.splits["train"]
     less = train_split._replace(
@@ -250,13 +251,13 @@ def test_a_client_that_is_gone_is_named(run):
         offsets=train_split.offsets - (np.arange(7) > 3),
     )
     fewer = dataset._replace(splits={**dataset.splits, "train": less})
-    with pytest.raises(workdir.WorkdirError, match="other examples have clients 3"):
+    with pytest.raises(files.WorkdirError, match="other examples have clients 3"):
         go(run, small(), dataset=fewer)
 
 
 def test_a_file_that_was_cut_since_is_named(run):
     (run / "clients.csv").write_text("")
-    with pytest.raises(workdir.WorkdirError, match=r"clients\.csv has 0 bytes, \d+ when the check"):
+    with pytest.raises(files.WorkdirError, match=r"clients\.csv has 0 bytes, \d+ when the check"):
         go(run, small())
 
 
@@ -264,14 +265,14 @@ def test_client_states_on_disk_that_are_gone_are_told(tmp_path):
     config = small(client_state_in="disk")
     path = interrupted(tmp_path / "run", config)
     with pytest.MonkeyPatch.context() as patch:
-        load = resume.load_checkpoint
+        load = resuming.load_checkpoint
 
         def of_two(*arguments):
             saved, about = load(*arguments)
             return saved, {**about, "processes": 2}
 
-        patch.setattr(resume, "load_checkpoint", of_two)
-        with pytest.raises(workdir.WorkdirError, match="disks of 2 processes; go on with as many"):
+        patch.setattr(resuming, "load_checkpoint", of_two)
+        with pytest.raises(files.WorkdirError, match="disks of 2 processes; go on with as many"):
             go(path, config)
     shutil.rmtree(path / "client_states")
     with pytest.raises(StoreError, match="does not hold client states after round 2"):
@@ -303,8 +304,8 @@ def test_a_full_disk_is_told_and_nothing_is_lost(run, alone, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(workdir.os, "fsync", full)
-        with pytest.raises(workdir.WorkdirError, match=r"jsonl cannot be written: No space left .* "
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(files.WorkdirError, match=r"jsonl cannot be written: No space left .* "
                            f"--workdir={run} goes on from the last checkpoint"):  # fmt: skip
             go(run, small())
     assert metrics.read_bytes().startswith(kept)
@@ -317,7 +318,7 @@ def test_a_checkpoint_that_finds_no_room_is_told_and_those_before_are_whole(run,
     moved = blocked.rename(run / "moved")
     shutil.copytree(moved, blocked)
     experiment = built(run, small())
-    start = resume.prepare(run, experiment, True, lambda text: None)
+    start = resuming.prepare(run, experiment, True, lambda text: None)
 
     def away(done, row):
         if done == 4:  # as if the disk had been lost
@@ -345,14 +346,14 @@ def test_out_of_memory_advises_a_smaller_chunk(tmp_path):
 
 def test_two_runs_in_one_workdir(tmp_path):
     said = []
-    with stop.locked(tmp_path, said.append):
-        with pytest.raises(workdir.WorkdirError, match=r"is in use by process \d+ on .* since 20"):
-            with stop.locked(tmp_path):
+    with lock.locked(tmp_path, said.append):
+        with pytest.raises(files.WorkdirError, match=r"is in use by process \d+ on .* since 20"):
+            with lock.locked(tmp_path):
                 pass
-    with stop.locked(tmp_path, said.append):
+    with lock.locked(tmp_path, said.append):
         assert said == []
     (tmp_path / "lock").write_text("process 1 on elsewhere since 2020-01-01 00:00:00\n")
-    with stop.locked(tmp_path, said.append):
+    with lock.locked(tmp_path, said.append):
         assert said[0].endswith("left by process 1 on elsewhere since 2020-01-01 00:00:00, which "
                                 "is gone")  # fmt: skip
 
@@ -363,7 +364,7 @@ def test_a_second_signal_does_what_it_always_did():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
-            with stop.asked_to_stop() as asked:
+            with signals.asked_to_stop() as asked:
                 assert asked() == 0
                 signal.raise_signal(signal.SIGINT)
                 assert asked() == signal.SIGINT
@@ -378,11 +379,11 @@ def test_a_comparison_goes_on_inside_a_trial(tmp_path):
     config.compare.grid, config.compare.extensions = (0.1,), 0
     arguments = (config, ["fedavg"], 1, tmp_path)
     said = []
-    with pytest.raises(stop.StoppedError):
-        compare.compare(*arguments, said.append, None, stopped_after(3))
+    with pytest.raises(signals.StoppedError):
+        comparison.compare(*arguments, said.append, None, stopped_after(3))
     trial = tmp_path / "trials" / "fedavg-0.1-0"
     assert checkpoint_rounds(trial / "checkpoints") == [2, 3]
-    compare.compare(*arguments, said.append)
+    comparison.compare(*arguments, said.append)
     assert f"going on in {trial} after round 3 of 6" in said
     assert (trial / "summary.json").exists() and not (trial / "checkpoints").exists()
     assert [row["round"] for row in measured(trial)] == [2, 4, 6]

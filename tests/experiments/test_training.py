@@ -6,11 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from experiments import plots, workdir
-from experiments.config import default_config
-from experiments.show import score_table
-from experiments.training import DivergedError, build, train
 from pflalign_jax import datasets
+from pflalign_jax.cli import plots
+from pflalign_jax.cli.console import score_table
+from pflalign_jax.runs import files
+from pflalign_jax.runs.build import build
+from pflalign_jax.runs.config import default_config
+from pflalign_jax.runs.loop import train
+from pflalign_jax.runs.round_checks import DivergedError
 
 
 def small(**fields):
@@ -25,7 +28,7 @@ def small(**fields):
 
 @pytest.fixture(scope="module", params=[None, 3], ids=["everyone", "cohort"])
 def run(request, tmp_path_factory):
-    path = workdir.create(tmp_path_factory.mktemp("runs") / "run")
+    path = files.create(tmp_path_factory.mktemp("runs") / "run")
     experiment = build(small(cohort_size=request.param))
     seen = []
     outcome = train(experiment, path, lambda done, row: seen.append((done, row is not None)))
@@ -63,7 +66,7 @@ def test_clients(run):
     experiment, path, outcome, _ = run
     with (path / "clients.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(workdir.CLIENT_COLUMNS)
+    assert list(rows[0]) == list(files.CLIENT_COLUMNS)
     assert len(rows) == 3 * 6 * 2 * 3  # evaluated rounds, clients, splits, models
     last = [r for r in rows if (r["round"], r["split"], r["stage"]) == ("5", "test", "adapted")]
     mean = np.mean([float(r["accuracy"]) for r in last])
@@ -104,7 +107,7 @@ def test_table_has_every_score(run):
 
 def test_same_config_same_numbers(run, tmp_path):
     experiment, _, outcome, _ = run
-    again = train(build(small(cohort_size=experiment.config.cohort_size)), workdir.create(tmp_path))
+    again = train(build(small(cohort_size=experiment.config.cohort_size)), files.create(tmp_path))
     for key, value in outcome.rows[-1].items():
         if "second" not in key and key != "fraction_of_matmul_peak":
             assert again.rows[-1][key] == value, key
@@ -113,7 +116,7 @@ def test_same_config_same_numbers(run, tmp_path):
 def test_client_states_on_disk_change_no_score(tmp_path, run):
     config = small(cohort_size=run[0].config.cohort_size, client_state_in="disk")
     experiment = build(config, tmp_path / "client_states")
-    outcome = train(experiment, workdir.create(tmp_path))
+    outcome = train(experiment, files.create(tmp_path))
     assert outcome.summary["client_state_in"] == "disk"
     assert (tmp_path / "client_states" / "states.bin").exists()
     for key, value in run[2].rows[-1].items():
@@ -124,7 +127,7 @@ def test_client_states_on_disk_change_no_score(tmp_path, run):
 def test_without_validation_no_round_is_chosen(tmp_path):
     config = small(rounds=2)
     config.dataset.validation_fraction = 0.0
-    outcome = train(build(config), workdir.create(tmp_path))
+    outcome = train(build(config), files.create(tmp_path))
     assert outcome.summary["best_validation"] is None
     assert outcome.summary["chosen_by"] is None
     score_table(outcome.summary)
@@ -134,7 +137,7 @@ def test_divergence_stops_the_run_and_keeps_its_files(tmp_path):
     config = small(rounds=50, eval_every=1)
     config.algorithm.name, config.algorithm.learning_rate = "fedavg", 1e30
     with pytest.raises(DivergedError, match=r"round \d+: the training loss is .*1e\+30"):
-        train(build(config), workdir.create(tmp_path))
+        train(build(config), files.create(tmp_path))
     assert (tmp_path / "config.json").exists()
     assert not (tmp_path / "summary.json").exists()
 
@@ -145,19 +148,19 @@ def test_divergence_stops_the_run_and_keeps_its_files(tmp_path):
 )
 def test_a_used_workdir_is_refused(tmp_path, held, message):
     (tmp_path / held).write_text("{}")
-    with pytest.raises(workdir.WorkdirError, match=message):
-        workdir.create(tmp_path)
+    with pytest.raises(files.WorkdirError, match=message):
+        files.create(tmp_path)
     assert (tmp_path / held).read_text() == "{}"
 
 
 def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(workdir.WorkdirError, match=r"file/run cannot be written: Not a directory"):
-        workdir.create(tmp_path / "file" / "run")
+    with pytest.raises(files.WorkdirError, match=r"file/run cannot be written: Not a directory"):
+        files.create(tmp_path / "file" / "run")
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
-    workdir.write_json(tmp_path / "a.json", {"x": 1})
+    files.write_json(tmp_path / "a.json", {"x": 1})
     with pytest.raises(ValueError, match="JSON"):
-        workdir.write_json(tmp_path / "a.json", {"x": float("nan")})
+        files.write_json(tmp_path / "a.json", {"x": float("nan")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}

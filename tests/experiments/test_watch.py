@@ -8,8 +8,10 @@ import time
 import pytest
 from rich.console import Console
 
-from experiments import logs, show, workdir
-from experiments.config import ConfigError
+from pflalign_jax.cli import console as show
+from pflalign_jax.cli import loggers
+from pflalign_jax.runs import files
+from pflalign_jax.runs.config import ConfigError
 
 NAME = "accuracy/validation/personal/adapted/mean"
 ROWS = [{"round": r, NAME: a, "seconds": 0.5, "epsilon": None}
@@ -41,8 +43,8 @@ def test_a_bar_on_a_terminal():
 
 
 def logged(path, names, rows, before=()):
-    logs.require_logs(names)
-    with logs.log_to(names, path, {"rounds": 6}, before) as log:
+    loggers.require_logs(names)
+    with loggers.log_to(names, path, {"rounds": 6}, before) as log:
         for row in rows:
             log(row)
 
@@ -54,7 +56,7 @@ def test_csv_goes_on(tmp_path):
         found = list(csv.DictReader(file))
     assert [row["round"] for row in found] == ["2", "4", "6"] and list(found[0]) == list(ROWS[0])
     assert [float(row[NAME]) for row in found] == [0.5, 0.75, 0.625]
-    workdir.write_text(tmp_path / "other.txt", "")  # nothing else was left behind
+    files.write_text(tmp_path / "other.txt", "")  # nothing else was left behind
     assert {p.name for p in tmp_path.iterdir()} == {"metrics.csv", "other.txt"}
 
 
@@ -107,7 +109,7 @@ def test_what_cannot_be_logged_to_is_refused_first(monkeypatch):
     with pytest.raises(
         ConfigError, match="--log=tensorbord is unknown; did you mean 'tensorboard'"
     ):
-        logs.require_logs(["csv", "tensorbord"])
-    monkeypatch.setitem(logs.LOGS, "wandb", "nosuchpackage")
+        loggers.require_logs(["csv", "tensorbord"])
+    monkeypatch.setitem(loggers.LOGS, "wandb", "nosuchpackage")
     with pytest.raises(ConfigError, match=r"--log=wandb needs nosuchpackage.*pip install"):
-        logs.require_logs(["wandb"])
+        loggers.require_logs(["wandb"])

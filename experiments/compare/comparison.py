@@ -1,49 +1,14 @@
-"""Compare algorithms on one experiment: search step sizes on validation, then several seeds.
-
-python -m experiments.compare --config=experiments/digits.py [--algorithms=pflalign,fedavg,...]
-    [--seeds=3] [--workdir=DIR] [--config.rounds=20 ...]
-
-Every algorithm gets the same partition, rounds and local work, and its own search over the grid of
-step sizes (config.compare.grid, or config.compare.grids.ALGORITHM), with the first seed, by the
-validation score of the last round. A grid whose best value lies at its edge is extended, up to
-config.compare.extensions times. Methods whose papers tune a hyperparameter of their own
-(config.compare.tuned) then try its other values with the step size found. The chosen setting runs
-with all seeds, on accelerators as one vmapped program (config.compare.seeds_together). With
-config.compare.search_rounds what is searched runs for that many rounds only, and what is chosen for
-all. Trials that are in the workdir already are not run again, and an interrupted one goes on from
-its last checkpoint, so that the same command finishes an interrupted comparison.
-
-Writes leaderboard.md, leaderboard.csv, leaderboard.png, and every trial's files in trials/ (those
-of a shorter search in search/).
-"""
+"""A comparison: for each method search step sizes on validation, then run several seeds."""
 
 import pathlib
-import sys
 from collections.abc import Callable
 
-from absl import app, flags, logging
 from ml_collections import ConfigDict
-from rich.console import Console
 
-from experiments import config as vocabulary
-from experiments import leaderboard, show, training, workdir
-from experiments.command_line import (
-    CACHE,
-    CONFIG,
-    USER_ERRORS,
-    WORKDIR,
-    command_of,
-    default_workdir,
-    parse_flags,
-)
-from experiments.devices import DEVICES, cache_programs, require_devices, use_devices
-from experiments.stop import StoppedError, asked_to_stop, fail, locked
-from experiments.trials import Setting, Trial, run_trials
-
-_ALGORITHMS = flags.DEFINE_list(
-    "algorithms", None, "Which to compare; default: config.compare.algorithms."
-)
-_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of the chosen setting.", lower_bound=1)
+from experiments.compare import leaderboard
+from experiments.compare.trials import Setting, Trial, run_trials
+from pflalign_jax.runs import config as vocabulary
+from pflalign_jax.runs.build import Experiment, build, build_dataset
 
 
 def search(
@@ -115,10 +80,10 @@ def compare(
       ConfigError: for a method that cannot be run, before any is.
     """
     plans = {method: settings(config, method) for method in methods}
-    dataset = training.build_dataset(vocabulary.resolve(plans[methods[0]]))
+    dataset = build_dataset(vocabulary.resolve(plans[methods[0]]))
     for method, plan in list(plans.items()):
         try:
-            training.build(plan, root / "unused", dataset)
+            build(plan, root / "unused", dataset)
         except vocabulary.ConfigError as error:
             if leave_out is None:
                 raise vocabulary.ConfigError(f"{method}: {error}") from error
@@ -129,7 +94,7 @@ def compare(
     vocabulary.checked("compare.seeds_together", config.compare.seeds_together, bool | None)
     shorter, whole = search_rounds(config), config.rounds
 
-    built: dict[str, training.Experiment] = {}
+    built: dict[str, Experiment] = {}
 
     def run(setting, seeds=(0,)):
         counted = 0
@@ -211,44 +176,3 @@ def own_grid(
 def _listed(table, method, plan):
     """Return what a table of the config has for a method, or for the algorithm it is made of."""
     return dict(table).get(method) or dict(table).get(plan.algorithm.name)
-
-
-def main(argv: list[str]) -> None:
-    """Compare the algorithms on ``--config``."""
-    del argv
-    logging.set_verbosity(logging.WARNING)
-    use_devices(DEVICES.value)
-    cache_programs(CACHE.value)
-    config, console = CONFIG.value, Console()
-    root = pathlib.Path(WORKDIR.value or default_workdir("compare"))
-    command = command_of("compare", sys.argv[1:])
-    methods = list(dict.fromkeys(_ALGORITHMS.value or config.compare.algorithms))
-    try:
-        require_devices()
-        with show.comparison_progress(console) as (say, count):
-            left_out: dict[str, str] | None = None if _ALGORITHMS.value else {}
-            root.mkdir(parents=True, exist_ok=True)
-            with locked(root, say), asked_to_stop() as stop:
-                workdir.write_text(root / "command.txt", command + "\n")
-                entries = compare(config, methods, _SEEDS.value, root, say, left_out, stop, count)
-        leaderboard.write(root, entries, command, config, left_out)
-    except USER_ERRORS as error:
-        fail(str(error))
-    except StoppedError as stopped:
-        fail(f"{stopped}; go on with the same command and --workdir={root}", 128 + stopped.signum)
-    except KeyboardInterrupt:
-        fail(f"interrupted; go on with the same command and --workdir={root}", 130)
-    console.print(leaderboard.table(entries))
-    if missing := leaderboard.missing_rivals(entries):
-        console.print(
-            f"{' and '.join(missing)} not compared: with them in --algorithms one sees whether "
-            "a method is better than training alone and than fine-tuned FedAvg", soft_wrap=True
-        )  # fmt: skip
-    for method, reason in (left_out or {}).items():
-        console.print(f"{method} was left out: {reason}", markup=False, soft_wrap=True)
-    console.print(f"Files: {root}/ with leaderboard.md, .csv, .png, trials/. A page of figures: "
-                  f"python -m experiments.report {root}", soft_wrap=True)  # fmt: skip
-
-
-if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)

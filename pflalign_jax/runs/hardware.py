@@ -1,9 +1,11 @@
-"""How fast the machine is, and how much of it a run uses."""
+"""How fast the machine is, how much of it a run uses, and what to do where it has no room."""
 
+import contextlib
 import functools
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,6 +16,10 @@ from pflalign_jax import models
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.datasets.features import are_tokens
 from pflalign_jax.federated.sharding import AXIS, over_devices
+
+
+class MemoryExhaustedError(Exception):
+    """A device has no room for a round; the message says what to make smaller."""
 
 
 @functools.cache
@@ -72,3 +78,30 @@ def memory() -> tuple[str, int]:
     ]
     on_devices = [held for held in found if held is not None]
     return ("device", max(on_devices)) if on_devices else ("host", peak_memory())
+
+
+@contextlib.contextmanager
+def room_on_devices(chunk: int) -> Iterator[None]:
+    """Say what to make smaller when a device runs out of memory.
+
+    Args:
+      chunk: clients trained at a time.
+
+    Raises:
+      MemoryExhaustedError: then.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        advice = (
+            f"pass --config.client_chunk={chunk // 2} (now {chunk}), clients trained at a time"
+            if chunk > 1
+            else "config.client_chunk is 1 already; use a smaller model or batch, more devices, or "
+            "--config.client_state_in=host"
+        )
+        raise MemoryExhaustedError(
+            f"a device is out of memory: {advice}. With the same --workdir an unfinished run goes "
+            f"on from its last checkpoint ({str(error).splitlines()[0]})"
+        ) from error

@@ -9,18 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import workdir as files
-from experiments.describe import describe_data, describe_run
-from experiments.keeper import together
-from experiments.training import Experiment, Start
-from experiments.workdir import WorkdirError
-from pflalign_jax.checkpoints import (
+from pflalign_jax.runs import files
+from pflalign_jax.runs.build import Experiment
+from pflalign_jax.runs.checkpointing import together
+from pflalign_jax.runs.checkpoints import (
     CheckpointError,
     checkpoint_rounds,
     load_checkpoint,
     read_about,
     set_aside,
 )
+from pflalign_jax.runs.files import WorkdirError, describe_data, describe_run
+from pflalign_jax.runs.loop import Start
 
 MAY_CHANGE = ("rounds", "client_chunk", "checkpoint_every", "checkpoints_kept")
 """Fields that a run may go on with other values of; ``rounds`` not below what is done."""
@@ -34,8 +34,8 @@ def prepare(
     Its growing files are cut to what they were when the checkpoint was saved.
 
     Args:
-      path: from `experiments.workdir.create`; all processes see it.
-      experiment: from `experiments.training.build`.
+      path: from `pflalign_jax.runs.files.create`; all processes see it.
+      experiment: from `pflalign_jax.runs.build.build`.
       first: whether this process writes the run's files; the others follow it.
       say: told where the run goes on and what could not be used.
 

@@ -11,18 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pflalign_jax.checkpoints import (
+from pflalign_jax.datasets.features import are_tokens, normalise
+from pflalign_jax.federated.client_store import disk_store
+from pflalign_jax.federated.random_keys import INIT
+from pflalign_jax.federated.snapshot import client_of
+from pflalign_jax.models import Model
+from pflalign_jax.runs.build import build_algorithm, build_model
+from pflalign_jax.runs.checkpoints import (
     CheckpointError,
     checkpoint_rounds,
     load_checkpoint,
     read_about,
 )
-from pflalign_jax.datasets.features import are_tokens, normalise
-from pflalign_jax.federated.client_store import disk_store
-from pflalign_jax.federated.random_keys import INIT
-from pflalign_jax.federated.snapshot import client_of
-from pflalign_jax.from_config import build_algorithm, build_model
-from pflalign_jax.models import Model
 
 __all__ = ["CheckpointError", "Run", "RunError", "load_run"]
 

@@ -7,13 +7,15 @@ argument of the functions that can be named; None leaves an argument at the func
 import inspect
 import typing
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from experiments import messages
-from experiments.checks import ConfigError, checked, nearest, one_of
-from pflalign_jax import algorithms, datasets, models, participation
-from pflalign_jax.from_config import TRANSFORMS
+from pflalign_jax import algorithms, datasets, models
+from pflalign_jax.align import align_transform
+from pflalign_jax.federated import participation, proximal
+from pflalign_jax.runs import message_config as messages
+from pflalign_jax.runs.config_checks import ConfigError, checked, nearest, one_of
 
 __all__ = ["ConfigError", "default_config", "explain", "nearest", "parameters", "resolve"]
 
@@ -224,6 +226,14 @@ _SUPPLIED = {
 
 _MODELS_OWN = "head"
 """The argument of algorithms that the runner takes from the model where the config has None."""
+
+
+TRANSFORMS: dict[str, Callable[[float], Any]] = {
+    "personal_tx": align_transform,
+    "body_tx": align_transform,
+    "before": proximal,
+}
+"""Arguments of algorithms that are transforms, made from the number that a config has for them."""
 
 
 def parameters(section: str, name: str) -> dict[str, inspect.Parameter]:

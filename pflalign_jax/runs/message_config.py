@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from ml_collections import ConfigDict, FieldReference
 
-from experiments.checks import ConfigError, checked, one_of
 from pflalign_jax import messages
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import Algorithm, Participation
+from pflalign_jax.runs.config_checks import ConfigError, checked, one_of
 
 COMPRESSIONS = ("top_k", "int8", "low_rank")
 ATTACKS = ("label_flip", "sign_flip", "scaled_update")

@@ -1,56 +1,28 @@
-"""From a config to a finished run: build, train, evaluate, write."""
+"""A run's rounds: train, evaluate, write."""
 
 import contextlib
 import importlib.metadata
 import pathlib
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
-from experiments import incidents, messages
-from experiments import workdir as files
-from experiments.config import FACTORIES, ConfigError, resolve
-from experiments.describe import describe_run
-from experiments.devices import room_on_devices
-from experiments.diary import keep_diary
-from experiments.incidents import DivergedError
-from experiments.keeper import KEEPS_NOTHING, keep_checkpoints, together
-from experiments.lockstep import Done, Wanted, drive
-from experiments.machine import matmul_peak, step_flops
-from experiments.stop import StoppedError
-from pflalign_jax import datasets, from_config
-from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.federated import (
-    Algorithm,
-    ClientScores,
-    Federation,
-    FederationState,
-    Participation,
-    federate,
-    inject_hyperparams,
-    summarise,
-)
+from pflalign_jax import datasets
+from pflalign_jax.federated import ClientScores, FederationState, summarise
 from pflalign_jax.federated.inject_hyperparams import values_of
-from pflalign_jax.models import Model
-
-__all__ = ["HEADLINE", "DivergedError", "Experiment", "Outcome", "build", "train"]
-
-HEADLINE = "accuracy/{split}/personal/adapted/mean"
-"""The score that stands on the progress bar and chooses the best round (on validation)."""
-
-
-class Experiment(NamedTuple):
-    """What a config describes, ready to run."""
-
-    config: ConfigDict
-    dataset: FederatedDataset
-    model: Model
-    federation: Federation
-    participation: Participation
+from pflalign_jax.runs import files, metrics
+from pflalign_jax.runs import message_config as messages
+from pflalign_jax.runs.build import Experiment
+from pflalign_jax.runs.checkpointing import KEEPS_NOTHING, keep_checkpoints, together
+from pflalign_jax.runs.diagnostics_log import keep_diary
+from pflalign_jax.runs.hardware import matmul_peak, room_on_devices, step_flops
+from pflalign_jax.runs.metrics import HEADLINE
+from pflalign_jax.runs.round_checks import DivergedError, check_round
+from pflalign_jax.runs.signals import StoppedError
+from pflalign_jax.runs.vmapped_runs import Done, Wanted, drive
 
 
 class Outcome(NamedTuple):
@@ -65,102 +37,6 @@ class Outcome(NamedTuple):
     summary: dict[str, Any]
     rows: list[dict[str, float]]
     scores: dict[str, ClientScores]
-
-
-def build(
-    config: ConfigDict,
-    state_dir: pathlib.Path | None = None,
-    dataset: FederatedDataset | None = None,
-    tuned: Sequence[str] = (),
-) -> Experiment:
-    """Resolve a config and build its dataset, model, algorithm and federation.
-
-    Args:
-      config: the experiment.
-      state_dir: where to keep client states on disk, if they are to be there.
-      dataset: the config's dataset, if it has been built before.
-      tuned: fields of ``config.algorithm``, numbers, that programs take for data: the experiment
-        with another config that differs in these and the seed needs no other programs.
-
-    Raises:
-      ConfigError, DatasetError: naming the field or the file, its value and what to do.
-    """
-    config = resolve(config)
-    dataset = build_dataset(config) if dataset is None else dataset
-    classes, clients = dataset.num_classes, dataset.num_clients
-    with _errors_of("model"):
-        model = from_config.build_model(config, classes)
-    with _errors_of("participation"):
-        fields = config.participation
-        participation = from_config.call(FACTORIES["participation"][fields.name], fields)
-    messages.privacy(config, participation, clients, rounds=1)  # can it be accounted?
-    algorithm, trained = build_algorithm(config, model, dataset)
-    if tuned:
-        algorithm = inject_hyperparams(
-            lambda **values: build_algorithm(config, model, dataset, values)[0],
-            **{name: config.algorithm[name] for name in tuned},
-        )
-    try:
-        federation = federate(
-            algorithm,
-            model,
-            trained,
-            cohort_size=config.cohort_size,
-            participation=participation,
-            client_chunk=config.client_chunk,
-            client_state_in=config.client_state_in,
-            state_dir=state_dir,
-            new_client_steps=config.new_client_steps,
-            drop_last=config.drop_last,
-            diagnostics=config.diagnostics,
-        )
-    except ValueError as error:
-        raise ConfigError(f"config: {error}") from error
-    return Experiment(config, dataset, model, federation, participation)
-
-
-def build_algorithm(
-    config: ConfigDict,
-    model: Model,
-    dataset: FederatedDataset,
-    values: Mapping[str, Any] = MappingProxyType({}),
-) -> tuple[Algorithm, FederatedDataset]:
-    """Return the algorithm of a resolved config and the data it is to see.
-
-    Args:
-      config: resolved.
-      model, dataset: of the experiment.
-      values: hyperparameters to use instead of the config's.
-
-    Raises:
-      ConfigError: naming the value that is not possible.
-    """
-    sizes = dataset.num_classes, dataset.num_clients
-    with _errors_of("algorithm"):
-        algorithm = from_config.build_algorithm(config, model, *sizes, values)
-    return messages.wrap(algorithm, config, dataset)
-
-
-def build_dataset(config: ConfigDict) -> FederatedDataset:
-    """Return the dataset of a resolved config.
-
-    Raises:
-      DatasetError: naming the file or argument, its value and what to do.
-    """
-    fields = config.dataset
-    with _errors_of("dataset"):
-        return from_config.call(FACTORIES["dataset"][fields.name], fields)
-
-
-@contextlib.contextmanager
-def _errors_of(section):
-    """Name the section of a config whose values a function refuses."""
-    try:
-        yield
-    except datasets.DatasetError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"config.{section}: {error}") from error
 
 
 class Start(NamedTuple):
@@ -213,10 +89,10 @@ def rounds(
 
     Args:
       experiment: from `build`.
-      workdir: from `experiments.resume.prepare`; None writes nothing, as all processes but the
+      workdir: from `pflalign_jax.runs.resuming.prepare`; None writes nothing, as all processes but the
         first do.
       on_round: called after every round with the number done and, if it was evaluated, its row.
-      start: from `experiments.resume.prepare`; None: a new run.
+      start: from `pflalign_jax.runs.resuming.prepare`; None: a new run.
       checkpoints: directory of the run's checkpoints, the same in all processes; None: without.
       stop: the signal to stop for, 0 as long as there is none; asked after every round.
       save_last: whether the last round's state is saved, too.
@@ -232,7 +108,7 @@ def rounds(
     if start is None:
         start = Start()
         if workdir is not None:
-            describe_run(workdir, config, experiment.dataset)
+            files.describe_run(workdir, config, experiment.dataset)
     if checkpoints is not None and config.checkpoint_every != 0:
         chosen_by = HEADLINE.format(split="validation")
         known = [row[chosen_by] for row in start.rows if row.get(chosen_by) is not None]
@@ -275,7 +151,7 @@ def _rounds(experiment, workdir, on_round, start, keeper, diary, stop, save_last
         evaluated = done % config.eval_every == 0 or done == config.rounds
         state, result, seconds = yield state, evaluated and everyone
         try:
-            loss = incidents.check_round(done, result, config, dataset, workdir)
+            loss = check_round(done, result, config, dataset, workdir)
         except DivergedError:
             keeper.after_round(state, None, about, True)
             raise
@@ -284,7 +160,7 @@ def _rounds(experiment, workdir, on_round, start, keeper, diary, stop, save_last
             "steps": int(result.work.useful),
             "examples": config.local_epochs * int(sizes[result.cohort].sum()),
             "seconds": seconds,
-            **incidents.count(result),
+            **metrics.count(result),
         }
         tally = {name: total + more.get(name, 0) for name, total in tally.items()}
         diary.add(done, result.metrics)
@@ -303,15 +179,15 @@ def _rounds(experiment, workdir, on_round, start, keeper, diary, stop, save_last
                 "client_steps_per_second": steps / seconds,
                 "examples_per_second": tally["examples"] / seconds,
                 "fraction_of_matmul_peak": steps * flops / seconds / peak,
-                "executed_over_useful_steps": incidents.ratio(work.executed, work.useful),
+                "executed_over_useful_steps": metrics.ratio(work.executed, work.useful),
                 "slowest_over_mean_device": federation.mesh.size
-                * incidents.ratio(work.slowest, work.all_devices),
-                **incidents.columns(tally, federation),
+                * metrics.ratio(work.slowest, work.all_devices),
+                **metrics.columns(tally, federation),
                 **messages.privacy(config, participation, dataset.num_clients, done),
                 "loss/train/mean": loss,
                 **summarise({**scores, **new}),
             }
-            row = incidents.finite_or_none(row)
+            row = metrics.finite_or_none(row)
             if workdir is not None:
                 files.append_lines(workdir / "metrics.jsonl", [row])
                 files.append_clients(workdir, done, dataset.client_names, scores)
@@ -335,7 +211,7 @@ def _rounds(experiment, workdir, on_round, start, keeper, diary, stop, save_last
 
 NOTHING = {
     **{"rounds": 0, "steps": 0, "examples": 0, "seconds": 0.0, "seconds_total": 0.0},
-    **dict.fromkeys(incidents.COUNTED, 0),
+    **dict.fromkeys(metrics.COUNTED, 0),
 }
 """What is counted between two rows of metrics, and all seconds before this process."""
 
@@ -364,7 +240,7 @@ def summary_of(experiment: Experiment, rows: list[dict[str, float]]) -> dict[str
         "chosen_by": chosen_by if best else None,
         "best_validation": best,
         "last": rows[-1],
-        "privacy": incidents.finite_or_none(
+        "privacy": metrics.finite_or_none(
             messages.privacy(config, participation, dataset.num_clients, int(rows[-1]["round"]))
         ),
         "device": {"kind": device.device_kind, "platform": device.platform,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from experiments.workloads import BATCH
+from experiments.benchmark.workloads import BATCH
 from pflalign_jax import models
 from pflalign_jax.datasets import FederatedDataset
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rich import box
 from rich.table import Table
 
-from experiments import workdir
+from pflalign_jax.runs import files
 
 RIVALS = ("local", "fedavg")
 """Whose adapted clients the others are compared with, client by client."""
@@ -73,7 +73,7 @@ def entry(
 
     Args:
       method: its name.
-      best: the chosen `experiments.trials.Trial`.
+      best: the chosen `experiments.compare.trials.Trial`.
       searched: the trials of its step sizes.
       tuned: the own hyperparameter's name, default and other values; None without.
       repeats: the trials of the chosen setting, one per seed.
@@ -89,7 +89,7 @@ def entry(
     rows = [s["last"] for s in summaries if "diverged" not in s]
     best_rows = [s["best_validation"] for s in summaries if "diverged" not in s]
     rates = [t.learning_rate for t in searched]
-    counted = [row["clients/nonfinite"] for t in repeats for row in workdir.read_rows(t.path)]
+    counted = [row["clients/nonfinite"] for t in repeats for row in files.read_rows(t.path)]
     finite = [t.score for t in repeats if np.isfinite(t.score)]
     scores = {
         f"{name}/{statistic}": [100 * row[f"accuracy/test/{name}/{statistic}"] for row in rows]

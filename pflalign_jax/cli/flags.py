@@ -12,14 +12,15 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import config as vocabulary
-from experiments import workdir
-from experiments.devices import DeviceError, MemoryExhaustedError
-from experiments.incidents import DivergedError
-from experiments.stop import fail
-from pflalign_jax.checkpoints import CheckpointError
+from pflalign_jax.cli.devices import DeviceError
+from pflalign_jax.cli.errors import fail
 from pflalign_jax.datasets import DatasetError
 from pflalign_jax.federated import StoreError
+from pflalign_jax.runs import config as vocabulary
+from pflalign_jax.runs.checkpoints import CheckpointError
+from pflalign_jax.runs.files import WorkdirError
+from pflalign_jax.runs.hardware import MemoryExhaustedError
+from pflalign_jax.runs.round_checks import DivergedError
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, a Python file.")
 WORKDIR = flags.DEFINE_string(
@@ -45,7 +46,7 @@ USER_ERRORS = (
     vocabulary.ConfigError,
     DatasetError,
     StoreError,
-    workdir.WorkdirError,
+    WorkdirError,
     DivergedError,
     CheckpointError,
     MemoryExhaustedError,
@@ -61,7 +62,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         if not hasattr(CONFIG.value, "to_dict"):  # raises where no file could be read
             fail(
                 f"get_config() of {config_file()} returned {type(CONFIG.value).__name__}, not a "
-                "config; begin it with experiments.config.default_config()"
+                "config; begin it with pflalign_jax.runs.default_config()"
             )
         CONFIG.value.to_dict()
         if EXPLAIN.value:

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from experiments import workdir as files
 from pflalign_jax import diagnostics
+from pflalign_jax.runs import files
 
 PAUSE = 1.0
 """Seconds between two writes, at least."""

@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from experiments import workdir as files
-from experiments.checks import ConfigError, nearest
+from pflalign_jax.runs import files
+from pflalign_jax.runs.config_checks import ConfigError, nearest
 
 Row = dict[str, float]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 
-from experiments.devices import room_on_devices
-from experiments.incidents import DivergedError
-from experiments.stop import StoppedError
 from pflalign_jax.federated import Federation, FederationState, RoundResult
+from pflalign_jax.runs.hardware import room_on_devices
+from pflalign_jax.runs.round_checks import DivergedError
+from pflalign_jax.runs.signals import StoppedError
 
 Wanted = tuple[FederationState, bool]
 """What a run waits for: a round from this state, with scores of the cohort's models or without."""
@@ -25,7 +25,7 @@ def drive(runs: Sequence[Generator[Wanted, Done, Any]], federation: Federation) 
     A round's seconds are shared out. A run that diverges leaves the others alone.
 
     Args:
-      runs: from `experiments.training.rounds`, just made, of one config but for the seed, and as
+      runs: from `pflalign_jax.runs.loop.rounds`, just made, of one config but for the seed, and as
         far as each other.
       federation: of one of them.
 

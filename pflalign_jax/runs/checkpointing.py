@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from pflalign_jax.checkpoints import open_checkpoints
 from pflalign_jax.federated import Federation
+from pflalign_jax.runs.checkpoints import open_checkpoints
 
 SHARE = 0.03
 """Of a run's time that checkpoints may take where the config leaves it open how often."""

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from experiments.machine import memory
-from experiments.training import HEADLINE
+from pflalign_jax.runs.hardware import memory
+from pflalign_jax.runs.metrics import HEADLINE
 
 STATISTICS = ("mean", "weighted", "std", "worst_decile", "min")
 
@@ -31,7 +31,7 @@ def headline(row: dict[str, float]) -> tuple[str, float]:
 def progress(
     rounds: int, cohort: int, console: Console, rows: Sequence[dict] = ()
 ) -> Iterator[Callable[[int, dict | None], None]]:
-    """Show progress; yields the ``on_round`` callback of `experiments.training.train`.
+    """Show progress; yields the ``on_round`` callback of `pflalign_jax.runs.loop.train`.
 
     On a terminal a bar with the round, the time left, seconds per round, the headline score, the
     best of it so far, and memory; elsewhere a line for every evaluated round, at most one every two

@@ -9,15 +9,20 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments import config as vocabulary
-from experiments import messages, resume, training, workdir
-from experiments.lockstep import drive
-from experiments.stop import StoppedError
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated.client_states import choose_place
 from pflalign_jax.federated.message_size import num_bytes
+from pflalign_jax.runs import config as vocabulary
+from pflalign_jax.runs import files, resuming
+from pflalign_jax.runs import message_config as messages
+from pflalign_jax.runs.build import Experiment, build, build_with_messages
+from pflalign_jax.runs.loop import rounds
+from pflalign_jax.runs.metrics import HEADLINE
+from pflalign_jax.runs.round_checks import DivergedError
+from pflalign_jax.runs.signals import StoppedError
+from pflalign_jax.runs.vmapped_runs import drive
 
-CHOSEN_BY = training.HEADLINE.format(split="validation")
+CHOSEN_BY = HEADLINE.format(split="validation")
 
 
 class Trial(NamedTuple):
@@ -90,7 +95,7 @@ def run_trials(
     say: Callable[[str], None],
     together: bool | None,
     on_round: Callable[[int, dict[str, float] | None], None] = lambda done, row: None,
-    built: dict[str, training.Experiment] | None = None,
+    built: dict[str, Experiment] | None = None,
 ) -> list[Trial]:
     """Run the trials of a setting or go on with them, unless their directories say they were run.
 
@@ -102,7 +107,7 @@ def run_trials(
       stop: the signal to stop for, 0 as long as there is none.
       say: told where trials go on.
       together: whether those that are equally far run as one vmapped program; see `as_one`.
-      on_round: called after every round of every trial, as in `experiments.training.rounds`.
+      on_round: called after every round of every trial, as in `pflalign_jax.runs.loop.rounds`.
       built: what trials before these have compiled, and these add; see `_build`.
 
     Raises:
@@ -114,11 +119,11 @@ def run_trials(
     groups: dict[int, list] = {}  # the rounds done of trials that still have some to do
     for seed, path in zip(seeds, paths, strict=True):
         if not _is_done(path, setting.config(seed)):
-            if not resume.unfinished(path):
+            if not resuming.unfinished(path):
                 shutil.rmtree(path, ignore_errors=True)  # without a checkpoint it starts again
-            workdir.create(path, go_on=True)
+            files.create(path, go_on=True)
             experiment = _build(setting, seed, path, dataset, built)
-            start = resume.prepare(path, experiment, True, say)
+            start = resuming.prepare(path, experiment, True, say)
             done = 0 if start.state is None else int(start.state.round)
             groups.setdefault(done, []).append((path, experiment, start))
     for group in groups.values():
@@ -145,21 +150,21 @@ def _build(setting, seed, path, dataset, built):
     if own is not None and vocabulary.is_number(config.algorithm.name, own):
         tuned += [own] if config.algorithm[own] is not None else []
     if messages.seed_in_program(config):
-        return training.build(config, path / "client_states", dataset)
+        return build(config, path / "client_states", dataset)
     fields = config.to_dict()
     kept = {k: v for k, v in fields.items() if k not in ("seed", "rounds")}
     kept["algorithm"] = {k: v for k, v in fields["algorithm"].items() if k not in tuned}
     name = json.dumps(kept, sort_keys=True)
     if name in built:
-        training.build_algorithm(config, built[name].model, dataset)  # are its values allowed?
+        build_with_messages(config, built[name].model, dataset)  # are its values allowed?
         return built[name]._replace(config=config)
-    experiment = training.build(config, path / "client_states", dataset, tuned)
+    experiment = build(config, path / "client_states", dataset, tuned)
     if experiment.federation.client_state_in == "device":
         built[name] = experiment
     return experiment
 
 
-def as_one(experiments: Sequence[training.Experiment], wanted: bool | None) -> bool:
+def as_one(experiments: Sequence[Experiment], wanted: bool | None) -> bool:
     """Tell whether runs of one config but for the seed are to be one vmapped program.
 
     They can where the seed makes nothing but keys, and all clients' states, old and new, have room
@@ -183,7 +188,7 @@ def as_one(experiments: Sequence[training.Experiment], wanted: bool | None) -> b
 def _run(group, stop, on_round):
     """Run trials to their ends, as one program if there are several."""
     runs = [
-        training.rounds(
+        rounds(
             experiment,
             path,
             on_round,
@@ -196,8 +201,8 @@ def _run(group, stop, on_round):
     ]
     ends = drive(runs, group[0][1].federation)
     for (path, _, _), end in zip(group, ends, strict=True):
-        if isinstance(end, training.DivergedError):
-            workdir.write_json(path / "summary.json", {"diverged": True})
+        if isinstance(end, DivergedError):
+            files.write_json(path / "summary.json", {"diverged": True})
         if not isinstance(end, StoppedError):
             shutil.rmtree(path / "checkpoints", ignore_errors=True)  # those of all are too much
     for end in ends:
@@ -212,8 +217,8 @@ def _is_done(path, plan):
     wanted = json.loads(json.dumps(vocabulary.resolve(plan).to_dict()))
     found = json.loads((path / "config.json").read_text())
     if found != wanted:
-        differ = sorted(resume.leaves(found).items() ^ resume.leaves(wanted).items())
-        raise workdir.WorkdirError(
+        differ = sorted(resuming.leaves(found).items() ^ resuming.leaves(wanted).items())
+        raise files.WorkdirError(
             f"{path} was run with another config; it differs in "
             f"{', '.join(sorted({name for name, _ in differ}))}. Choose another --workdir"
         )

@@ -1,6 +1,6 @@
 """pFLAlign's two mechanisms in other methods, on digits.
 
-python -m experiments.compare --config=experiments/ingredients.py
+python -m experiments.compare --config=experiments/mechanisms_in_baselines.py
 """
 
 from typing import Any

@@ -1,41 +1,20 @@
-"""Time rounds of FedAvg and pFLAlign, and compare with the machine's peak and with other libraries.
-
-python -m experiments.benchmark [--workload=cnn,mlp,...|all] [--against=fedjax,torch]
-    [--scale=chunk,devices,clients,cohort] [--json=FILE]
-
-All contenders take turns in one process, a round each; reported are medians over rounds, and the
-least and the most. Data are noise, so that nothing needs to be downloaded.
-"""
+"""Rounds of several contenders, timed in turns."""
 
 import itertools
-import json
 import pathlib
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags, logging
-from rich.console import Console
-from rich.table import Table
 
-from experiments.devices import DEVICES, DeviceError, require_devices, use_devices
-from experiments.machine import matmul_peak, peak_memory, step_flops
-from experiments.peers import PEERS, PeerError
-from experiments.stop import fail
-from experiments.workloads import BATCH, WORKLOADS, Workload, noise
+from experiments.benchmark.peers import PEERS
+from experiments.benchmark.workloads import BATCH, WORKLOADS, Workload, noise
 from pflalign_jax import algorithms, models
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import federate
-
-_WORKLOADS = flags.DEFINE_list("workload", ["cnn"], f"What to train: {', '.join(WORKLOADS)}; all.")
-_AGAINST = flags.DEFINE_list("against", [], f"Other libraries to compare with: {', '.join(PEERS)}.")
-_SCALE = flags.DEFINE_list("scale", [], "Tables over chunk, devices, clients or cohort.")
-_JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
-_CHUNK = flags.DEFINE_integer("client_chunk", None, "Clients vmapped at a time.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each contender.", lower_bound=1)
+from pflalign_jax.runs.hardware import matmul_peak, peak_memory, step_flops
 
 
 def take_turns(contenders: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
@@ -183,85 +162,3 @@ def scaling(over: str, name: str, rounds: int, folder: str) -> list[dict[str, ob
             }
         )
     return rows
-
-
-def main_table(figures: Mapping) -> Table:
-    """Return the table of one workload."""
-    table = Table(
-        title=f"{figures['workload']}: {figures['clients']} clients, {figures['cohort']} per "
-        f"round, batch {BATCH}, on {figures['devices']} {figures['device']} devices, "
-        f"{figures['client_chunk']} clients at a time",
-        caption=f"matrix product peak {figures['matmul_peak_gflops']:.0f} GFLOP/s; a client step "
-        f"is {1e3 * figures['gflop_per_client_step']:.3g} MFLOP; peak memory "
-        f"{figures['peak_memory_gb']:.1f} GB",
-    )
-    titles = ("ms / step", "s / round", "of peak", "executed / useful", "to FedAvg")
-    for column in ("", *titles):
-        table.add_column(column, justify="right")
-    for name, row in figures["contenders"].items():
-        low, high = row["ratio_spread"]
-        table.add_row(
-            name,
-            f"{row['ms_per_client_step']:.3g}",
-            f"{row['seconds_per_round']:.3g}",
-            f"{100 * row['fraction_of_peak']:.0f} %",
-            f"{row.get('executed_over_useful_steps', 1):.2f}",
-            f"{row['ratio']:.2f}x ({low:.2f} .. {high:.2f})",
-        )
-    return table
-
-
-def scaling_table(title: str, rows: Sequence[Mapping]) -> Table:
-    """Return a table of rows with the same keys."""
-    table = Table(title=title)
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    return table
-
-
-def _cell(value):
-    if isinstance(value, list):
-        return " .. ".join(f"{v:.3g}" for v in value)
-    return str(value) if isinstance(value, int) else f"{value:.3g}"
-
-
-def main(argv: list[str]) -> None:
-    """Measure, print, and write if asked."""
-    del argv
-    logging.set_verbosity(logging.WARNING)
-    names = list(WORKLOADS) if _WORKLOADS.value == ["all"] else _WORKLOADS.value
-    for flag, values, known in (
-        ("workload", names, WORKLOADS),
-        ("against", _AGAINST.value, PEERS),
-        ("scale", _SCALE.value, ("chunk", "devices", "clients", "cohort")),
-    ):
-        for value in values:
-            if value not in known:
-                raise app.UsageError(f"--{flag}={value} is unknown; choose from {list(known)}")
-    use_devices(DEVICES.value)
-    try:
-        require_devices()
-    except DeviceError as error:
-        fail(str(error))
-    console = Console()
-    figures: dict[str, Any] = {"workloads": [], "scaling": {}}
-    for name in names:
-        try:
-            row = measure(name, _ROUNDS.value, _CHUNK.value, _AGAINST.value)
-        except PeerError as error:
-            raise app.UsageError(str(error)) from error
-        figures["workloads"].append(row)
-        console.print(main_table(row))
-    for over, name in itertools.product(_SCALE.value, names):
-        with tempfile.TemporaryDirectory() as folder:
-            rows = scaling(over, name, _ROUNDS.value, folder)
-        figures["scaling"][f"{name} over {over}"] = rows
-        console.print(scaling_table(f"pflalign on {name} over {over}", rows))
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(figures, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    app.run(main)

@@ -1,10 +1,8 @@
 """Which devices a run uses; to be called before JAX starts its backends."""
 
-import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,10 +15,6 @@ DEVICES = flags.DEFINE_integer(
 
 class DeviceError(ValueError):
     """Processes that cannot be joined; the message names the flag and says what to do."""
-
-
-class MemoryExhaustedError(Exception):
-    """A device has no room for a round; the message says what to make smaller."""
 
 
 def use_devices(count: int | None) -> None:
@@ -109,30 +103,3 @@ def cache_programs(directory: str) -> None:
             return
         jax.config.update("jax_compilation_cache_dir", path)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-@contextlib.contextmanager
-def room_on_devices(chunk: int) -> Iterator[None]:
-    """Say what to make smaller when a device runs out of memory.
-
-    Args:
-      chunk: clients trained at a time.
-
-    Raises:
-      MemoryExhaustedError: then.
-    """
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        advice = (
-            f"pass --config.client_chunk={chunk // 2} (now {chunk}), clients trained at a time"
-            if chunk > 1
-            else "config.client_chunk is 1 already; use a smaller model or batch, more devices, or "
-            "--config.client_state_in=host"
-        )
-        raise MemoryExhaustedError(
-            f"a device is out of memory: {advice}. With the same --workdir an unfinished run goes "
-            f"on from its last checkpoint ({str(error).splitlines()[0]})"
-        ) from error

@@ -82,5 +82,5 @@ def apfl(
     return averaged(
         client_update,
         lambda params: ClientState(params, jnp.float32(alpha)),
-        lambda server, client: mixed(client.alpha, client.params, server.params),
+        lambda server, client, data: mixed(client.alpha, client.params, server.params),
     )

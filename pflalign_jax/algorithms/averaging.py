@@ -34,7 +34,8 @@ def averaging(
     """
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
-    def init(params):
+    def init(params, key):
+        del key
         return ServerState(params, () if server_tx is None else server_tx.init(params)), ()
 
     def client_update(server, client, data, key):
@@ -43,7 +44,8 @@ def averaging(
         delta = optax.tree.sub(result.params, w)
         return ClientOutput(delta, client, result.params, result.steps, result.metrics)
 
-    def server_update(server, mean_delta):
+    def server_update(server, aggregate):
+        mean_delta = aggregate.value
         if server_tx is None:
             return ServerState(optax.apply_updates(server.params, mean_delta))
         gradient = optax.tree.scale(-1, mean_delta)
@@ -54,7 +56,7 @@ def averaging(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal_params=lambda server, client: server.params,
+        personal_params=lambda server, client, data: server.params,
         global_params=lambda server: server.params,
         broadcast=lambda server: ServerState(server.params),
     )
@@ -63,7 +65,7 @@ def averaging(
 def averaged(
     client_update: Callable[..., ClientOutput],
     own: Callable[[Any], Any],
-    personal_params: Callable[[ServerState, Any], Any],
+    personal_params: Callable[[ServerState, Any, Any], Any],
     **others: Any,
 ) -> Algorithm:
     """Return an algorithm whose server averages models as FedAvg does, by messages ``w_i - w``.
@@ -74,9 +76,11 @@ def averaged(
       others: further fields of `Algorithm`, or other values of its server's.
     """
     fields: dict[str, Any] = {
-        "init": lambda params: (ServerState(params), own(params)),
+        "init": lambda params, key: (ServerState(params), own(params)),
         "client_update": client_update,
-        "server_update": lambda s, mean: ServerState(optax.apply_updates(s.params, mean)),
+        "server_update": lambda s, aggregate: ServerState(
+            optax.apply_updates(s.params, aggregate.value)
+        ),
         "personal_params": personal_params,
         "global_params": lambda server: server.params,
     }

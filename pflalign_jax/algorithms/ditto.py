@@ -59,5 +59,5 @@ def ditto(
     return averaged(
         client_update,
         lambda params: ClientState(params, personal_tx.init(params)),
-        lambda server, client: client.params,
+        lambda server, client, data: client.params,
     )

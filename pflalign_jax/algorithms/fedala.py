@@ -86,5 +86,5 @@ def fedala(
         return ClientState(params, weights)
 
     return averaged(
-        client_update, own, lambda server, client: mixed(server, client, client.weights)
+        client_update, own, lambda server, client, data: mixed(server, client, client.weights)
     )

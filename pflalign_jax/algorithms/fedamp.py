@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.algorithm import GATHERED, Algorithm, ClientOutput
 from pflalign_jax.federated.local import Loss, local_sgd, local_training, proximal
 from pflalign_jax.federated.validation import nonnegative, positive
 
@@ -74,7 +74,8 @@ def fedamp(
         result = local.train(cloud, tx.init(cloud), data, key, centre=cloud)
         return ClientOutput(result.params, client, result.params, result.steps, result.metrics)
 
-    def server_update(server, inbox):
+    def server_update(server, aggregate):
+        inbox = aggregate.value
         place = jnp.where(inbox.weights > 0, inbox.ids, num_clients)
         models = jax.tree.map(
             lambda a, b: a.at[place].set(b, mode="drop"), server.models, inbox.messages
@@ -87,7 +88,8 @@ def fedamp(
             lambda a: jnp.where(known, a[jnp.where(known, client_id, 0)], a.mean(0)), clouds
         )
 
-    def init(params):
+    def init(params, key):
+        del key
         stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_clients, *a.shape)), params)
         return ServerState(stacked, stacked), ()
 
@@ -95,9 +97,9 @@ def fedamp(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal_params=lambda cloud, client: cloud,
+        personal_params=lambda cloud, client, data: cloud,
         global_params=None,
         broadcast=lambda server: server.clouds,
         deliver=deliver,
-        gather=True,
+        aggregation=GATHERED,
     )

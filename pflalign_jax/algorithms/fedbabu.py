@@ -48,11 +48,13 @@ def fedbabu(
     fine_tx = local_sgd(fine_tune_learning_rate, "fine_tune_learning_rate")
     tuning = local_training(loss, fine_tx, fine_tune_epochs, batch_size, elementwise=True)
 
-    def init(params):
+    def init(params, key):
+        del key
         fixed, body = partition_params(params, part_mask(params, head))
         return ServerState(body, fixed), ()
 
-    def whole(server, client=()):
+    def whole(server, client=(), data=None):
+        del client, data
         return combine_params(server.head, server.body)
 
     def client_update(server, client, data, key):
@@ -66,7 +68,8 @@ def fedbabu(
         message = optax.tree.sub(result.params, server.body)
         return ClientOutput(message, client, tuned.params, result.steps, result.metrics)
 
-    def server_update(server, mean):
+    def server_update(server, aggregate):
+        mean = aggregate.value
         return server._replace(body=optax.tree.add(server.body, mean))
 
     return Algorithm(init, client_update, server_update, whole, whole)

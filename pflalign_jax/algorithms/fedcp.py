@@ -84,7 +84,8 @@ def fedcp(
         own = models.dense(params.model[head], z * split[..., 0, :])
         return own + models.dense(params.head, z * split[..., 1, :])
 
-    def personal(server, client):
+    def personal(server, client, data=None):
+        del data
         context = client.head["kernel"].sum(1)
         context /= jnp.maximum(jnp.linalg.norm(context), 1e-12)
         own = {**server.model, head: client.head}
@@ -119,7 +120,8 @@ def fedcp(
         z = model.features(params.model, x)
         return logits(params, z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
 
-    def init(params):
+    def init(params, key):
+        del key
         width = params[head]["kernel"].shape[0]
         kernel = jax.nn.initializers.lecun_normal()(jax.random.key(0), (width, 2 * width))
         policy = {"kernel": kernel, "bias": jnp.zeros(2 * width)}
@@ -128,7 +130,7 @@ def fedcp(
     return Algorithm(
         init=init,
         client_update=client_update,
-        server_update=optax.apply_updates,
+        server_update=lambda server, aggregate: optax.apply_updates(server, aggregate.value),
         personal_params=personal,
         global_params=None,
         predict=predict,

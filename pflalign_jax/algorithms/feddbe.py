@@ -94,13 +94,14 @@ def feddbe(
         state = ClientState(result.params.bias)
         return ClientOutput(message, state, personal(*result.params), result.steps, result.metrics)
 
-    def server_update(server, message):
-        delta, mean = message
+    def server_update(server, aggregate):
+        delta, mean = aggregate.value
         agreed = jnp.where(server.known > 0, server.mean, mean)
         params = optax.apply_updates(server.params, delta)
         return ServerState(params, agreed, jnp.ones_like(server.known))
 
-    def init(params):
+    def init(params, key):
+        del key
         none = jnp.zeros(params[head]["kernel"].shape[0])
         return ServerState(params, none, jnp.zeros(())), ClientState(none)
 
@@ -108,6 +109,6 @@ def feddbe(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal_params=lambda server, client: personal(server.params, client.bias),
+        personal_params=lambda server, client, data: personal(server.params, client.bias),
         global_params=lambda server: server.params,
     )

@@ -3,7 +3,7 @@
 import optax
 
 from pflalign_jax.algorithms.scaffold import ClientState, ServerState
-from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.algorithm import MEAN_BY_CLIENTS, Algorithm, ClientOutput
 from pflalign_jax.federated.local import Loss, add_drift, local_sgd, local_training, proximal
 from pflalign_jax.federated.validation import positive
 
@@ -40,7 +40,8 @@ def feddyn(
     tx = optax.chain(proximal(alpha), add_drift(), local_sgd(learning_rate))
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
-    def init(params):
+    def init(params, key):
+        del key
         none = optax.tree.zeros_like(params)
         return ServerState(params, none), ClientState(none)
 
@@ -51,7 +52,8 @@ def feddyn(
         state = ClientState(optax.tree.add_scale(client.control, -alpha, delta))
         return ClientOutput(delta, state, result.params, result.steps, result.metrics)
 
-    def server_update(server, delta, answered):
+    def server_update(server, aggregate):
+        delta, answered = aggregate
         h = optax.tree.add_scale(server.control, -alpha * answered / num_clients, delta)
         mean = optax.tree.add(server.params, delta)
         return ServerState(optax.tree.add_scale(mean, -1 / alpha, h), h)
@@ -60,9 +62,8 @@ def feddyn(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal_params=lambda server, client: server.params,
+        personal_params=lambda server, client, data: server.params,
         global_params=lambda server: server.params,
         broadcast=lambda server: ServerState(server.params, ()),
-        uniform=True,
-        takes_weight=True,
+        aggregation=MEAN_BY_CLIENTS,
     )

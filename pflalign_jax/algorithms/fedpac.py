@@ -10,7 +10,7 @@ import optax
 from scipy.optimize import nnls
 
 from pflalign_jax import models
-from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.algorithm import GATHERED, Algorithm, ClientOutput
 from pflalign_jax.federated.class_statistics import class_features
 from pflalign_jax.federated.local import local_sgd, local_training
 from pflalign_jax.federated.param_parts import combine_params, part_mask, partition_params
@@ -124,7 +124,12 @@ def fedpac(
         steps = fitted.steps + result.steps
         return ClientOutput(message, client, params, steps, result.metrics)
 
-    def server_update(server, inbox):
+    def personal_params(received, client, data):
+        del client, data
+        return combine_params(received.heads, received.body)
+
+    def server_update(server, aggregate):
+        inbox = aggregate.value
         last, weights = server.shared, inbox.weights
         delta, heads, h, variance, sums, counts = inbox.messages
         shares, here = weights / weights.sum(), (weights > 0).astype(jnp.float32)
@@ -155,7 +160,8 @@ def fedpac(
         )
         return shared._replace(heads=heads)
 
-    def init(params):
+    def init(params, key):
+        del key
         own, body = partition_params(params, part_mask(params, head))
         heads = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_clients, *a.shape)), own)
         mean = jnp.zeros((num_classes, params[layer]["kernel"].shape[0]))
@@ -166,12 +172,12 @@ def fedpac(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal_params=lambda received, client: combine_params(received.heads, received.body),
+        personal_params=personal_params,
         global_params=None,
         broadcast=lambda server: server.shared,
         deliver=deliver,
         between_rounds=between_rounds,
-        gather=True,
+        aggregation=GATHERED,
     )
 
 

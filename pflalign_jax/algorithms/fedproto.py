@@ -90,7 +90,8 @@ def fedproto(
             message, ClientState(result.params), params, result.steps, result.metrics
         )
 
-    def server_update(server, mean):
+    def server_update(server, aggregate):
+        mean = aggregate.value
         sums, counts = mean
         seen = counts > 0
         fresh = sums / jnp.where(seen, counts, 1)[:, None]
@@ -98,7 +99,8 @@ def fedproto(
             jnp.where(seen[:, None], fresh, server.mean), jnp.maximum(server.known, seen)
         )
 
-    def init(params):
+    def init(params, key):
+        del key
         width = params[head]["kernel"].shape[0]
         none = ServerState(jnp.zeros((num_classes, width)), jnp.zeros(num_classes))
         return none, ClientState(params)
@@ -107,6 +109,6 @@ def fedproto(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal_params=lambda server, client: personal(server, client.params),
+        personal_params=lambda server, client, data: personal(server, client.params),
         global_params=None,
     )

@@ -61,5 +61,5 @@ def fedrod(
     return averaged(
         client_update,
         lambda params: ClientState(optax.tree.zeros_like(params[head])),
-        lambda server, client: personal(server.params, client.own),
+        lambda server, client, data: personal(server.params, client.own),
     )

@@ -91,7 +91,8 @@ def gpfl(
         )
         return jax.nn.relu(z * (1 + gain)[None] + offset[None])
 
-    def personal(server, client):
+    def personal(server, client, data=None):
+        del data
         own = {**server.body, head: client.head}
         return Conditioned(own, server.valve, client.shares @ server.classes)
 
@@ -130,7 +131,8 @@ def gpfl(
         rows = opened(params.valve, z.reshape(-1, z.shape[-1]), params.condition)
         return models.dense(params.model[head], rows).reshape(*z.shape[:-1], -1)
 
-    def init(params):
+    def init(params, key):
+        del key
         width, keys = params[head]["kernel"].shape[0], jax.random.split(jax.random.key(0), 3)
         body = {name: layer for name, layer in params.items() if name != head}
         normal = jax.nn.initializers.lecun_normal()
@@ -145,7 +147,7 @@ def gpfl(
     return Algorithm(
         init=init,
         client_update=client_update,
-        server_update=optax.apply_updates,
+        server_update=lambda server, aggregate: optax.apply_updates(server, aggregate.value),
         personal_params=personal,
         global_params=None,
         predict=predict,

@@ -34,9 +34,9 @@ def local(
         return ClientOutput((), state, result.params, result.steps, result.metrics)
 
     return Algorithm(
-        init=lambda params: ((), ClientState(params)),
+        init=lambda params, key: ((), ClientState(params)),
         client_update=client_update,
-        server_update=lambda server, mean_message: server,
-        personal_params=lambda received, client: client.params,
+        server_update=lambda server, aggregate: server,
+        personal_params=lambda received, client, data: client.params,
         global_params=None,
     )

@@ -60,14 +60,15 @@ def shared_in_part(
       own_mask: as above.
     """
 
-    def init(params):
+    def init(params, key):
+        del key
         own, shared = partition_params(params, own_mask(params))
         return ServerState(shared), ClientState(own)
 
     return Algorithm(
         init=init,
         client_update=client_update,
-        server_update=lambda s, mean: ServerState(optax.tree.add(s.shared, mean)),
-        personal_params=lambda server, client: combine_params(client.own, server.shared),
+        server_update=lambda s, aggregate: ServerState(optax.tree.add(s.shared, aggregate.value)),
+        personal_params=lambda server, client, data: combine_params(client.own, server.shared),
         global_params=None,
     )

@@ -69,7 +69,7 @@ def perfedavg(
         message = optax.tree.sub(result.params, w)
         return ClientOutput(message, client, adapted.params, result.steps, result.metrics)
 
-    return averaged(client_update, lambda params: (), lambda server, client: server.params)
+    return averaged(client_update, lambda params: (), lambda server, client, data: server.params)
 
 
 def _halves(batch):

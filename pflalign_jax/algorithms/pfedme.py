@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.algorithms.averaging import averaged
-from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
+from pflalign_jax.federated import (
+    MEAN_BY_CLIENTS,
+    Algorithm,
+    ClientOutput,
+    Loss,
+    local_sgd,
+    local_training,
+)
 from pflalign_jax.federated.validation import at_least_one, known, nonnegative
 
 
@@ -93,13 +100,14 @@ def pfedme(
         message = optax.tree.sub(w, server.params)
         return ClientOutput(message, ClientState(theta), theta, result.steps, result.metrics)
 
-    def server_update(server, mean):
+    def server_update(server, aggregate):
+        mean = aggregate.value
         return server._replace(params=optax.tree.add_scale(server.params, beta, mean))
 
     return averaged(
         client_update,
         ClientState,
-        lambda server, client: client.params,
+        lambda server, client, data: client.params,
         server_update=server_update,
-        uniform=True,
+        aggregation=MEAN_BY_CLIENTS,
     )

@@ -72,18 +72,20 @@ def pflalign(
     tx = optax.chain(before, align)
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
-    def init(params):
+    def init(params, key):
+        del key
         delta = jax.tree.map(jnp.zeros_like, params) if realignment else None
         return ServerState(params), ClientState(delta, align.init(params)._replace(m=None))
 
-    def personal_params(server, client):
+    def personal_params(server, client, data):
+        del data
         return realign(server.params, client.direction) if realignment else server.params
 
     def client_update(server, client, data, key):
         extra = {"centre": server.params}
         if realignment:
             extra |= {"direction": client.direction, "num_steps": local.num_steps(data)}
-        start = personal_params(server, client)
+        start = personal_params(server, client, data)
         opt_state = (before.init(start), new_round(client.align))
         result = local.train(start, opt_state, data, key, **extra)
         delta, (_, last) = direction(result.params, server.params), result.opt_state
@@ -93,7 +95,8 @@ def pflalign(
         state = ClientState(delta if realignment else None, last._replace(m=None))
         return ClientOutput(delta, state, result.params, result.steps, metrics)
 
-    def server_update(server, mean_delta):
+    def server_update(server, aggregate):
+        mean_delta = aggregate.value
         return ServerState(optax.apply_updates(server.params, mean_delta))
 
     return Algorithm(

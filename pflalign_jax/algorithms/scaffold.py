@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
+from pflalign_jax.federated.algorithm import MEAN_BY_CLIENTS, Algorithm, ClientOutput
 from pflalign_jax.federated.local import Loss, add_drift, local_sgd, local_training
 from pflalign_jax.federated.validation import nonnegative, positive
 
@@ -56,7 +56,8 @@ def scaffold(
     tx = optax.chain(add_drift(), local_sgd(learning_rate))
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
-    def init(params):
+    def init(params, key):
+        del key
         none = optax.tree.zeros_like(params)
         return ServerState(params, none), ClientState(none)
 
@@ -71,8 +72,8 @@ def scaffold(
         state = ClientState(optax.tree.add(client.control, change))
         return ClientOutput((delta, change), state, result.params, result.steps, result.metrics)
 
-    def server_update(server, mean, answered):
-        delta, change = mean
+    def server_update(server, aggregate):
+        (delta, change), answered = aggregate
         return ServerState(
             optax.tree.add_scale(server.params, server_learning_rate, delta),
             optax.tree.add_scale(server.control, answered / num_clients, change),
@@ -82,8 +83,7 @@ def scaffold(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal_params=lambda server, client: server.params,
+        personal_params=lambda server, client, data: server.params,
         global_params=lambda server: server.params,
-        uniform=True,
-        takes_weight=True,
+        aggregation=MEAN_BY_CLIENTS,
     )

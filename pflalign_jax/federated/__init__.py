@@ -1,7 +1,19 @@
 """What every algorithm runs on: local training, the round, evaluation."""
 
 from pflalign_jax.federated import participation
-from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput, Gathered, Mean
+from pflalign_jax.federated.algorithm import (
+    GATHERED,
+    MEAN_BY_CLIENTS,
+    MEAN_BY_EXAMPLES,
+    Aggregate,
+    Aggregation,
+    Algorithm,
+    ClientData,
+    ClientOutput,
+    Gathered,
+    Mean,
+    mean_over,
+)
 from pflalign_jax.federated.class_statistics import class_features, label_counts
 from pflalign_jax.federated.client_store import StoreError
 from pflalign_jax.federated.federation import federate
@@ -22,6 +34,11 @@ from pflalign_jax.federated.param_parts import combine_params, part_mask, partit
 from pflalign_jax.federated.participation import Participation, Turnout
 
 __all__ = [
+    "GATHERED",
+    "MEAN_BY_CLIENTS",
+    "MEAN_BY_EXAMPLES",
+    "Aggregate",
+    "Aggregation",
     "Algorithm",
     "ClientData",
     "ClientOutput",
@@ -44,6 +61,7 @@ __all__ = [
     "label_counts",
     "local_sgd",
     "local_training",
+    "mean_over",
     "message_shapes",
     "part_mask",
     "participation",

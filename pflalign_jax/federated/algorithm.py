@@ -50,8 +50,8 @@ class ClientOutput(NamedTuple):
     """What a client's round yields.
 
     Attributes:
-      message: sent to the server, reduced as a mean weighted by training examples; ``()`` if
-        nothing is sent.
+      message: sent to the server, which is given the aggregate of a round's messages (see
+        `Aggregation`); ``()`` if nothing is sent.
       state: the client's next state, same structure, shapes and dtypes as before.
       params: the client's model after its local steps, scored as ``personal / adapted``.
       steps: int32 scalar, local steps taken, to account for work.
@@ -80,6 +80,55 @@ class Gathered(NamedTuple):
     ids: jax.Array
 
 
+class Aggregate(NamedTuple):
+    """What the server is given of a round's messages.
+
+    Attributes:
+      value: the mean message, in the messages' dtypes; with `GATHERED` a `Gathered` of all.
+      weight: float32 scalar, what the weighted sum was divided by: training examples, the number of
+        clients that answered, or the fixed number of `mean_over`.
+    """
+
+    value: Any
+    weight: jax.Array
+
+
+class Aggregation(NamedTuple):
+    """How the messages of a round become the `Aggregate` that the server is given.
+
+    Use `MEAN_BY_EXAMPLES`, `MEAN_BY_CLIENTS`, `GATHERED` or `mean_over`.
+
+    Attributes:
+      weights: what a client counts by, ``"examples"`` (its training examples) or ``"clients"`` (1).
+      divide_by: a fixed number that the weighted sum is divided by, which tells nothing about who
+        answered; None: the sum of the weights.
+      gathered: True: no mean; the server is given all messages. Every device then holds all of a
+        round: for small cohorts (cross-silo).
+      message_bytes: from the shapes of a message, as the server gets it, to the bytes that are
+        really sent for it; None: those of the message itself.
+    """
+
+    weights: str = "examples"
+    divide_by: float | None = None
+    gathered: bool = False
+    message_bytes: Callable[[Any], int] | None = None
+
+
+MEAN_BY_EXAMPLES = Aggregation()
+"""The mean message, clients weighted by their training examples, as in FedAvg."""
+
+MEAN_BY_CLIENTS = Aggregation(weights="clients")
+"""The mean message, clients counted equally."""
+
+GATHERED = Aggregation(gathered=True)
+"""All messages of a round, as `Gathered`."""
+
+
+def mean_over(number: float) -> Aggregation:
+    """Return the sum of the messages, clients counted equally, divided by a fixed number."""
+    return Aggregation(weights="clients", divide_by=float(number))
+
+
 def _identity(server):
     return server
 
@@ -92,49 +141,40 @@ def _whole(received, client_id):
 class Algorithm(NamedTuple):
     """A federated algorithm as pure functions over **one** client.
 
+    ``received`` below is what one client has downloaded: the result of ``broadcast`` and then
+    ``deliver``. ``data`` is the client's `ClientData`.
+
     Attributes:
-      init: ``params -> (server_state, client_state)``; every client starts from the same state.
-      client_update: ``(received, client_state, ClientData, key) -> ClientOutput``; ``received``
-        is what ``broadcast`` and ``deliver`` give. Consumes ``key``.
-      server_update: ``(server_state, mean_message) -> server_state``.
-      personal_params: ``(received, client_state) -> params``, the client's model as it starts a
-        round, scored as ``personal / received``.
-      global_params: ``broadcast -> params``, scored as ``global``; None where there is no global
+      init: ``(params, key) -> (server_state, client_state)`` for the first model; ``key`` is for
+        whatever else is drawn at random. Every client starts from the same state.
+      client_update: ``(received, client_state, data, key) -> ClientOutput``, a client's round.
+      server_update: ``(server_state, Aggregate) -> server_state``.
+      personal_params: ``(received, client_state, data) -> params``, the client's model as it starts
+        a round, scored as ``personal / received``.
+      global_params: ``broadcast -> params``, scored as ``global``; None if there is no global
         model.
-      broadcast: ``server_state -> received``, what every client downloads; by default all of the
-        server's state. Keeps server-only state (momentum) off the wire and out of the byte count.
-      newcomer: ``broadcast -> client_state``, how a client that never trained starts; None: from
-        the state that ``init`` gives a client of the current global model.
-      uniform: True: the mean message counts clients equally, not by training examples.
-      gather: True: ``server_update`` gets `Gathered` messages instead of their mean. Every device
-        then holds all messages of a round: for small cohorts (cross-silo).
+      aggregation: how messages become the server's `Aggregate`.
+      broadcast: ``server_state -> broadcast``, what clients download; by default all of it. Keeps
+        what only the server needs (momentum) off the wire and out of the byte count.
       deliver: ``(broadcast, client_id) -> received``, what one client downloads of it, where the
         server has something for each (a head, a cloud model); by default all. ``client_id`` is an
         int32 scalar of `FederatedDataset.client_ids`, also of clients that never trained.
+      newcomer: ``(received, data) -> client_state``, how a client that never trained starts; None:
+        from the state that ``init`` gives a client of the current global model.
       between_rounds: ``server_state -> server_state``, called on the host after every round, for
         what belongs into no device program, such as SciPy's solvers; new leaves are NumPy arrays.
       predict: ``(params, x) -> logits`` of personal models, where that is not the model's own
         ``apply``, because they have further parts (a gate, a conditional layer).
-      takes_weight: True: ``server_update`` gets a third argument, the float32 scalar that the sum
-        of messages was divided by; with ``uniform`` that is how many clients answered.
-      mean_over: the mean message is the weighted sum over this number, instead of over the sum of
-        weights: a fixed one tells nothing about who answered. None: over the sum.
-      message_bytes: from the shapes of a message, as the server gets it, to the bytes that are
-        sent for it; None: those of the message itself.
     """
 
-    init: Callable[[Any], tuple[Any, Any]]
+    init: Callable[[Any, jax.Array], tuple[Any, Any]]
     client_update: Callable[[Any, Any, ClientData, jax.Array], ClientOutput]
-    server_update: Callable[..., Any]
-    personal_params: Callable[[Any, Any], Any]
+    server_update: Callable[[Any, Aggregate], Any]
+    personal_params: Callable[[Any, Any, ClientData], Any]
     global_params: Callable[[Any], Any] | None
+    aggregation: Aggregation = MEAN_BY_EXAMPLES
     broadcast: Callable[[Any], Any] = _identity
-    newcomer: Callable[[Any], Any] | None = None
-    uniform: bool = False
-    gather: bool = False
     deliver: Callable[[Any, jax.Array], Any] = _whole
+    newcomer: Callable[[Any, ClientData], Any] | None = None
     between_rounds: Callable[[Any], Any] | None = None
     predict: Callable[[Any, jax.Array], jax.Array] | None = None
-    takes_weight: bool = False
-    mean_over: float | None = None
-    message_bytes: Callable[[Any], int] | None = None

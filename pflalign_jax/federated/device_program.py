@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from pflalign_jax.datasets import FederatedDataset, select_clients
 from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput
 from pflalign_jax.federated.client_rows import each, read_rows, write_rows
 from pflalign_jax.federated.metrics import score_client
-from pflalign_jax.federated.sharding import AXIS, PlacedData
+from pflalign_jax.federated.sharding import AXIS, PlacedData, place_clients, place_data
 
 OWN: Any = PartitionSpec(AXIS)
 SAME: Any = PartitionSpec()
@@ -34,6 +36,8 @@ class Setting(NamedTuple):
       step_limit: ``(key, round, client id) -> int32``, the most local steps of a client in a
         round; None: no limit.
       drop_last: whether local epochs leave out a last batch that is not full.
+      fresh_state: ``(server, key, received, data) -> state``, of clients that never trained; None:
+        clients bring their states.
     """
 
     algorithm: Algorithm
@@ -45,6 +49,7 @@ class Setting(NamedTuple):
     diagnostics: bool = False
     step_limit: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
     drop_last: bool = False
+    fresh_state: Callable[[Any, jax.Array, Any, ClientData], Any] | None = None
 
 
 def output_shapes(setting: Setting, received: Any, client: Any, window: ClientData) -> ClientOutput:
@@ -116,15 +121,33 @@ def update_chunk(
 
 
 def received_params(
-    setting: Setting, received: Any, states: Any, ids: jax.Array, rows: jax.Array
+    setting: Setting, received: Any, states: Any, data: PlacedData, rows: jax.Array
 ) -> Any:
     """Return a chunk's personal models as they start a round."""
+    train = data.splits["train"]
+    starts, sizes, ids = read_rows((train.start, train.size, data.ids), rows)
 
-    def start(state, client_id):
+    def start(state, start, size, client_id):
         own = setting.algorithm.deliver(received, client_id)
-        return setting.algorithm.personal_params(own, state)
+        window = client_data(data, start, size, client_id)
+        return setting.algorithm.personal_params(own, state, window)
 
-    return each(start, rows, states, ids)
+    return each(start, rows, states, starts, sizes, ids)
+
+
+def fresh_states(
+    setting: Setting, server: Any, key: jax.Array, received: Any, data: PlacedData, rows: jax.Array
+) -> Any:
+    """Return a chunk's states of clients that never trained."""
+    assert setting.fresh_state is not None
+    make_state, train = setting.fresh_state, data.splits["train"]
+    starts, sizes, ids = read_rows((train.start, train.size, data.ids), rows)
+
+    def fresh(start, size, client_id):
+        own = setting.algorithm.deliver(received, client_id)
+        return make_state(server, key, own, client_data(data, start, size, client_id))
+
+    return each(fresh, rows, starts, sizes, ids)
 
 
 def score_chunk(
@@ -173,6 +196,19 @@ def client_data(
     train = data.splits["train"]
     shared = data.positions, data.mean, data.std
     return ClientData(train.x, train.y, start, size, *shared, client_id=client_id)
+
+
+def training_data(dataset: FederatedDataset, k: int) -> ClientData:
+    """Return the training examples of the client at position ``k``, outside of any program."""
+    client = select_clients(dataset, np.array([k]))
+    mesh = Mesh(np.array(jax.local_devices()[:1]), (AXIS,))
+    sizes = client.splits["train"].sizes
+    longest = int(dataset.splits["train"].sizes.max())
+    data = place_data(client, place_clients(sizes, 1), mesh, splits=("train",), longest=longest)
+    # Bound to no device, so that they go together with arrays on any.
+    _, data = own_block((), jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), data))
+    train = data.splits["train"]
+    return client_data(data, train.start[0], train.size[0], data.ids[0])
 
 
 def own_block(clients: Any, data: PlacedData) -> tuple[Any, PlacedData]:

@@ -11,6 +11,7 @@ from pflalign_jax.federated.device_program import (
     Setting,
     compiler_options,
     empty_table,
+    fresh_states,
     lead,
     over_devices,
     own_block,
@@ -39,14 +40,16 @@ def score_step(setting: Setting) -> Callable:
         adapt_key = jax.random.fold_in(jax.random.fold_in(key, ADAPT), round_index)
 
         def visit(tables, chosen):
-            tables, (states, ids) = dict(tables), read_rows((clients, data.ids), chosen)
+            tables, states = dict(tables), read_rows(clients, chosen)
+            if setting.fresh_state is not None:
+                states = fresh_states(setting, server, key, received, data, chosen)
 
             def score(name, params, shared=False):
                 tables[name] = score_chunk(setting, params, data, chosen, tables[name], shared)
 
             if algorithm.global_params is not None:
                 score("global", algorithm.global_params(received), shared=True)
-            start = received_params(setting, received, states, ids, chosen)
+            start = received_params(setting, received, states, data, chosen)
             score("personal/received", start)
             if adapt:
                 steps = setting.adapt_steps

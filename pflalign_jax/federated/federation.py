@@ -13,15 +13,19 @@ from pflalign_jax.datasets.features import are_tokens
 from pflalign_jax.federated.algorithm import Algorithm
 from pflalign_jax.federated.client_states import PLACES, choose_place, on_devices, staged_from
 from pflalign_jax.federated.client_store import disk_store, host_store
-from pflalign_jax.federated.device_program import SAME, Setting
+from pflalign_jax.federated.device_program import SAME, Setting, training_data
 from pflalign_jax.federated.eval_program import score_step
 from pflalign_jax.federated.inject_hyperparams import values_of
 from pflalign_jax.federated.interface import Federation, FederationState, RoundResult
-from pflalign_jax.federated.message_size import message_shapes, num_bytes
+from pflalign_jax.federated.message_size import message_shapes, num_bytes, sent_bytes
 from pflalign_jax.federated.participation import Participation, Turnout, uniform
-from pflalign_jax.federated.random_keys import COHORT, INIT
+from pflalign_jax.federated.random_keys import COHORT, INIT, STATES
 from pflalign_jax.federated.round_program import round_step
-from pflalign_jax.federated.sharding import AXIS, choose_chunk, everywhere
+from pflalign_jax.federated.sharding import (
+    AXIS,
+    choose_chunk,
+    everywhere,
+)
 from pflalign_jax.federated.snapshot import Snapshot
 from pflalign_jax.federated.tables import eval_batch_size as default_eval_batch_size
 from pflalign_jax.federated.tables import named_scores, on_host
@@ -110,7 +114,7 @@ def federate(
         return model.init(jax.random.fold_in(key, INIT), example)
 
     def first_states(key, values):
-        return algorithm.init(first_params(key), **values)
+        return algorithm.init(first_params(key), jax.random.fold_in(key, STATES), **values)
 
     def first_client_state(key_and_values):
         return first_states(*key_and_values)[1]
@@ -270,26 +274,27 @@ def federate(
         return named_scores(dataset, eval_splits, parts)
 
     new = dataset.new_clients
-    score_newcomers = score_step(setting._replace(adapt_steps=new_client_steps))
+
+    def fresh_state(server, key, received, data):
+        if algorithm.newcomer is not None:
+            return algorithm.newcomer(received, data)
+        if algorithm.global_params is None:
+            return first_client_state((key, values_of(server)))
+        params = algorithm.global_params(algorithm.broadcast(server))
+        return algorithm.init(params, jax.random.fold_in(key, STATES), **values_of(server))[1]
+
+    score_newcomers = score_step(
+        setting._replace(adapt_steps=new_client_steps, fresh_state=fresh_state)
+    )
 
     @functools.cache
     def newcomers():
         return on_devices(new, mesh, client_chunk, new.num_clients)
 
-    def first_newcomer(server_and_key):
-        server, key = server_and_key
-        received = algorithm.broadcast(server)
-        if algorithm.newcomer is not None:
-            return algorithm.newcomer(received)
-        if algorithm.global_params is None:
-            return first_client_state((key, values_of(server)))
-        return algorithm.init(algorithm.global_params(received), **values_of(server))[1]
-
     def evaluate_new(state, adapt=True):
         if new is None:
             raise ValueError(f"{dataset.name} has no new clients; make it with num_new_clients=...")
-        states = newcomers().init(first_newcomer, (state.server, state.key))
-        (staged,) = newcomers().every(states)
+        (staged,) = newcomers().every(())
         tables = score_newcomers(*state._replace(clients=staged.clients), *staged[1:4], adapt=adapt)
         scores = named_scores(new, ["test"], [(staged, tables)])
         return {name.replace("test/", "new_clients/", 1): s for name, s in scores.items()}
@@ -302,14 +307,14 @@ def federate(
     def personal_params(state, k):
         own = client_state(state, k)
         received = algorithm.deliver(algorithm.broadcast(state.server), dataset.client_ids[k])
-        return algorithm.personal_params(received, own)
+        return algorithm.personal_params(received, own, training_data(dataset, k))
 
     def downloaded(server):
         return algorithm.deliver(algorithm.broadcast(server), dataset.client_ids[0])
 
     down = jax.eval_shape(downloaded, first_server)
     message = message_shapes(algorithm, down, first_client, dataset)
-    up = num_bytes(message) if algorithm.message_bytes is None else algorithm.message_bytes(message)
+    up = sent_bytes(algorithm.aggregation, message)
 
     return Federation(
         init,

@@ -36,9 +36,9 @@ def inject_hyperparams(make: Callable[..., Algorithm], **values: float) -> Algor
     fixed = make(**values)
     passed = Algorithm._field_defaults
 
-    def init(params, **others):
+    def init(params, key, **others):
         known = {name: jnp.float32(value) for name, value in (values | others).items()}
-        server, client = make(**(values | others)).init(params)
+        server, client = make(**(values | others)).init(params, key)
         return Tuned(known, server), client
 
     def of(tuned):
@@ -51,8 +51,8 @@ def inject_hyperparams(make: Callable[..., Algorithm], **values: float) -> Algor
         output = of(received).client_update(received.own, client, data, key)
         return output._replace(params=model(received, output.params))
 
-    def personal_params(received, client):
-        return model(received, of(received).personal_params(received.own, client))
+    def personal_params(received, client, data):
+        return model(received, of(received).personal_params(received.own, client, data))
 
     def inside(name):
         """Return a field's function of ``(tuned, ...)`` that returns its next state."""

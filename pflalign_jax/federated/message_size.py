@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from pflalign_jax.datasets.base import FederatedDataset
-from pflalign_jax.federated.algorithm import Algorithm, ClientData
+from pflalign_jax.federated.algorithm import Aggregation, Algorithm, ClientData
 
 
-def window(dataset: FederatedDataset) -> ClientData:
+def imaginary_client(dataset: FederatedDataset) -> ClientData:
     """Return the `ClientData` of an imaginary client of a dataset, without examples."""
     longest = int(dataset.splits["train"].sizes.max())
     x, y = (jnp.zeros((1, *a.shape[1:]), a.dtype) for a in (dataset.x, dataset.y))
@@ -29,10 +29,15 @@ def message_shapes(
       dataset: whose clients.
     """
     update = algorithm.client_update
-    output = jax.eval_shape(update, received, client, window(dataset), jax.random.key(0))
+    output = jax.eval_shape(update, received, client, imaginary_client(dataset), jax.random.key(0))
     return output.message
 
 
 def num_bytes(shapes: Any) -> int:
     """Return the bytes of a tree of arrays or of their shapes."""
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(shapes))
+
+
+def sent_bytes(aggregation: Aggregation, message: Any) -> int:
+    """Return the bytes that are sent for a message of these shapes."""
+    return (aggregation.message_bytes or num_bytes)(message)

@@ -4,8 +4,9 @@ A draw's key is ``fold_in(key of the run, purpose)``, then the round, then the c
 does not depend on the number of devices, on the order of clients, or on a run's interruptions.
 """
 
-INIT, COHORT, LOCAL, ADAPT = range(4)
-"""First parameters; who is invited; local training; the training that is only scored."""
+INIT, COHORT, LOCAL, ADAPT, STATES = range(5)
+"""First parameters; who is invited; local training; the training that is only scored; first states
+of the algorithm."""
 
 GROUP, OWN_CHANCE, PHASE, AWAKE, DROPOUT, OWN_SPEED, SPEED = range(2**30, 2**30 + 7)
 """Below ``COHORT``'s key: of `pflalign_jax.federated.participation`. Its invitations are keyed by

@@ -12,7 +12,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.federated.algorithm import Gathered, Mean
+from pflalign_jax.federated.algorithm import Aggregate, Gathered, Mean
 from pflalign_jax.federated.client_rows import each, read_rows, visit_rows, write_rows
 from pflalign_jax.federated.device_program import (
     OWN,
@@ -82,7 +82,7 @@ def round_step(setting: Setting) -> tuple[Callable, Callable]:
     The second function takes tuples of S of ``key``, ``server``, ``clients``, ``rows`` and
     ``counts`` (of the last two also only one, for all), vmaps over them, and returns S results.
     """
-    algorithm = setting.algorithm
+    algorithm, aggregation = setting.algorithm, setting.algorithm.aggregation
 
     def device_round(key, round_index, server, clients, data, rows, counts, *, score):
         clients, data = own_block(clients, data)
@@ -95,12 +95,12 @@ def round_step(setting: Setting) -> tuple[Callable, Callable]:
         window = client_data(data, train.start[0], train.size[0], data.ids[0])
         sent = output_shapes(setting, algorithm.deliver(received, data.ids[0]), one_client, window)
         total = jax.tree.map(lambda a: jnp.zeros(a.shape, _wide(a.dtype)), sent.message)
-        if algorithm.gather:
+        if aggregation.gathered:
             room = rows.shape
             total = jax.tree.map(lambda a: jnp.zeros(room + a.shape, a.dtype), sent.message)
             total = Gathered(total, jnp.zeros(room), jnp.full(room, -1, jnp.int32))
         metrics = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sent.metrics)
-        compared = setting.diagnostics and not algorithm.gather and bool(jax.tree.leaves(total))
+        compared = setting.diagnostics and not aggregation.gathered and bool(jax.tree.leaves(total))
         units = Mean(jax.tree.map(jnp.zeros_like, total), jnp.zeros(())) if compared else ()
 
         def visit(carry, chosen_and_slots):
@@ -112,9 +112,10 @@ def round_step(setting: Setting) -> tuple[Callable, Callable]:
             )
             finite = finite_rows(chosen, (output.metrics.get("loss"), output.message, output.state))
             real = jnp.logical_and(sizes > 0, finite)
-            weights = (real if algorithm.uniform else sizes * real).astype(jnp.float32)
+            counted = real if aggregation.weights == "clients" else sizes * real
+            weights = counted.astype(jnp.float32)
             message, own = rows_or_zero(real, (output.message, output.metrics))
-            if algorithm.gather:
+            if aggregation.gathered:
                 row = Gathered(message, weights, jnp.where(real, ids, -1))
                 total = write_rows(total, slots, row)
             else:
@@ -127,7 +128,7 @@ def round_step(setting: Setting) -> tuple[Callable, Callable]:
                 units = Mean(sums, units.weight + moved.sum())
             metrics = jax.tree.map(_add_weighted(real), metrics, own)
             if score:
-                start = received_params(setting, received, states, ids, chosen)
+                start = received_params(setting, received, states, data, chosen)
                 params = where_rows(finite, output.params, start)
                 table = score_chunk(setting, params, data, chosen, table)
             clients = write_rows(clients, chosen, where_rows(finite, output.state, states))
@@ -152,26 +153,27 @@ def round_step(setting: Setting) -> tuple[Callable, Callable]:
         )
         units, weight, metrics, useful, counts = sums
         small, unravel = jax.flatten_util.ravel_pytree((weight, metrics))  # one all-reduce
-        big = () if algorithm.gather else total
+        big = () if aggregation.gathered else total
         small, (useful, counts, turns_of_all), units, big = jax.lax.psum(
             (small, (useful, counts, turns), units, big), AXIS
         )
         weight, metrics = unravel(small)
-        if algorithm.gather:
-            inbox = jax.lax.all_gather(total, AXIS, tiled=True)
+        if aggregation.gathered:
+            value = jax.lax.all_gather(total, AXIS, tiled=True)
         executed = turns_of_all * setting.client_chunk
         work = Work(useful, executed, jax.lax.pmax(turns, AXIS), turns_of_all)
-        over = weight if algorithm.mean_over is None else jnp.float32(algorithm.mean_over)
-        if not algorithm.gather:
-            inbox = jax.tree.map(
-                lambda t, a: (t / over.astype(t.dtype)).astype(a.dtype), big, sent.message
+        fixed = aggregation.divide_by
+        divisor = weight if fixed is None else jnp.float32(fixed)
+        if not aggregation.gathered:
+            value = jax.tree.map(
+                lambda t, a: (t / divisor.astype(t.dtype)).astype(a.dtype), big, sent.message
             )
         if compared:
-            cosines = optax.tree.vdot(units.total, inbox) / optax.tree.norm(inbox)
+            cosines = optax.tree.vdot(units.total, value) / optax.tree.norm(value)
             metrics = {**metrics, "update/cosine": Mean(cosines, units.weight)}
         server = jax.tree.map(
             lambda new, old: jnp.where(weight > 0, new, old),
-            algorithm.server_update(server, inbox, *[over] * algorithm.takes_weight),
+            algorithm.server_update(server, Aggregate(value, divisor)),
             server,
         )
         return server, lead(clients), metrics, work, counts, *lead((left_out, table))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from pflalign_jax.federated import Algorithm
+from pflalign_jax.federated import Algorithm, mean_over
 from pflalign_jax.federated.random_keys import SERVER_NOISE
 from pflalign_jax.messages.clipping import check_norm, clipped, noisy
 
@@ -52,25 +52,25 @@ def private_mean(
         )
     if cohort_size < 1:
         raise ValueError(f"private_mean: cohort_size={cohort_size!r} is not allowed; use >= 1")
-    if algorithm.gather:
+    if algorithm.aggregation.gathered:
         raise ValueError("private_mean: this algorithm's server takes all messages, not their mean")
 
-    def init(params):
-        server, client = algorithm.init(params)
-        key = jax.random.fold_in(jax.random.key(seed), SERVER_NOISE)
-        return ServerState(server, jax.random.key_data(key)), client
+    def init(params, key):
+        server, client = algorithm.init(params, key)
+        noise_key = jax.random.fold_in(jax.random.key(seed), SERVER_NOISE)
+        return ServerState(server, jax.random.key_data(noise_key)), client
 
     def client_update(received, client, data, key):
         output = algorithm.client_update(received, client, data, key)
         return output._replace(message=clipped(output.message, clip_norm))
 
-    def server_update(server, mean, *weight):
+    def server_update(server, aggregate):
         key, draw = jax.random.split(jax.random.wrap_key_data(server.key))
         std = noise_multiplier * clip_norm / cohort_size
-        mean = noisy(mean, std, draw) if noise_multiplier else mean
-        return ServerState(
-            algorithm.server_update(server.own, mean, *weight), jax.random.key_data(key)
-        )
+        if noise_multiplier:
+            aggregate = aggregate._replace(value=noisy(aggregate.value, std, draw))
+        own = algorithm.server_update(server.own, aggregate)
+        return ServerState(own, jax.random.key_data(key))
 
     def between_rounds(server):
         return server._replace(own=algorithm.between_rounds(server.own))
@@ -80,8 +80,9 @@ def private_mean(
         client_update=client_update,
         server_update=server_update,
         broadcast=lambda server: algorithm.broadcast(server.own),
-        uniform=True,
-        mean_over=float(cohort_size),
+        aggregation=mean_over(cohort_size)._replace(
+            message_bytes=algorithm.aggregation.message_bytes
+        ),
         between_rounds=algorithm.between_rounds and between_rounds,
     )
 

@@ -93,9 +93,9 @@ def robust(algorithm: Algorithm, rule: Rule) -> Algorithm:
     Raises:
       ValueError: if the server takes all messages already, or a private mean.
     """
-    if algorithm.gather:
+    if algorithm.aggregation.gathered:
         raise ValueError("robust: this algorithm's server takes all messages, not their mean")
-    if algorithm.mean_over is not None:
+    if algorithm.aggregation.divide_by is not None:
         raise ValueError(
             "robust: this algorithm's mean is private; its noise is made for a mean, and its "
             "clipping bounds every client already"
@@ -105,14 +105,16 @@ def robust(algorithm: Algorithm, rule: Rule) -> Algorithm:
         output = algorithm.client_update(received, client, data, key)
         return output._replace(message=rule.each(output.message))
 
-    def server_update(server, inbox, *weight):
-        return algorithm.server_update(server, rule.combine(inbox), *weight)
+    def server_update(server, aggregate):
+        mean = rule.combine(aggregate.value)
+        return algorithm.server_update(server, aggregate._replace(value=mean))
 
     changes: dict[str, Any] = {}
     if rule.each is not None:
         changes["client_update"] = client_update
     if rule.combine is not None:
-        changes.update(server_update=server_update, gather=True)
+        changes["server_update"] = server_update
+        changes["aggregation"] = algorithm.aggregation._replace(gathered=True)
     return algorithm._replace(**changes)
 
 

@@ -34,8 +34,10 @@ def transform_messages(
       ValueError: from ``init`` if a message has other numbers than float32.
     """
 
-    def memory(broadcast, client):
-        received = algorithm.deliver(broadcast, dataset.client_ids[0])
+    def first_received(server):
+        return algorithm.deliver(algorithm.broadcast(server), dataset.client_ids[0])
+
+    def memory(received, client):
         shapes = message_shapes(algorithm, received, client, dataset)
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
             if leaf.dtype != jnp.float32:
@@ -45,9 +47,9 @@ def transform_messages(
                 )
         return transform.init(shapes)
 
-    def init(params):
-        server, client = algorithm.init(params)
-        return server, ClientState(client, memory(algorithm.broadcast(server), client))
+    def init(params, key, **values):
+        server, client = algorithm.init(params, key, **values)
+        return server, ClientState(client, memory(first_received(server), client))
 
     def client_update(received, client, data, key):
         output = algorithm.client_update(received, client.own, data, key)
@@ -56,14 +58,19 @@ def transform_messages(
         )
         return output._replace(message=message, state=ClientState(output.state, kept))
 
-    def newcomer(received):
-        client = algorithm.newcomer(received)
+    def newcomer(received, data):
+        client = algorithm.newcomer(received, data)
         return ClientState(client, memory(received, client))
+
+    def personal_params(received, client, data):
+        return algorithm.personal_params(received, client.own, data)
 
     return algorithm._replace(
         init=init,
         client_update=client_update,
-        personal_params=lambda received, client: algorithm.personal_params(received, client.own),
+        personal_params=personal_params,
         newcomer=algorithm.newcomer and newcomer,
-        message_bytes=lambda shapes: num_bytes(transform, shapes),
+        aggregation=algorithm.aggregation._replace(
+            message_bytes=lambda shapes: num_bytes(transform, shapes)
+        ),
     )

@@ -108,15 +108,15 @@ def build_with_messages(
     return messages.wrap(algorithm, config, dataset)
 
 
-def build_dataset(config: ConfigDict) -> FederatedDataset:
+def build_dataset(config: Mapping[str, Any]) -> FederatedDataset:
     """Return the dataset of a resolved config.
 
     Raises:
       DatasetError: naming the file or argument, its value and what to do.
     """
-    fields = config.dataset
+    fields = config["dataset"]
     with _errors_of("dataset"):
-        return call(FACTORIES["dataset"][fields.name], fields)
+        return call(FACTORIES["dataset"][fields["name"]], fields)
 
 
 @contextlib.contextmanager

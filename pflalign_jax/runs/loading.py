@@ -13,10 +13,11 @@ import numpy as np
 
 from pflalign_jax.datasets.features import are_tokens, normalise
 from pflalign_jax.federated.client_store import disk_store
-from pflalign_jax.federated.random_keys import INIT
+from pflalign_jax.federated.device_program import training_data
+from pflalign_jax.federated.random_keys import INIT, STATES
 from pflalign_jax.federated.snapshot import client_of
 from pflalign_jax.models import Model
-from pflalign_jax.runs.build import build_algorithm, build_model
+from pflalign_jax.runs.build import build_algorithm, build_dataset, build_model
 from pflalign_jax.runs.checkpoints import (
     CheckpointError,
     checkpoint_rounds,
@@ -89,7 +90,7 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
     shape, dtype = data["features_shape"], np.dtype(data["features_dtype"])
     example = jax.ShapeDtypeStruct((1, *shape), jnp.int32 if are_tokens(dtype) else jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), example)
-    shapes = jax.eval_shape(algorithm.init, params)
+    shapes = jax.eval_shape(algorithm.init, params, jax.random.key(0))
     around = _wrapped(config)
     saved, _ = load_checkpoint(directory, chosen, shapes, around)
     if saved.clients.positions is None and around[1] != "clients":
@@ -113,7 +114,8 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
         """Return the state of a client that never took part."""
         key = jax.random.wrap_key_data(jnp.asarray(saved.key), impl=saved.key_impl)
         zeros = jnp.zeros(example.shape, example.dtype)
-        return algorithm.init(model.init(jax.random.fold_in(key, INIT), zeros))[1]
+        first = model.init(jax.random.fold_in(key, INIT), zeros)
+        return algorithm.init(first, jax.random.fold_in(key, STATES))[1]
 
     def state_of(k):
         if saved.clients.positions is not None:
@@ -128,7 +130,7 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
     def personal_params(client):
         k = position(client)
         own = algorithm.deliver(received, jnp.int32(ids[k]))
-        return algorithm.personal_params(own, state_of(k))
+        return algorithm.personal_params(own, state_of(k), _DataWhenAsked(config, k))
 
     mean, std = (np.asarray(data[name], np.float32) for name in ("mean", "std"))
 
@@ -160,6 +162,20 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
     lines = (workdir / "metrics.jsonl").read_bytes()[:last].decode().splitlines()
     rows = [json.loads(line) for line in lines]
     return Run(config, rows, chosen, model, names, shared, personal_params, predict)
+
+
+class _DataWhenAsked:
+    """A client's `ClientData`, read when an algorithm first looks at it: few of them do."""
+
+    def __init__(self, config, k):
+        self._config, self._k = config, k
+
+    def __getattr__(self, name):
+        return getattr(self._read, name)
+
+    @functools.cached_property
+    def _read(self):
+        return training_data(build_dataset(self._config), self._k)
 
 
 def _choose(directory, rounds, which):

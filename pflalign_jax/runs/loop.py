@@ -89,8 +89,8 @@ def rounds(
 
     Args:
       experiment: from `build`.
-      workdir: from `pflalign_jax.runs.resuming.prepare`; None writes nothing, as all processes but the
-        first do.
+      workdir: from `pflalign_jax.runs.resuming.prepare`; None writes nothing, as all processes
+        but the first do.
       on_round: called after every round with the number done and, if it was evaluated, its row.
       start: from `pflalign_jax.runs.resuming.prepare`; None: a new run.
       checkpoints: directory of the run's checkpoints, the same in all processes; None: without.

@@ -105,8 +105,8 @@ def test_discrepancy():
 def test_fedcp_splits_features_between_two_heads():
     algorithm = algorithms.fedcp(FEATURES, 0.1)
     params = FEATURES.init(None, None)
-    server, client = algorithm.init(params)
-    start = algorithm.personal_params(server, client)
+    server, client = algorithm.init(params, jax.random.key(0))
+    start = algorithm.personal_params(server, client, None)
     # One feature: the policy's two outputs, standardised, are 1 and -1; after relu 1 and 0.
     assert float(start.context[0]) == near(1)
     share = float(jax.nn.softmax(jnp.array([1.0, 0.0]))[0])
@@ -140,7 +140,7 @@ def alone():
 def test_fedcps_steps(monkeypatch):
     monkeypatch.setattr(jax.random, "gumbel", lambda key, shape: jnp.zeros(shape))
     rate, p = 0.1, sigmoid(2)
-    start = algorithms.fedcp(FEATURES, rate).init(FEATURES.init(None, None))[0]
+    start = algorithms.fedcp(FEATURES, rate).init(FEATURES.init(None, None), jax.random.key(0))[0]
     larger = jax.nn.softmax(jnp.array([1.0, 0.0]))
     share = float(larger[0] if start.policy["kernel"][0, 0] > start.policy["kernel"][0, 1]
                   else larger[1])  # fmt: skip
@@ -168,7 +168,7 @@ def test_gpfl():
     # One feature: the valve's normalised outputs are 0 and the cosines ±1, without gradients.
     lam, mu, rate = 0.5, 0.25, 0.1
     algorithm = algorithms.gpfl(FEATURES, rate, num_classes=2, lam=lam, mu=mu)
-    first, _ = algorithm.init(FEATURES.init(None, None))
+    first, _ = algorithm.init(FEATURES.init(None, None), jax.random.key(0))
     server, clients, personal = after(algorithm, 1, labelled(), FEATURES)
     classes = first.classes[:, 0]
     np.testing.assert_allclose(server.classes, first.classes * (1 - rate * mu), rtol=1e-5)

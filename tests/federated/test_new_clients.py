@@ -55,9 +55,12 @@ def test_zero_steps_change_nothing_and_more_steps_change_more():
 
 def test_an_algorithm_may_start_newcomers_its_own_way():
     algorithm = ALGORITHMS["pflalign"](LOSS)
-    away = {"newcomer": lambda received: algorithm.init(received.params)[1]._replace(
-        direction=jax.tree.map(jnp.ones_like, received.params))}  # fmt: skip
-    federation, state = trained(algorithm._replace(**away))
+
+    def newcomer(received, data):
+        _, client = algorithm.init(received.params, jax.random.key(0))
+        return client._replace(direction=jax.tree.map(jnp.ones_like, received.params))
+
+    federation, state = trained(algorithm._replace(newcomer=newcomer))
     scores = federation.evaluate_new(state, adapt=False)
     assert (scores["new_clients/personal/received"].loss != scores["new_clients/global"].loss).all()
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from toy import ALGORITHMS, LOSS, MODEL, dataset, host, mesh
 
-from pflalign_jax.federated import Algorithm, ClientOutput, Mean, federate
+from pflalign_jax.federated import (
+    GATHERED,
+    MEAN_BY_EXAMPLES,
+    Algorithm,
+    ClientOutput,
+    Mean,
+    federate,
+)
 from pflalign_jax.federated.participation import Participation, Turnout
 
 BAD = 2
@@ -25,22 +32,23 @@ def stumbling(where, gather=False, bad=(BAD,)):
         params = jax.tree.map(lambda a: a + nan["params"], received["params"])
         return ClientOutput(message, state, params, window.size, metrics)
 
-    def server_update(server, inbox):
+    def server_update(server, aggregate):
+        mean = aggregate.value
         if gather:
-            total = jnp.sum(inbox.messages * inbox.weights[:, None], axis=0)
-            inbox = total / inbox.weights.sum()
-        return {**server, "mean": inbox}
+            messages, weights, _ = mean
+            mean = jnp.sum(messages * weights[:, None], axis=0) / weights.sum()
+        return {**server, "mean": mean}
 
     return Algorithm(
-        init=lambda params: (
+        init=lambda params, key: (
             {"params": params, "mean": jnp.full(4, 7.0)},
             {"turns": jnp.zeros((), jnp.int32), "own": jnp.zeros(3)},
         ),
         client_update=client_update,
         server_update=server_update,
-        personal_params=lambda received, client: received["params"],
+        personal_params=lambda received, client, data: received["params"],
         global_params=None,
-        gather=gather,
+        aggregation=GATHERED if gather else MEAN_BY_EXAMPLES,
     )
 
 

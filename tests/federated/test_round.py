@@ -135,13 +135,15 @@ def test_message_is_the_mean_weighted_by_training_examples(cohort_size, chunk):
         return ClientOutput(message, client + 1, (), window.size, metrics)
 
     algorithm = Algorithm(
-        init=lambda params: ({"one": jax.numpy.zeros(()), "first": jax.numpy.zeros(4)},
-                             jax.numpy.zeros((), int)),
+        init=lambda params, key: (
+            {"one": jax.numpy.zeros(()), "first": jax.numpy.zeros(4)},
+            jax.numpy.zeros((), int),
+        ),
         client_update=client_update,
-        server_update=lambda server, mean: mean,
-        personal_params=lambda received, client: (),
+        server_update=lambda server, aggregate: aggregate.value,
+        personal_params=lambda received, client, data: (),
         global_params=None,
-    )  # fmt: skip
+    )
     federation = federate(
         algorithm, MODEL, data, cohort_size=cohort_size, client_chunk=chunk, mesh=mesh(2)
     )

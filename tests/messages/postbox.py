@@ -44,10 +44,10 @@ def post(dtype=jnp.float32):
         return ClientOutput({"w": vector.astype(dtype)}, client + 1, params, data.size, metrics)
 
     return Algorithm(
-        init=lambda params: (params, jnp.zeros(())),
+        init=lambda params, key: (params, jnp.zeros(())),
         client_update=client_update,
-        server_update=lambda server, mean: mean,
-        personal_params=lambda received, client: received,
+        server_update=lambda server, aggregate: aggregate.value,
+        personal_params=lambda received, client, data: received,
         global_params=lambda received: received,
     )
 

@@ -52,7 +52,9 @@ def test_the_key_of_the_noise_is_not_broadcast():
     plain = algorithms.fedavg(lambda params, batch, key: (params["w"] ** 2).sum(), 0.1)
     federation, state, _ = after(private(plain), data)
     received = private(plain).broadcast(state.server)
-    assert jax.tree.structure(received) == jax.tree.structure(plain.init({"w": 0})[0])
+    assert jax.tree.structure(received) == jax.tree.structure(
+        plain.init({"w": 0}, jax.random.key(0))[0]
+    )
     assert federation.bytes_per_round == federate(plain, MODEL, data).bytes_per_round
 
 

@@ -18,7 +18,8 @@ from pflalign_jax.federated import (
     summarise,
 )
 from pflalign_jax.models import Model
-from pflalign_jax.runs import Run, RunError, load_run
+from pflalign_jax.runs import Run, RunError
+from pflalign_jax.runs import load as load_run
 
 __version__ = "0.1.0"
 

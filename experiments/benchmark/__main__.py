@@ -11,17 +11,18 @@ import itertools
 import json
 import pathlib
 import tempfile
+from collections.abc import Iterable
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 from rich.console import Console
 
-from experiments.benchmark.measuring import measure, scaling
-from experiments.benchmark.peers import PEERS, PeerError
+from experiments.benchmark.measuring import SCALES, measure, scaling
+from experiments.benchmark.peers import PEERS
 from experiments.benchmark.tables import main_table, scaling_table
 from experiments.benchmark.workloads import WORKLOADS
-from pflalign_jax.cli.devices import DEVICES, DeviceError, require_devices, use_devices
-from pflalign_jax.cli.errors import fail
+from pflalign_jax.cli.command import FlagError, refuse_arguments, run_command
+from pflalign_jax.cli.devices import DEVICES, check_devices, use_devices
 
 _WORKLOADS = flags.DEFINE_list("workload", ["cnn"], f"What to train: {', '.join(WORKLOADS)}; all.")
 _AGAINST = flags.DEFINE_list("against", [], f"Other libraries to compare with: {', '.join(PEERS)}.")
@@ -31,31 +32,30 @@ _CHUNK = flags.DEFINE_integer("client_chunk", None, "Clients vmapped at a time."
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each contender.", lower_bound=1)
 
 
-def main(argv: list[str]) -> None:
+def check_choices(flag: str, values: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse values of a flag that are not known.
+
+    Raises:
+      FlagError: naming the first.
+    """
+    for value in values:
+        if value not in known:
+            raise FlagError(f"--{flag}={value} is unknown; choose from {list(known)}")
+
+
+def main(arguments: list[str]) -> None:
     """Measure, print, and write if asked."""
-    del argv
-    logging.set_verbosity(logging.WARNING)
+    refuse_arguments(arguments)
     names = list(WORKLOADS) if _WORKLOADS.value == ["all"] else _WORKLOADS.value
-    for flag, values, known in (
-        ("workload", names, WORKLOADS),
-        ("against", _AGAINST.value, PEERS),
-        ("scale", _SCALE.value, ("chunk", "devices", "clients", "cohort")),
-    ):
-        for value in values:
-            if value not in known:
-                raise app.UsageError(f"--{flag}={value} is unknown; choose from {list(known)}")
+    check_choices("workload", names, WORKLOADS)
+    check_choices("against", _AGAINST.value, PEERS)
+    check_choices("scale", _SCALE.value, SCALES)
     use_devices(DEVICES.value)
-    try:
-        require_devices()
-    except DeviceError as error:
-        fail(str(error))
+    check_devices()
     console = Console()
     figures: dict[str, Any] = {"workloads": [], "scaling": {}}
     for name in names:
-        try:
-            row = measure(name, _ROUNDS.value, _CHUNK.value, _AGAINST.value)
-        except PeerError as error:
-            raise app.UsageError(str(error)) from error
+        row = measure(name, _ROUNDS.value, _CHUNK.value, _AGAINST.value)
         figures["workloads"].append(row)
         console.print(main_table(row))
     for over, name in itertools.product(_SCALE.value, names):
@@ -68,4 +68,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

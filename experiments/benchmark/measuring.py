@@ -63,9 +63,7 @@ def figures_of(seconds: list[float], steps: float, flops: float, peak: float) ->
     }
 
 
-def measure(
-    name: str, rounds: int, client_chunk: int | None, against: list[str]
-) -> dict[str, object]:
+def measure(name: str, rounds: int, client_chunk: int | None, against: list[str]) -> dict[str, Any]:
     """Return the figures of one workload.
 
     ``ms_per_client_step`` is wall time of a round over the client steps in it, on all devices
@@ -81,84 +79,93 @@ def measure(
     counted = models.cnn(10, conv="lax") if name in ("cnn", "writers") else model
     peak, flops = matmul_peak(), step_flops(counted, dataset, BATCH)
     steps = float(np.median(ours["fedavg"].steps[1:]))
-    device = jax.devices()[0]
-    figures = {
-        "workload": name,
-        "clients": dataset.num_clients,
-        "cohort": ours["fedavg"].federation.cohort_size,
-        "batch_size": BATCH,
-        "device": device.device_kind,
-        "devices": len(jax.devices()),
-        "client_chunk": ours["fedavg"].federation.client_chunk,
-        "matmul_peak_gflops": peak / 1e9,
-        "gflop_per_client_step": flops / 1e9,
-        "peak_memory_gb": peak_memory() / 1e9,
-        "contenders": {},
-    }
-    reference = np.array(seconds["fedavg"])
+    contenders: dict[str, dict[str, Any]] = {}
     for contender, values in seconds.items():
-        ratios = np.array(values) / reference
-        figures["contenders"][contender] = {
+        ratios = np.array(values) / np.array(seconds["fedavg"])
+        contenders[contender] = {
             **figures_of(values, steps, flops, peak),
             "ratio": float(np.median(ratios)),
             "ratio_spread": [float(ratios.min()), float(ratios.max())],
         }
     for contender, run in ours.items():
-        figures["contenders"][contender]["executed_over_useful_steps"] = (
-            run.work.executed / run.work.useful
-        )
-    return figures
+        executed = run.work.executed / run.work.useful
+        contenders[contender]["executed_over_useful_steps"] = executed
+    federation, device = ours["fedavg"].federation, jax.devices()[0]
+    return {
+        "workload": name,
+        "clients": dataset.num_clients,
+        "cohort": federation.cohort_size,
+        "batch_size": BATCH,
+        "device": device.device_kind,
+        "devices": len(jax.devices()),
+        "client_chunk": federation.client_chunk,
+        "matmul_peak_gflops": peak / 1e9,
+        "gflop_per_client_step": flops / 1e9,
+        "peak_memory_gb": peak_memory() / 1e9,
+        "contenders": contenders,
+    }
 
 
-def _with(workload, clients=None, cohort=None):
-    sizes = workload.sizes if clients is None else np.resize(workload.sizes, clients)
-    return workload._replace(sizes=sizes, cohort=cohort or workload.cohort)
+SCALES = ("chunk", "devices", "clients", "cohort")
+"""What `scaling` can go over."""
 
 
-def scaling(over: str, name: str, rounds: int, folder: str) -> list[dict[str, object]]:
+def scaling(over: str, name: str, rounds: int, folder: str) -> list[dict[str, Any]]:
     """Return figures of pFLAlign over chunk, devices, clients K or cohort C, taking turns.
 
     ``clients`` is an MLP of 100,000 parameters with a cohort of 32 and states on disk: what a
     round costs must not depend on K.
+
+    Args:
+      over: one of `SCALES`.
+      name: of the workload.
+      rounds: how many are timed.
+      folder: for states on disk.
     """
-    workload = WORKLOADS[name]
-    cases: dict[str, tuple[Workload, dict]] = {}
-    if over == "chunk":
-        cases = {str(c): (workload, {"client_chunk": c}) for c in (1, 2, 5, 10)}
-    elif over == "devices":
-        for d in itertools.takewhile(lambda d: d <= len(jax.devices()), (1, 2, 4, 8)):
-            mesh = jax.sharding.Mesh(np.array(jax.devices()[:d]), ("clients",))
-            cases[str(d)] = (workload, {"mesh": mesh})
-    elif over == "clients":
-        small = Workload(lambda: models.mlp(10, (128,)), np.array([100]), cohort=32)
-        for k in (100, 1000, 10_000):
-            place = {"client_state_in": "disk", "state_dir": f"{folder}/{k}"}
-            cases[str(k)] = (_with(small, clients=k), place)
-    elif over == "cohort":
-        cases = {str(c): (_with(workload, cohort=c), {}) for c in (10, 20, 50, 100)}
-    else:
-        raise ValueError(f"--scale={over} is unknown; use chunk, devices, clients or cohort")
     runs = {
         case: OurRound(
             "pflalign", work.model(), noise(work), **{"cohort_size": work.cohort, **options}
         )
-        for case, (work, options) in cases.items()
+        for case, (work, options) in _cases(over, WORKLOADS[name], folder).items()
     }
-    seconds = take_turns(runs, rounds)
     rows = []
-    for case, values in seconds.items():
+    for case, values in take_turns(runs, rounds).items():
         run = runs[case]
-        used = sum(p.stat().st_blocks * 512 for p in pathlib.Path(folder, case).rglob("*"))
-        disk = {"disk_gb": used / 1e9} if over == "clients" else {}
-        rows.append(
-            {
-                over: int(case),
-                "seconds_per_round": float(np.median(values)),
-                "spread_seconds": [min(values), max(values)],
-                "ms_per_client_step": 1e3
-                * float(np.median(np.array(values) / np.array(run.steps[1:]))),
-                "executed_over_useful_steps": run.work.executed / run.work.useful,
-                **disk,
-            }
-        )
+        per_step = np.array(values) / np.array(run.steps[1:])
+        row = {
+            over: int(case),
+            "seconds_per_round": float(np.median(values)),
+            "spread_seconds": [min(values), max(values)],
+            "ms_per_client_step": 1e3 * float(np.median(per_step)),
+            "executed_over_useful_steps": run.work.executed / run.work.useful,
+        }
+        if over == "clients":
+            used = sum(p.stat().st_blocks * 512 for p in pathlib.Path(folder, case).rglob("*"))
+            row["disk_gb"] = used / 1e9
+        rows.append(row)
     return rows
+
+
+def _cases(over: str, workload: Workload, folder: str) -> dict[str, tuple[Workload, dict]]:
+    """Return what `scaling` compares: name of a case to its workload and options of `federate`."""
+    if over == "chunk":
+        return {str(c): (workload, {"client_chunk": c}) for c in (1, 2, 5, 10)}
+    if over == "cohort":
+        return {str(c): (_resized(workload, cohort=c), {}) for c in (10, 20, 50, 100)}
+    cases: dict[str, tuple[Workload, dict]] = {}
+    if over == "devices":
+        for d in itertools.takewhile(lambda d: d <= len(jax.devices()), (1, 2, 4, 8)):
+            mesh = jax.sharding.Mesh(np.array(jax.devices()[:d]), ("clients",))
+            cases[str(d)] = (workload, {"mesh": mesh})
+    else:
+        small = Workload(lambda: models.mlp(10, (128,)), np.array([100]), cohort=32)
+        for k in (100, 1000, 10_000):
+            place = {"client_state_in": "disk", "state_dir": f"{folder}/{k}"}
+            cases[str(k)] = (_resized(small, clients=k), place)
+    return cases
+
+
+def _resized(workload: Workload, clients: int | None = None, cohort: int | None = None) -> Workload:
+    """Return a workload with another number of clients or another cohort."""
+    sizes = workload.sizes if clients is None else np.resize(workload.sizes, clients)
+    return workload._replace(sizes=sizes, cohort=cohort or workload.cohort)

@@ -15,9 +15,10 @@ import numpy as np
 from experiments.benchmark.workloads import BATCH
 from pflalign_jax import models
 from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.errors import UserError
 
 
-class PeerError(Exception):
+class PeerError(UserError):
     """A comparison that cannot be made; the message says why and what to do."""
 
 

@@ -20,26 +20,25 @@ of a shorter search in search/).
 import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import flags
 from rich.console import Console
 
 from experiments.compare import leaderboard
 from experiments.compare.comparison import compare
+from pflalign_jax.cli.command import run_command, tells_how_to_go_on
 from pflalign_jax.cli.console import comparison_progress
-from pflalign_jax.cli.devices import DEVICES, cache_programs, require_devices, use_devices
-from pflalign_jax.cli.errors import fail
+from pflalign_jax.cli.devices import DEVICES, cache_programs, check_devices, use_devices
 from pflalign_jax.cli.flags import (
     CACHE,
     CONFIG,
-    USER_ERRORS,
     WORKDIR,
     command_of,
     default_workdir,
-    parse_flags,
+    parse_config_flags,
 )
 from pflalign_jax.runs import files
 from pflalign_jax.runs.lock import locked
-from pflalign_jax.runs.signals import StoppedError, asked_to_stop
+from pflalign_jax.runs.signals import asked_to_stop
 
 _ALGORITHMS = flags.DEFINE_list(
     "algorithms", None, "Which to compare; default: config.compare.algorithms."
@@ -47,42 +46,44 @@ _ALGORITHMS = flags.DEFINE_list(
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of the chosen setting.", lower_bound=1)
 
 
-def main(argv: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Compare the algorithms on ``--config``."""
-    del argv
-    logging.set_verbosity(logging.WARNING)
+    del arguments
     use_devices(DEVICES.value)
     cache_programs(CACHE.value)
+    check_devices()
     config, console = CONFIG.value, Console()
     root = pathlib.Path(WORKDIR.value or default_workdir("compare"))
     command = command_of("compare", sys.argv[1:])
     methods = list(dict.fromkeys(_ALGORITHMS.value or config.compare.algorithms))
-    try:
-        require_devices()
-        with comparison_progress(console) as (say, count):
-            left_out: dict[str, str] | None = None if _ALGORITHMS.value else {}
-            root.mkdir(parents=True, exist_ok=True)
-            with locked(root, say), asked_to_stop() as stop:
-                files.write_text(root / "command.txt", command + "\n")
-                entries = compare(config, methods, _SEEDS.value, root, say, left_out, stop, count)
-        leaderboard.write(root, entries, command, config, left_out)
-    except USER_ERRORS as error:
-        fail(str(error))
-    except StoppedError as stopped:
-        fail(f"{stopped}; go on with the same command and --workdir={root}", 128 + stopped.signum)
-    except KeyboardInterrupt:
-        fail(f"interrupted; go on with the same command and --workdir={root}", 130)
+    # Methods that were asked for by name must fit, others may be left out.
+    left_out: dict[str, str] = {}
+    leave_out = None if _ALGORITHMS.value else left_out
+    files.make_writable(root)
+    with (
+        tells_how_to_go_on(root),
+        comparison_progress(console) as progress,
+        locked(root, progress.say),
+        asked_to_stop() as stop,
+    ):
+        files.write_command(root, command)
+        entries = compare(config, methods, _SEEDS.value, root, progress, stop, leave_out)
+    leaderboard.write(root, entries, command, config, left_out)
     console.print(leaderboard.table(entries))
     if missing := leaderboard.missing_rivals(entries):
         console.print(
             f"{' and '.join(missing)} not compared: with them in --algorithms one sees whether "
-            "a method is better than training alone and than fine-tuned FedAvg", soft_wrap=True
-        )  # fmt: skip
-    for method, reason in (left_out or {}).items():
+            "a method is better than training alone and than fine-tuned FedAvg",
+            soft_wrap=True,
+        )
+    for method, reason in left_out.items():
         console.print(f"{method} was left out: {reason}", markup=False, soft_wrap=True)
-    console.print(f"Files: {root}/ with leaderboard.md, .csv, .png, trials/. A page of figures: "
-                  f"python -m experiments.report {root}", soft_wrap=True)  # fmt: skip
+    console.print(
+        f"Files: {root}/ with leaderboard.md, .csv, .png, trials/. A page of figures: "
+        f"python -m experiments.report {root}",
+        soft_wrap=True,
+    )
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main, parse_config_flags)

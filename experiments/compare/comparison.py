@@ -1,14 +1,17 @@
 """A comparison: for each method search step sizes on validation, then run several seeds."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from experiments.compare import leaderboard
-from experiments.compare.trials import Setting, Trial, run_trials
+from experiments.compare.trials import OwnGrid, Setting, Trial, TrialContext, run_trials
+from pflalign_jax.cli.console import ComparisonProgress
+from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.runs import config as vocabulary
-from pflalign_jax.runs.build import Experiment, build, build_dataset
+from pflalign_jax.runs.build import Experiment, build_dataset, check_experiment
 
 
 def search(
@@ -53,15 +56,28 @@ def settings(config: ConfigDict, method: str) -> ConfigDict:
     return config
 
 
+class MethodSearch(NamedTuple):
+    """What is tried for a method.
+
+    Attributes:
+      setting: with the first step size.
+      grid: step sizes.
+      own: its own hyperparameter.
+    """
+
+    setting: Setting
+    grid: list[float]
+    own: OwnGrid
+
+
 def compare(
     config: ConfigDict,
     methods: list[str],
     seeds: int,
     root: pathlib.Path,
-    say: Callable,
-    leave_out: dict[str, str] | None = None,
+    progress: ComparisonProgress | None = None,
     stop: Callable[[], int] = lambda: 0,
-    count: Callable[[int, int], None] = lambda expected, done: None,
+    leave_out: dict[str, str] | None = None,
 ) -> list[leaderboard.Entry]:
     """Run what is missing of a comparison and return its entries, one per method.
 
@@ -70,20 +86,79 @@ def compare(
       methods: names of algorithms and variants.
       seeds: how many of the chosen setting.
       root: the comparison's directory.
-      say: called with a line before every trial.
+      progress: told what runs, and how many rounds are expected and done.
+      stop: the signal to stop for, 0 as long as there is none.
       leave_out: gets the methods that do not fit the model or the data, with the reason; None:
         such a method is an error.
-      stop: the signal to stop for, 0 as long as there is none.
-      count: called with how many rounds more are expected than before, and how many more are done.
 
     Raises:
       ConfigError: for a method that cannot be run, before any is.
     """
+    progress = ComparisonProgress() if progress is None else progress
+    plans, dataset = _plans(config, methods, leave_out)
+    vocabulary.checked("compare.seeds_together", config.compare.seeds_together, bool | None)
+    shorter = search_rounds(config)
+    searches = [_search_of(config, method, plan, shorter) for method, plan in plans.items()]
+    # A search that was shorter has run no seed for all rounds yet.
+    repeated = range(0 if shorter else 1, seeds)
+    for each in searches:
+        tried = len(each.grid) + len(each.own.values)
+        progress.expect(tried * (shorter or config.rounds) + len(repeated) * config.rounds)
+    context = TrialContext(
+        root,
+        dataset,
+        config.compare.seeds_together,
+        progress.say,
+        stop,
+        on_round=lambda done, row: progress.add(1),
+    )
+    return [_compare_method(each, config, repeated, context, progress) for each in searches]
+
+
+def _compare_method(
+    searched: MethodSearch,
+    config: ConfigDict,
+    repeated: Sequence[int],
+    context: TrialContext,
+    progress: ComparisonProgress,
+) -> leaderboard.Entry:
+    """Search a method's step size, then its own hyperparameter, then run the remaining seeds."""
+    setting, grid, own = searched
+    built: dict[str, Experiment] = {}  # compiled programs; other methods have others
+
+    def run(setting: Setting, seeds: Sequence[int]) -> list[Trial]:
+        before, rounds = progress.done, len(seeds) * (setting.rounds or config.rounds)
+        numbers = ", ".join(map(str, seeds))
+        progress.say(f"{setting}, {'seed' if len(seeds) == 1 else 'seeds'} {numbers}")
+        trials = run_trials(setting, seeds, context, built)
+        # Those that were done before count as well, and those after a divergence.
+        progress.add(rounds - (progress.done - before))
+        return trials
+
+    def run_rate(rate: float) -> Trial:
+        if rate not in grid:  # the grid has grown
+            progress.expect(setting.rounds or config.rounds)
+        return run(setting._replace(learning_rate=rate), [0])[0]
+
+    best, tried = search(run_rate, grid, config.compare.extensions)
+    setting = setting._replace(learning_rate=best.learning_rate)
+    others = [run(setting._replace(own=value), [0])[0] for value in own.values]
+    best = max([best, *others], key=lambda trial: trial.score)
+    repeats = [] if setting.rounds else [best]
+    if repeated:
+        repeats += run(setting._replace(own=best.own, rounds=None), repeated)
+    return leaderboard.entry(setting.method, best, tried, own if others else None, repeats)
+
+
+def _plans(
+    config: ConfigDict, methods: list[str], leave_out: dict[str, str] | None
+) -> tuple[dict[str, ConfigDict], FederatedDataset]:
+    """Return the configs of all methods that fit, and their dataset."""
     plans = {method: settings(config, method) for method in methods}
     dataset = build_dataset(vocabulary.resolve(plans[methods[0]]))
     for method, plan in list(plans.items()):
         try:
-            build(plan, root / "unused", dataset)
+            check_experiment(plan, dataset)
         except vocabulary.ConfigError as error:
             if leave_out is None:
                 raise vocabulary.ConfigError(f"{method}: {error}") from error
@@ -91,54 +166,15 @@ def compare(
             del plans[method]
     if not plans:
         raise vocabulary.ConfigError(f"no method fits: {leave_out}")
-    vocabulary.checked("compare.seeds_together", config.compare.seeds_together, bool | None)
-    shorter, whole = search_rounds(config), config.rounds
-
-    built: dict[str, Experiment] = {}
-
-    def run(setting, seeds=(0,)):
-        counted = 0
-
-        def on_round(done, row):
-            nonlocal counted
-            counted += 1
-            count(0, 1)
-
-        say(f"{setting}, seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}")
-        together = config.compare.seeds_together
-        trials = run_trials(setting, seeds, root, dataset, stop, say, together, on_round, built)
-        count(0, len(seeds) * (setting.rounds or whole) - counted)  # what was done before
-        return trials
-
-    searches = [_search_of(config, method, plan, shorter) for method, plan in plans.items()]
-    repeated = range(0 if shorter else 1, seeds)
-    for _, grid, _, values in searches:
-        count((len(grid) + len(values)) * (shorter or whole) + len(repeated) * whole, 0)
-    entries = []
-    for setting, grid, default, values in searches:
-        built.clear()
-
-        def tried(rate, setting=setting, grid=grid):
-            count(0 if rate in grid else shorter or whole, 0)
-            return run(setting._replace(learning_rate=rate))[0]
-
-        best, searched = search(tried, grid, config.compare.extensions)
-        found = setting._replace(learning_rate=best.learning_rate)
-        owns = [run(found._replace(own=own))[0] for own in values]
-        tuned = (setting.field, default, values) if owns else None
-        best = max([best, *owns], key=lambda trial: trial.score)
-        chosen = found._replace(own=best.own, rounds=None)
-        repeats = [] if shorter else [best]
-        repeats += run(chosen, repeated) if repeated else []
-        entries.append(leaderboard.entry(setting.method, best, searched, tuned, repeats))
-    return entries
+    return plans, dataset
 
 
-def _search_of(config, method, plan, rounds):
-    """Return a method's setting with its first step size, its grid, and `own_grid`'s values."""
+def _search_of(
+    config: ConfigDict, method: str, plan: ConfigDict, rounds: int | None
+) -> MethodSearch:
     grid = list(dict.fromkeys(_listed(config.compare.grids, method, plan) or config.compare.grid))
-    field, default, values = own_grid(config, method, plan)
-    return Setting(method, plan, grid[0], field, None, rounds), grid, default, values
+    own = own_grid(config, method, plan)
+    return MethodSearch(Setting(method, plan, grid[0], own.field, None, rounds), grid, own)
 
 
 def search_rounds(config: ConfigDict) -> int | None:
@@ -157,10 +193,8 @@ def search_rounds(config: ConfigDict) -> int | None:
     return None if rounds == config.rounds else rounds
 
 
-def own_grid(
-    config: ConfigDict, method: str, plan: ConfigDict
-) -> tuple[str | None, float | None, list[float]]:
-    """Return a method's own hyperparameter, its default and its other values to try.
+def own_grid(config: ConfigDict, method: str, plan: ConfigDict) -> OwnGrid:
+    """Return what is tried of a method's own hyperparameter.
 
     There is none for methods that the config does not list, and for variants that have set what is
     listed for their algorithm.
@@ -168,11 +202,11 @@ def own_grid(
     field, values = _listed(config.compare.tuned, method, plan) or (None, ())
     fixed = method not in config.compare.tuned and field in config.compare.variants.get(method, {})
     if field is None or fixed:
-        return None, None, []
+        return OwnGrid()
     default = vocabulary.resolve(plan).algorithm[field]
-    return field, default, [value for value in values if value != default]
+    return OwnGrid(field, default, [value for value in values if value != default])
 
 
-def _listed(table, method, plan):
+def _listed(table: ConfigDict, method: str, plan: ConfigDict) -> Any:
     """Return what a table of the config has for a method, or for the algorithm it is made of."""
     return dict(table).get(method) or dict(table).get(plan.algorithm.name)

@@ -1,26 +1,31 @@
 """The tables and the picture of a comparison, from its trials' files."""
 
+from __future__ import annotations
+
 import csv
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from rich import box
 from rich.table import Table
 
+from experiments.compare.trials import OwnGrid, Trial
+from pflalign_jax.cli import plots
 from pflalign_jax.runs import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RIVALS = ("local", "fedavg")
 """Whose adapted clients the others are compared with, client by client."""
 
 SCORES = ("global", "personal/received", "personal/adapted")
 
-HEADLINE = "personal/adapted/mean"
+RANKED_BY = "personal/adapted/mean"
+"""The score on test data by which methods are ordered."""
 
 
 class Entry(NamedTuple):
@@ -64,30 +69,29 @@ class Entry(NamedTuple):
 
 def entry(
     method: str,
-    best: Any,
-    searched: Sequence[Any],
-    tuned: tuple[str | None, Any, Sequence[float]] | None,
-    repeats: Sequence[Any],
+    best: Trial,
+    searched: Sequence[Trial],
+    tuned: OwnGrid | None,
+    repeats: Sequence[Trial],
 ) -> Entry:
     """Return the `Entry` of a method.
 
     Args:
       method: its name.
-      best: the chosen `experiments.compare.trials.Trial`.
+      best: the chosen trial.
       searched: the trials of its step sizes.
-      tuned: the own hyperparameter's name, default and other values; None without.
+      tuned: what was tried of its own hyperparameter; None without.
       repeats: the trials of the chosen setting, one per seed.
     """
     own = ""
     if tuned is not None:
-        field, default, values = tuned
-        known = sorted(value for value in (default, *values) if value is not None)
-        chosen = default if best.own is None else best.own
-        own = f"{field} {'none' if chosen is None else f'{chosen:g}'}"
+        known = sorted(value for value in (tuned.default, *tuned.values) if value is not None)
+        chosen = tuned.default if best.own is None else best.own
+        own = f"{tuned.field} {'none' if chosen is None else f'{chosen:g}'}"
         own += f"; {', '.join(f'{value:g}' for value in known)}"
-    summaries = [json.loads((t.path / "summary.json").read_text()) for t in repeats]
-    rows = [s["last"] for s in summaries if "diverged" not in s]
-    best_rows = [s["best_validation"] for s in summaries if "diverged" not in s]
+    summaries = [files.read_summary(t.path) for t in repeats]
+    whole = [s for s in summaries if not files.has_diverged(s)]
+    rows = [s["last"] for s in whole]
     rates = [t.learning_rate for t in searched]
     counted = [row["clients/nonfinite"] for t in repeats for row in files.read_rows(t.path)]
     finite = [t.score for t in repeats if np.isfinite(t.score)]
@@ -99,37 +103,29 @@ def entry(
     }
     clients: dict[str, list[float]] = {}
     for trial, summary in zip(repeats, summaries, strict=True):
-        for row in [] if "diverged" in summary else _adapted(trial.path):
-            clients.setdefault(row["client"], []).append(100 * float(row["accuracy"]))
+        if not files.has_diverged(summary):
+            for client, score in files.last_scores(trial.path, "test/personal/adapted").items():
+                clients.setdefault(client, []).append(100 * score.accuracy)
     return Entry(
-        method,
-        best.learning_rate,
-        len(rates) > 1 and best.learning_rate in (min(rates), max(rates)),
-        {t.learning_rate: 100 * t.score if np.isfinite(t.score) else None for t in searched},
-        own,
-        len(rows),
-        len(summaries) - len(rows),
-        round(sum(counted)),
-        scores,
-        [100 * row[f"accuracy/test/{HEADLINE}"] for row in best_rows],
-        {client: float(np.mean(values)) for client, values in clients.items()},
-        float(np.median([row["seconds"] for row in rows])) if rows else float("nan"),
-        rows[0]["bytes_up"] if rows else 0,
-        rows[0]["bytes_down"] if rows else 0,
-        next((s["dataset"]["partition_hash"] for s in summaries if "diverged" not in s), ""),
-        100 * float(np.mean(finite)) if finite else float("nan"),
+        method=method,
+        learning_rate=best.learning_rate,
+        at_edge=len(rates) > 1 and best.learning_rate in (min(rates), max(rates)),
+        searched={
+            t.learning_rate: 100 * t.score if np.isfinite(t.score) else None for t in searched
+        },
+        own=own,
+        seeds=len(rows),
+        diverged=len(summaries) - len(rows),
+        nonfinite=round(sum(counted)),
+        scores=scores,
+        best_round=[100 * s["best_validation"][f"accuracy/test/{RANKED_BY}"] for s in whole],
+        clients={client: float(np.mean(values)) for client, values in clients.items()},
+        seconds=float(np.median([row["seconds"] for row in rows])) if rows else float("nan"),
+        bytes_up=rows[0]["bytes_up"] if rows else 0,
+        bytes_down=rows[0]["bytes_down"] if rows else 0,
+        partition_hash=whole[0]["dataset"]["partition_hash"] if whole else "",
+        validation=100 * float(np.mean(finite)) if finite else float("nan"),
     )
-
-
-def _adapted(path):
-    """Return the rows of the last round's adapted test scores, one per client."""
-    with (path / "clients.csv").open() as file:
-        rows = [
-            row
-            for row in csv.DictReader(file)
-            if (row["split"], row["model"], row["stage"]) == ("test", "personal", "adapted")
-        ]
-    return [row for row in rows if row["round"] == rows[-1]["round"]]
 
 
 def missing_rivals(entries: list[Entry]) -> list[str]:
@@ -187,7 +183,7 @@ def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
 
 
 def _headline(found):
-    values = found.scores.get(HEADLINE, [])
+    values = found.scores.get(RANKED_BY, [])
     return np.mean(values) if values else -np.inf
 
 
@@ -216,7 +212,7 @@ def numbers(entries: list[Entry]) -> tuple[list[str], list[list[Any]]]:
     rivals = [e for name in RIVALS for e in entries if e.method == name]
     titles = ["method", "learning_rate", "at_edge", "learning_rates", "own", "seeds", "diverged"]
     titles += ["nonfinite", "validation"]
-    titles += [f"{n}/{of}" for n in [*names, "best_round/" + HEADLINE] for of in ("mean", "std")]
+    titles += [f"{n}/{of}" for n in [*names, "best_round/" + RANKED_BY] for of in ("mean", "std")]
     titles += [f"over_{r.method}/{of}" for r in rivals for of in ("mean", "won", "lost")]
     titles += ["bytes_up", "bytes_down", "seconds", "partition_hash"]
     rows = []
@@ -295,19 +291,17 @@ def write(
         *(f"{method} was left out: {reason}." for method, reason in (left_out or {}).items()),
         *(f"{name} was not compared." for name in missing_rivals(entries)),
     ]
-    (root / "leaderboard.md").write_text("\n".join(lines))
-    figure = chart(entries)
-    FigureCanvasAgg(figure)
-    figure.savefig(root / "leaderboard.png", dpi=150)
+    files.write_text(root / "leaderboard.md", "\n".join(lines))
+    plots.save_figure(chart(entries), root / "leaderboard.png")
 
 
 def chart(entries: list[Entry]) -> Figure:
     """Draw mean and worst decile of the adapted models, with the standard deviation over seeds."""
     ranked = sorted(entries, key=_headline)
-    figure = Figure(figsize=(7, 0.32 * len(ranked) + 1.2), layout="constrained")
+    figure = plots.new_figure((7, 0.32 * len(ranked) + 1.2))
     axes = figure.subplots()
     for name, colour, label in (
-        (HEADLINE, "#0072B2", "mean over clients"),
+        (RANKED_BY, "#0072B2", "mean over clients"),
         ("personal/adapted/worst_decile", "#D55E00", "worst decile of clients"),
     ):
         values = [e.scores.get(name, []) for e in ranked]

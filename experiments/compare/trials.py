@@ -13,16 +13,16 @@ from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated.client_states import choose_place
 from pflalign_jax.federated.message_size import num_bytes
 from pflalign_jax.runs import config as vocabulary
-from pflalign_jax.runs import files, resuming
+from pflalign_jax.runs import files
 from pflalign_jax.runs import message_config as messages
-from pflalign_jax.runs.build import Experiment, build, build_with_messages
-from pflalign_jax.runs.loop import rounds
-from pflalign_jax.runs.metrics import HEADLINE
+from pflalign_jax.runs.build import Experiment, build, check_algorithm
+from pflalign_jax.runs.files import TrialName
+from pflalign_jax.runs.loop import RunPlan
+from pflalign_jax.runs.metrics import CHOSEN_BY, Row
+from pflalign_jax.runs.resuming import is_unfinished, prepare
 from pflalign_jax.runs.round_checks import DivergedError
 from pflalign_jax.runs.signals import StoppedError
-from pflalign_jax.runs.vmapped_runs import drive
-
-CHOSEN_BY = HEADLINE.format(split="validation")
+from pflalign_jax.runs.vmapped_runs import train_together
 
 
 class Trial(NamedTuple):
@@ -79,67 +79,119 @@ class Setting(NamedTuple):
                 plan.rounds = self.rounds
         return plan
 
+    def name(self, seed: int) -> TrialName:
+        """Return what tells one trial from the others."""
+        return TrialName(self.method, self.learning_rate, self.field, self.own, seed)
+
     def path(self, root: pathlib.Path, seed: int) -> pathlib.Path:
         """Return the directory of one trial."""
-        own = "" if self.own is None else f"-{self.field}-{self.own:g}"
-        place = "trials" if self.rounds is None else "search"
-        return root / place / f"{self.method}-{self.learning_rate:g}{own}-{seed}"
+        place = files.TRIALS if self.rounds is None else files.SEARCH
+        return root / place / self.name(seed).folder()
+
+
+class OwnGrid(NamedTuple):
+    """Values of a method's own hyperparameter that are tried after the step size.
+
+    Attributes:
+      field: its name; None: the method has none, or it is fixed.
+      default: its value in the search of the step size; may be None, too.
+      values: the others.
+    """
+
+    field: str | None = None
+    default: float | None = None
+    values: Sequence[float] = ()
+
+
+class TrialContext(NamedTuple):
+    """What all trials of a comparison share.
+
+    Attributes:
+      root: the comparison's directory.
+      dataset: theirs.
+      together: whether seeds that are equally far run as one vmapped program; see `as_one`.
+      say: told where trials go on.
+      stop: the signal to stop for, 0 as long as there is none.
+      on_round: called after every round of every trial, as in `pflalign_jax.runs.run`.
+    """
+
+    root: pathlib.Path
+    dataset: FederatedDataset
+    together: bool | None = None
+    say: Callable[[str], None] = lambda text: None
+    stop: Callable[[], int] = lambda: 0
+    on_round: Callable[[int, Row | None], None] = lambda done, row: None
 
 
 def run_trials(
-    setting: Setting,
-    seeds: Sequence[int],
-    root: pathlib.Path,
-    dataset: FederatedDataset,
-    stop: Callable[[], int],
-    say: Callable[[str], None],
-    together: bool | None,
-    on_round: Callable[[int, dict[str, float] | None], None] = lambda done, row: None,
-    built: dict[str, Experiment] | None = None,
+    setting: Setting, seeds: Sequence[int], context: TrialContext, built: dict[str, Experiment]
 ) -> list[Trial]:
     """Run the trials of a setting or go on with them, unless their directories say they were run.
 
     Args:
       setting: of all of them.
       seeds: one for each.
-      root: the comparison's directory.
-      dataset: the setting's.
-      stop: the signal to stop for, 0 as long as there is none.
-      say: told where trials go on.
-      together: whether those that are equally far run as one vmapped program; see `as_one`.
-      on_round: called after every round of every trial, as in `pflalign_jax.runs.loop.rounds`.
+      context: what they share with those of other settings.
       built: what trials before these have compiled, and these add; see `_build`.
 
     Raises:
       WorkdirError: if a trial was run with another config.
       StoppedError: after checkpoints of all, when ``stop`` says so.
     """
-    paths = [setting.path(root, seed) for seed in seeds]
-    built = {} if built is None else built
-    groups: dict[int, list] = {}  # the rounds done of trials that still have some to do
+    paths = [setting.path(context.root, seed) for seed in seeds]
+    groups: dict[int, list[RunPlan]] = {}  # the rounds done of trials that still have some to do
     for seed, path in zip(seeds, paths, strict=True):
         if not _is_done(path, setting.config(seed)):
-            if not resuming.unfinished(path):
-                shutil.rmtree(path, ignore_errors=True)  # without a checkpoint it starts again
-            files.create(path, go_on=True)
-            experiment = _build(setting, seed, path, dataset, built)
-            start = resuming.prepare(path, experiment, True, say)
-            done = 0 if start.state is None else int(start.state.round)
-            groups.setdefault(done, []).append((path, experiment, start))
-    for group in groups.values():
-        experiments = [experiment for _, experiment, _ in group]
-        if len(group) > 1 and as_one(experiments, together):
-            _run(group, stop, on_round)
+            plan = _begin(setting, seed, path, context, built)
+            state = plan.start.state
+            groups.setdefault(0 if state is None else int(state.round), []).append(plan)
         else:
-            for one in group:
-                _run([one], stop, on_round)
+            files.write_trial(path, setting.name(seed))  # an earlier version wrote none
+    for group in groups.values():
+        experiments = [plan.experiment for plan in group]
+        if len(group) > 1 and as_one(experiments, context.together):
+            _run(group)
+        else:
+            for plan in group:
+                _run([plan])
     return [
         Trial(setting.method, setting.learning_rate, setting.own, seed, path, _score(path))
         for seed, path in zip(seeds, paths, strict=True)
     ]
 
 
-def _build(setting, seed, path, dataset, built):
+def _begin(
+    setting: Setting,
+    seed: int,
+    path: pathlib.Path,
+    context: TrialContext,
+    built: dict[str, Experiment],
+) -> RunPlan:
+    """Return a trial that is ready to be trained, from its start or from its last checkpoint."""
+    if not is_unfinished(path):
+        shutil.rmtree(path, ignore_errors=True)  # without a checkpoint it starts again
+    files.create(path, go_on=True)
+    files.write_trial(path, setting.name(seed))
+    experiment = _build(setting, seed, path, context.dataset, built)
+    start = prepare(path, experiment, context.say)
+    return RunPlan(
+        experiment,
+        path,
+        start,
+        path / files.CHECKPOINTS,
+        context.on_round,
+        context.stop,
+        save_last=False,
+    )
+
+
+def _build(
+    setting: Setting,
+    seed: int,
+    path: pathlib.Path,
+    dataset: FederatedDataset,
+    built: dict[str, Experiment],
+) -> Experiment:
     """Build a trial, with the programs of another that differs in its seed and step size only.
 
     Likewise in the own hyperparameter, where that is a number that shapes nothing. A federation
@@ -150,15 +202,15 @@ def _build(setting, seed, path, dataset, built):
     if own is not None and vocabulary.is_number(config.algorithm.name, own):
         tuned += [own] if config.algorithm[own] is not None else []
     if messages.seed_in_program(config):
-        return build(config, path / "client_states", dataset)
+        return build(config, path / files.CLIENT_STATES, dataset)
     fields = config.to_dict()
     kept = {k: v for k, v in fields.items() if k not in ("seed", "rounds")}
     kept["algorithm"] = {k: v for k, v in fields["algorithm"].items() if k not in tuned}
     name = json.dumps(kept, sort_keys=True)
     if name in built:
-        build_with_messages(config, built[name].model, dataset)  # are its values allowed?
+        check_algorithm(config, built[name].model, dataset)
         return built[name]._replace(config=config)
-    experiment = build(config, path / "client_states", dataset, tuned)
+    experiment = build(config, path / files.CLIENT_STATES, dataset, tuned)
     if experiment.federation.client_state_in == "device":
         built[name] = experiment
     return experiment
@@ -185,49 +237,38 @@ def as_one(experiments: Sequence[Experiment], wanted: bool | None) -> bool:
     return bool(wanted) or federation.mesh.devices.flat[0].platform != "cpu"
 
 
-def _run(group, stop, on_round):
+def _run(plans: Sequence[RunPlan]) -> None:
     """Run trials to their ends, as one program if there are several."""
-    runs = [
-        rounds(
-            experiment,
-            path,
-            on_round,
-            start=start,
-            checkpoints=path / "checkpoints",
-            stop=stop,
-            save_last=False,
-        )
-        for path, experiment, start in group
-    ]
-    ends = drive(runs, group[0][1].federation)
-    for (path, _, _), end in zip(group, ends, strict=True):
+    ends = train_together(plans)
+    for plan, end in zip(plans, ends, strict=True):
+        assert plan.workdir is not None and plan.checkpoints is not None
         if isinstance(end, DivergedError):
-            files.write_json(path / "summary.json", {"diverged": True})
+            files.write_diverged(plan.workdir)
         if not isinstance(end, StoppedError):
-            shutil.rmtree(path / "checkpoints", ignore_errors=True)  # those of all are too much
+            shutil.rmtree(plan.checkpoints, ignore_errors=True)  # those of all are too much
     for end in ends:
         if isinstance(end, StoppedError):
             raise end
 
 
-def _is_done(path, plan):
+def _is_done(path: pathlib.Path, plan: ConfigDict) -> bool:
     """Tell whether a trial was run; not with another config."""
-    if not (path / "summary.json").exists():
+    if not files.is_finished(path):
         return False
-    wanted = json.loads(json.dumps(vocabulary.resolve(plan).to_dict()))
-    found = json.loads((path / "config.json").read_text())
-    if found != wanted:
-        differ = sorted(resuming.leaves(found).items() ^ resuming.leaves(wanted).items())
+    wanted = files.flat_fields(files.as_written(vocabulary.resolve(plan).to_dict()))
+    found = files.flat_fields(files.read_config(path))
+    differ = sorted({name for name, _ in found.items() ^ wanted.items()})
+    if differ:
         raise files.WorkdirError(
-            f"{path} was run with another config; it differs in "
-            f"{', '.join(sorted({name for name, _ in differ}))}. Choose another --workdir"
+            f"{path} was run with another config; it differs in {', '.join(differ)}. Choose "
+            "another --workdir"
         )
     return True
 
 
-def _score(path):
-    summary = json.loads((path / "summary.json").read_text())
-    score = -math.inf if "diverged" in summary else summary["last"].get(CHOSEN_BY)
+def _score(path: pathlib.Path) -> float:
+    summary = files.read_summary(path)
+    score = -math.inf if files.has_diverged(summary) else summary["last"].get(CHOSEN_BY)
     if score is None:
         raise vocabulary.ConfigError(
             "there is no validation split to choose step sizes by; set "

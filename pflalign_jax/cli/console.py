@@ -1,6 +1,7 @@
 """What a person sees of a run: a progress bar while it runs, a table at the end."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,12 +14,24 @@ from rich.table import Table
 from rich.text import Text
 
 from pflalign_jax.runs.hardware import memory
-from pflalign_jax.runs.metrics import HEADLINE
+from pflalign_jax.runs.metrics import HEADLINE, Row
 
 STATISTICS = ("mean", "weighted", "std", "worst_decile", "min")
 
+PAUSE = 2.0
+"""Seconds between two lines, at least, where there is no terminal."""
 
-def headline(row: dict[str, float]) -> tuple[str, float]:
+
+def say_on(console: Console) -> Callable[[str], None]:
+    """Return what prints a line as it is, without markup and without breaking it."""
+
+    def say(text):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return say
+
+
+def headline(row: Row) -> tuple[str, float]:
     """Return the name and value of the score to show: on validation, else on test."""
     for split in ("validation", "test"):
         name = HEADLINE.format(split=split)
@@ -27,15 +40,53 @@ def headline(row: dict[str, float]) -> tuple[str, float]:
     raise KeyError(f"neither a validation nor a test score among {sorted(row)}")
 
 
+@dataclasses.dataclass
+class _Shown:
+    """What is shown of evaluated rounds, and the best score so far."""
+
+    best: float
+
+    def texts(self, row: Row) -> tuple[str, str, str]:
+        """Return the name of the headline, its value with the best so far, and memory."""
+        name, value = headline(row)
+        self.best = max(self.best, value)
+        whose, held = memory()
+        score = f"{100 * value:.2f} (best {100 * self.best:.2f})"
+        return name, score, f"{held / 1e9:.1f} GB {whose}"
+
+
+@dataclasses.dataclass
+class _Lines:
+    """Progress in lines; see `progress`."""
+
+    rounds: int
+    cohort: int
+    console: Console
+    shown: _Shown
+    printed: float = 0.0  # when, on the monotonic clock
+
+    def on_round(self, done: int, row: Row | None) -> None:
+        if row is None:
+            return
+        name, score, held = self.shown.texts(row)
+        if time.monotonic() - self.printed > PAUSE or done == self.rounds:
+            self.printed = time.monotonic()
+            self.console.print(
+                f"round {done}/{self.rounds}  cohort {self.cohort}  {name} {score} %  "
+                f"{row['seconds']:.2f} s/round  {held}",
+                soft_wrap=True,
+            )
+
+
 @contextlib.contextmanager
 def progress(
-    rounds: int, cohort: int, console: Console, rows: Sequence[dict] = ()
-) -> Iterator[Callable[[int, dict | None], None]]:
-    """Show progress; yields the ``on_round`` callback of `pflalign_jax.runs.loop.train`.
+    rounds: int, cohort: int, console: Console, rows: Sequence[Row] = ()
+) -> Iterator[Callable[[int, Row | None], None]]:
+    """Show progress; yields an ``on_round`` for `pflalign_jax.runs.run`.
 
     On a terminal a bar with the round, the time left, seconds per round, the headline score, the
-    best of it so far, and memory; elsewhere a line for every evaluated round, at most one every two
-    seconds, and the last.
+    best of it so far, and memory; elsewhere a line for every evaluated round, at most one every
+    `PAUSE` seconds, and the last.
 
     Args:
       rounds: of the run.
@@ -43,31 +94,9 @@ def progress(
       console: where to.
       rows: of ``metrics.jsonl``, of a run that goes on.
     """
-    best = max((headline(row)[1] for row in rows), default=float("-inf"))
-
-    def scores(row):
-        nonlocal best
-        name, value = headline(row)
-        best = max(best, value)
-        whose, held = memory()
-        return name, f"{100 * value:.2f} (best {100 * best:.2f})", f"{held / 1e9:.1f} GB {whose}"
-
+    shown = _Shown(max((headline(row)[1] for row in rows), default=float("-inf")))
     if not console.is_terminal:
-        shown = 0.0
-
-        def line(done, row):
-            nonlocal shown
-            if row:
-                name, score, held = scores(row)
-                if time.monotonic() - shown > 2 or done == rounds:
-                    shown = time.monotonic()
-                    console.print(
-                        f"round {done}/{rounds}  cohort {cohort}  {name} {score} %  "
-                        f"{row['seconds']:.2f} s/round  {held}",
-                        soft_wrap=True,
-                    )
-
-        yield line
+        yield _Lines(rounds, cohort, console, shown).on_round
         return
     bar = Progress(
         TextColumn("round"),
@@ -83,38 +112,58 @@ def progress(
     with Live(Group(title, bar), console=console, refresh_per_second=4):
         task = bar.add_task("", total=rounds, score="", speed="", held="")
 
-        def update(done, row):
+        def on_round(done, row):
             fields = {}
             if row:
-                name, score, held = scores(row)
+                name, score, held = shown.texts(row)
                 title.plain = f"{cohort} clients a round; {name} in %"
                 fields = {"score": score, "held": held, "speed": f"{row['seconds']:.2f} s/round"}
             bar.update(task, completed=done, **fields)
 
-        yield update
+        yield on_round
+
+
+@dataclasses.dataclass
+class ComparisonProgress:
+    """How far a comparison is.
+
+    Attributes:
+      say: tells which trial runs.
+      changed: called when the two numbers have changed.
+      expected: rounds of all trials that are known to come, and those done.
+      done: rounds done.
+    """
+
+    say: Callable[[str], None] = lambda text: None
+    changed: Callable[[int, int], None] = lambda expected, done: None
+    expected: int = 0
+    done: int = 0
+
+    def expect(self, rounds: int) -> None:
+        """Count rounds that are to come."""
+        self.expected += rounds
+        self.changed(self.expected, self.done)
+
+    def add(self, rounds: int) -> None:
+        """Count rounds that are done."""
+        self.done += rounds
+        self.changed(self.expected, self.done)
 
 
 @contextlib.contextmanager
-def comparison_progress(
-    console: Console,
-) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """Show how far a comparison is; yields its ``say`` and its ``count`` (`experiments.compare`).
+def comparison_progress(console: Console) -> Iterator[ComparisonProgress]:
+    """Show how far a comparison is.
 
     On a terminal a bar over the rounds of all trials with the trial that runs and the time left;
     elsewhere a line per trial.
     """
-    rounds = {"total": 0, "completed": 0}
+    progress = ComparisonProgress()
     if not console.is_terminal:
-
-        def count(expected, done):
-            rounds["total"] += expected
-            rounds["completed"] += done
-
-        def say(text):
-            seen = f"{rounds['completed']}/{rounds['total']} rounds  {text}"
-            console.print(seen, markup=False, highlight=False, soft_wrap=True)
-
-        yield say, count
+        print_line = say_on(console)
+        progress.say = lambda text: print_line(
+            f"{progress.done}/{progress.expected} rounds  {text}"
+        )
+        yield progress
         return
     bar = Progress(
         MofNCompleteColumn(),
@@ -124,18 +173,15 @@ def comparison_progress(
         console=console,
     )
     title = Text()
+
+    def say(text):
+        title.plain = text
+
     with Live(Group(title, bar), console=console, refresh_per_second=4):
         task = bar.add_task("", total=0)
-
-        def update(expected, done):
-            rounds["total"] += expected
-            rounds["completed"] += done
-            bar.update(task, **rounds)
-
-        def name(text):
-            title.plain = text
-
-        yield name, update
+        progress.say = say
+        progress.changed = lambda expected, done: bar.update(task, total=expected, completed=done)
+        yield progress
 
 
 def score_table(summary: dict[str, Any]) -> Table:

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 from absl import flags
 
+from pflalign_jax.errors import UserError
+
 DEVICES = flags.DEFINE_integer(
     "devices", None, "Simulated devices on a CPU; default: one per core.", lower_bound=1
 )
 
 
-class DeviceError(ValueError):
+class DeviceError(UserError, ValueError):
     """Processes that cannot be joined; the message names the flag and says what to do."""
 
 
@@ -29,7 +31,7 @@ def use_devices(count: int | None) -> None:
         jax.config.update("jax_num_cpu_devices", count or cores)
 
 
-def require_devices() -> None:
+def check_devices() -> None:
     """Start JAX's backends.
 
     Raises:

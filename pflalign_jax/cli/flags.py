@@ -1,4 +1,4 @@
-"""The flags that commands share, and the errors of what is given to them."""
+"""The flags that commands with a ``--config`` share, and the errors of what is given to them."""
 
 import argparse
 import os
@@ -12,15 +12,9 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from pflalign_jax.cli.devices import DeviceError
-from pflalign_jax.cli.errors import fail
-from pflalign_jax.datasets import DatasetError
-from pflalign_jax.federated import StoreError
+from pflalign_jax.cli.command import FlagError, parse_flags, refuse_arguments
+from pflalign_jax.errors import UserError
 from pflalign_jax.runs import config as vocabulary
-from pflalign_jax.runs.checkpoints import CheckpointError
-from pflalign_jax.runs.files import WorkdirError
-from pflalign_jax.runs.hardware import MemoryExhaustedError
-from pflalign_jax.runs.round_checks import DivergedError
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, a Python file.")
 WORKDIR = flags.DEFINE_string(
@@ -41,49 +35,46 @@ EXPLAIN = flags.DEFINE_bool(
     "Print every field of --config with its value, default and meaning; run nothing.",
 )
 
-USER_ERRORS = (
-    DeviceError,
-    vocabulary.ConfigError,
-    DatasetError,
-    StoreError,
-    WorkdirError,
-    DivergedError,
-    CheckpointError,
-    MemoryExhaustedError,
-)
 
+def parse_config_flags(argv: list[str]) -> list[str]:
+    """Parse the flags of a command that has a ``--config``, and read the config.
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse flags; a bad config or field ends with one clear line instead of a traceback."""
+    With ``--explain`` the config is printed and the command ends.
+
+    Raises:
+      FlagError: for a missing or bad config, an unknown field, or what is no flag.
+    """
     try:
-        rest = flags.FLAGS(argv)
-        if CONFIG.value is None:
-            fail("no experiment given; pass --config=experiments/digits.py")
-        if not hasattr(CONFIG.value, "to_dict"):  # raises where no file could be read
-            fail(
-                f"get_config() of {config_file()} returned {type(CONFIG.value).__name__}, not a "
-                "config; begin it with pflalign_jax.runs.default_config()"
-            )
-        CONFIG.value.to_dict()
+        rest = parse_flags(argv)
+        _check_config_file()
         if EXPLAIN.value:
             print(vocabulary.describe(CONFIG.value))
             sys.exit()
-    except vocabulary.ConfigError as error:
-        fail(str(error))
     except Exception as error:  # a config file may raise anything
         said = _of_config_file(error, option(argv, "config")[0])
         if said is not None:
-            fail(said)
-        if isinstance(error, flags.Error):
-            fail(f"{error}\nPass --help for all fields and flags.")
+            raise FlagError(said) from error
+        if isinstance(error, UserError):
+            raise
         if isinstance(error, AttributeError | KeyError):
-            fail(_unknown_field(error))
+            raise FlagError(_unknown_field(error)) from error
         if isinstance(error, OSError):
-            fail(f"--config cannot be read: {error}")
+            raise FlagError(f"--config cannot be read: {error}") from error
         raise
-    if len(rest) > 1:
-        fail(f"unexpected argument {rest[1]!r}; fields are set with --config.FIELD=VALUE")
+    refuse_arguments(rest[1:], "; fields are set with --config.FIELD=VALUE")
     return rest
+
+
+def _check_config_file() -> None:
+    """Refuse a ``--config`` that is missing, cannot be read or gives no config."""
+    if CONFIG.value is None:
+        raise FlagError("no experiment given; pass --config=experiments/digits.py")
+    if not hasattr(CONFIG.value, "to_dict"):  # raises where no file could be read
+        raise FlagError(
+            f"get_config() of {config_file()} returned {type(CONFIG.value).__name__}, not a "
+            "config; begin it with pflalign_jax.runs.default_config()"
+        )
+    CONFIG.value.to_dict()
 
 
 def config_file() -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import importlib
 import importlib.util
 import pathlib
@@ -9,27 +10,27 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from pflalign_jax.cli.command import FlagError
 from pflalign_jax.runs import files
-from pflalign_jax.runs.config_checks import ConfigError, nearest
-
-Row = dict[str, float]
+from pflalign_jax.runs.config_checks import nearest
+from pflalign_jax.runs.metrics import Row
 
 LOGS = {"csv": None, "tensorboard": "tensorboardX", "wandb": "wandb"}
 """What there is, and the package that it needs."""
 
 
-def require_logs(names: Sequence[str]) -> None:
+def check_loggers(names: Sequence[str]) -> None:
     """Refuse what `log_to` could not do.
 
     Raises:
-      ConfigError: for an unknown name, or a package that is not installed.
+      FlagError: for an unknown name, or a package that is not installed.
     """
     for name in names:
         if name not in LOGS:
-            raise ConfigError(f"--log={name} is unknown{nearest(name, LOGS)}")
+            raise FlagError(f"--log={name} is unknown{nearest(name, LOGS)}")
         package = LOGS[name]
         if package is not None and importlib.util.find_spec(package) is None:
-            raise ConfigError(
+            raise FlagError(
                 f"--log={name} needs {package}, which is not installed: pip install {package}"
             )
 
@@ -48,9 +49,7 @@ def log_to(
       rows: those that the run had when it was interrupted.
     """
     with contextlib.ExitStack() as stack:
-        writers = []
-        for name in names:
-            writers.append(stack.enter_context(_OPEN[name](workdir, config, rows)))
+        writers = [stack.enter_context(_OPEN[name](workdir, config, rows)) for name in names]
 
         def log(row):
             for write in writers:
@@ -61,17 +60,21 @@ def log_to(
 
 @contextlib.contextmanager
 def _csv(workdir, config, rows):
-    path = workdir / "metrics.csv"
-    with files.explained(path), path.open("w", newline="") as file:
-        writer = None
+    path = workdir / files.METRICS_CSV
+    with contextlib.ExitStack() as stack:
+        with files.named_write_errors(path):  # not around the yield: other errors are not its
+            file = stack.enter_context(path.open("w", newline=""))
+
+        @functools.cache
+        def writer(columns):
+            new = csv.DictWriter(file, columns)
+            new.writeheader()
+            return new
 
         def write(row):
-            nonlocal writer
-            if writer is None:
-                writer = csv.DictWriter(file, list(row))
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
+            with files.named_write_errors(path):
+                writer(tuple(row)).writerow(row)
+                file.flush()
 
         for row in rows:
             write(row)
@@ -82,7 +85,7 @@ def _csv(workdir, config, rows):
 def _tensorboard(workdir, config, rows):
     package = importlib.import_module("tensorboardX")
     first = int(rows[-1]["round"]) + 1 if rows else 0  # what came after is shown no more
-    with package.SummaryWriter(str(workdir / "tensorboard"), purge_step=first) as writer:
+    with package.SummaryWriter(str(workdir / files.TENSORBOARD), purge_step=first) as writer:
 
         def write(row):
             for name, value in row.items():
@@ -96,7 +99,7 @@ def _tensorboard(workdir, config, rows):
 @contextlib.contextmanager
 def _wandb(workdir, config, rows):
     package = importlib.import_module("wandb")
-    file = workdir / "wandb_id.txt"
+    file = workdir / files.WANDB_ID
     if not file.exists():
         files.write_text(file, uuid.uuid4().hex[:8] + "\n")
     name = file.read_text().strip()
@@ -107,4 +110,4 @@ def _wandb(workdir, config, rows):
         yield lambda row: run.log(row, step=int(row["round"]))
 
 
-_OPEN = dict(zip(LOGS, (_csv, _tensorboard, _wandb), strict=True))
+_OPEN = {"csv": _csv, "tensorboard": _tensorboard, "wandb": _wandb}

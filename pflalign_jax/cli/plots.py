@@ -1,17 +1,23 @@
 """The pictures of a run, as PNG files."""
 
+from __future__ import annotations
+
 import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from pflalign_jax import datasets
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import ClientScores
+from pflalign_jax.runs.loop import Outcome
+from pflalign_jax.runs.metrics import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, safe for colour-blind readers.
 COLOURS = {"global": "#000000", "personal/received": "#0072B2", "personal/adapted": "#D55E00"}
@@ -19,25 +25,45 @@ COLOURS = {"global": "#000000", "personal/received": "#0072B2", "personal/adapte
 WIDTHS = {"global": 1.5, "personal/received": 3.5, "personal/adapted": 1.5}
 
 
-def write_plots(
-    directory: pathlib.Path,
-    title: str,
-    rows: list[dict[str, float]],
-    scores: Mapping[str, ClientScores],
-    dataset: FederatedDataset,
-) -> None:
-    """Write ``learning_curves``, ``clients`` and ``label_counts`` as PNG to ``directory``."""
+def new_figure(size: tuple[float, float]) -> Figure:
+    """Return an empty figure of so many inches; loads Matplotlib, which takes half a second."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
+def save_figure(figure: Figure, path: pathlib.Path) -> None:
+    """Write a figure as PNG, without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=150)
+
+
+def whole_numbers(*axes: Axis) -> None:
+    """Put ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in axes:
+        axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def write_plots(directory: pathlib.Path, outcome: Outcome) -> None:
+    """Write ``learning_curves``, ``clients`` and ``label_counts`` of a run as PNG."""
+    config, dataset = outcome.experiment.config, outcome.experiment.dataset
+    title = f"{config.algorithm.name} on {dataset.name}"
     figures = {
-        "learning_curves": learning_curves(title, rows),
-        "clients": client_distribution(title, scores),
-        "label_counts": label_counts(dataset),
+        "learning_curves": learning_curves(title, outcome.rows),
+        "clients": client_distribution(title, outcome.scores),
+        "label_counts": label_count_chart(dataset),
     }
-    _write(directory, figures)
+    for name, figure in figures.items():
+        save_figure(figure, directory / f"{name}.png")
 
 
-def learning_curves(title: str, rows: list[dict[str, float]]) -> Figure:
+def learning_curves(title: str, rows: Sequence[Row]) -> Figure:
     """Draw mean accuracy over clients, and training loss, against rounds."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = new_figure((9, 3.6))
     accuracy, loss = figure.subplots(1, 2)
     rounds = [row["round"] for row in rows]
     marker = "o" if len(rows) < 2 else None
@@ -59,15 +85,14 @@ def learning_curves(title: str, rows: list[dict[str, float]]) -> Figure:
     accuracy.set(xlabel="round", ylabel="accuracy, mean over clients (%)", title=title)
     accuracy.legend(fontsize="x-small")
     loss.plot(rounds, [row["loss/train/mean"] for row in rows], color="#009E73", marker=marker)
-    for axes in (accuracy, loss):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(accuracy.xaxis, loss.xaxis)
     loss.set(xlabel="round", ylabel="loss (nats)", title="training loss of the round's cohort")
     return figure
 
 
 def client_distribution(title: str, scores: Mapping[str, ClientScores]) -> Figure:
     """Draw the test accuracy of every client, sorted, for every model and stage."""
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = new_figure((6, 3.6))
     axes = figure.subplots()
     for model, colour in COLOURS.items():
         score = scores.get(f"test/{model}")
@@ -89,25 +114,20 @@ def client_distribution(title: str, scores: Mapping[str, ClientScores]) -> Figur
 
 def write_partition(directory: pathlib.Path, dataset: FederatedDataset) -> None:
     """Write ``label_counts``, ``client_sizes`` and, for images, ``examples`` as PNG."""
-    figures = {"label_counts": label_counts(dataset), "client_sizes": client_sizes(dataset)}
+    figures = {"label_counts": label_count_chart(dataset), "client_sizes": client_sizes(dataset)}
     if dataset.x.ndim == 4:
         figures["examples"] = example_images(dataset)
-    _write(directory, figures)
-
-
-def _write(directory, figures):
     for name, figure in figures.items():
-        FigureCanvasAgg(figure)
-        figure.savefig(directory / f"{name}.png", dpi=150)
+        save_figure(figure, directory / f"{name}.png")
 
 
-def label_counts(dataset: FederatedDataset) -> Figure:
+def label_count_chart(dataset: FederatedDataset) -> Figure:
     """Draw how many examples of each label each client has, all splits together.
 
     Up to 60 clients and labels as bubbles whose area is the count, more as an image.
     """
     counts = datasets.label_counts(dataset)
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    figure = new_figure((7, 3.6))
     axes = figure.subplots()
     title = f"{dataset.name}: examples per label and client"
     if max(counts.shape) <= 60:
@@ -122,18 +142,17 @@ def label_counts(dataset: FederatedDataset) -> Figure:
         image = axes.imshow(counts.T, aspect="auto", interpolation="nearest", cmap="cividis",
                             origin="lower")  # fmt: skip
         figure.colorbar(image, ax=axes, label="examples")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.xaxis, axes.yaxis)
     axes.set(xlabel="client", ylabel="label", title=title)
     return figure
 
 
 def client_sizes(dataset: FederatedDataset) -> Figure:
     """Draw the histogram of training examples per client."""
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = new_figure((6, 3.6))
     axes = figure.subplots()
     axes.hist(dataset.splits["train"].sizes, bins=min(40, dataset.num_clients), color="#0072B2")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.yaxis)
     axes.set(
         xlabel="training examples of a client", ylabel="clients", title=f"{dataset.name}: sizes"
     )
@@ -143,7 +162,7 @@ def client_sizes(dataset: FederatedDataset) -> Figure:
 def example_images(dataset: FederatedDataset, clients: int = 8, each: int = 10) -> Figure:
     """Draw the first training images of clients evenly spaced over all, as they are trained on."""
     chosen = np.unique(np.linspace(0, dataset.num_clients - 1, clients).astype(int))
-    figure = Figure(figsize=(7, 0.75 * len(chosen) + 0.4), layout="constrained")
+    figure = new_figure((7, 0.75 * len(chosen) + 0.4))
     grid = figure.subplots(len(chosen), each, squeeze=False)
     owned = dataset.splits["train"]
     for row, k in zip(grid, chosen, strict=True):

@@ -60,7 +60,7 @@ def build(
     with _errors_of("participation"):
         fields = config.participation
         participation = call(FACTORIES["participation"][fields.name], fields)
-    messages.privacy(config, participation, clients, rounds=1)  # can it be accounted?
+    messages.check_accountable(config, participation, clients)
     algorithm, trained = build_with_messages(config, model, dataset)
     if tuned:
         algorithm = inject_hyperparams(
@@ -86,6 +86,15 @@ def build(
     return Experiment(config, dataset, model, federation, participation)
 
 
+def check_experiment(config: ConfigDict, dataset: FederatedDataset) -> None:
+    """Refuse a config that does not fit its model or its data.
+
+    Raises:
+      ConfigError: as `build`.
+    """
+    build(config, pathlib.Path("unused"), dataset)
+
+
 def build_with_messages(
     config: ConfigDict,
     model: Model,
@@ -106,6 +115,15 @@ def build_with_messages(
     with _errors_of("algorithm"):
         algorithm = build_algorithm(config, model, *sizes, values)
     return messages.wrap(algorithm, config, dataset)
+
+
+def check_algorithm(config: ConfigDict, model: Model, dataset: FederatedDataset) -> None:
+    """Refuse values that the algorithm of a resolved config does not allow.
+
+    Raises:
+      ConfigError: naming the value.
+    """
+    build_with_messages(config, model, dataset)
 
 
 def build_dataset(config: Mapping[str, Any]) -> FederatedDataset:

@@ -1,15 +1,18 @@
 """When a run saves a checkpoint, and which: the latest ones and the best on validation."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from pflalign_jax.federated import Federation
-from pflalign_jax.runs.checkpoints import open_checkpoints
+from pflalign_jax.federated import Federation, FederationState
+from pflalign_jax.federated.snapshot import Snapshot
+from pflalign_jax.runs.checkpoints import Checkpoints, open_checkpoints
+from pflalign_jax.runs.processes import agree
 
 SHARE = 0.03
 """Of a run's time that checkpoints may take where the config leaves it open how often."""
@@ -20,33 +23,108 @@ PAUSE = 10.0
 SMALL = 2**30
 """Bytes of a state that is copied in memory until the next checkpoint, if it is the best."""
 
+FIRST_COST = 0.3
+"""Seconds that a checkpoint is thought to take before one was written."""
 
-class Keeper(NamedTuple):
-    """Saves checkpoints of a run.
+
+class _Unwritten(NamedTuple):
+    """The best state so far, copied in memory until a checkpoint is due."""
+
+    saved: Snapshot
+    about: dict[str, Any]
+    score: float
+
+
+@dataclasses.dataclass
+class Checkpointing:
+    """Saves checkpoints of a run; see `start_checkpointing`.
 
     Attributes:
-      after_round: ``(state, score, about, now=False) -> None``; ``score`` is the validation
-        headline, None if the round was not evaluated; ``about()`` is what else to save. ``now``
-        saves in any case.
-      wait: until what was saved is whole.
-      close: likewise, for good.
+      checkpoints: where they are written.
+      federation: whose states are saved.
+      every: rounds between two, or None: by the clock.
+      highest: the best validation score so far.
+      on_disk: rounds that have a checkpoint.
+      unwritten: the best state so far, if it is not on disk yet.
+      cost: seconds that the last checkpoint took.
+      last: when the last one was begun, on the monotonic clock.
+      began: when the one that is still being written was begun; None if none is.
     """
 
-    after_round: Callable[..., None]
-    wait: Callable[[], object]
-    close: Callable[[], object]
+    checkpoints: Checkpoints
+    federation: Federation
+    every: int | None
+    highest: float
+    on_disk: set[int]
+    unwritten: _Unwritten | None = None
+    cost: float = FIRST_COST
+    last: float = dataclasses.field(default_factory=time.monotonic)
+    began: float | None = None
+
+    def after_round(
+        self,
+        state: FederationState,
+        score: float | None,
+        about: Callable[[], dict[str, Any]],
+        now: bool = False,
+    ) -> None:
+        """Save what is to be saved after a round.
+
+        Args:
+          state: after the round.
+          score: its validation headline; None if the round was not evaluated.
+          about: returns what else belongs to a checkpoint, as json.
+          now: save in any case.
+        """
+        if self.began is not None and not self.checkpoints.busy():
+            self.cost, self.began = time.monotonic() - self.began, None
+        # Clocks differ, and with them what processes would do: if one saves, all do.
+        is_best, due = agree(score is not None and score > self.highest, now or self._due(state))
+        if not is_best and not due:
+            return
+        saved, more = self.federation.save(state), about()
+        if is_best:
+            assert score is not None
+            self.highest, self.unwritten = score, None
+            if not due and not self.every and _may_wait(saved):
+                self.unwritten = _Unwritten(_copied(saved), more, score)
+        if self.unwritten is None or due:
+            if self.unwritten is not None:
+                self._write(*self.unwritten)
+                self.unwritten = None
+            self._write(saved, more, score)
+        # Client states on disk move on with every round: those of these rounds must not.
+        wanted = {self.unwritten.saved.round} if self.unwritten else set()
+        self.federation.hold(self.on_disk | wanted)
+
+    def wait(self) -> None:
+        """Wait until what was saved is whole."""
+        self.checkpoints.wait()
+
+    def close(self) -> None:
+        """Wait likewise, and save no more."""
+        self.checkpoints.close()
+
+    def _due(self, state: FederationState) -> bool:
+        if self.every:
+            return int(state.round) % self.every == 0
+        pause = max(PAUSE, self.cost / SHARE)
+        return self.began is None and time.monotonic() - self.last > pause
+
+    def _write(self, saved: Snapshot, about: dict[str, Any], score: float | None) -> None:
+        start = time.monotonic()
+        self.on_disk = {*self.checkpoints.wait(), saved.round}
+        self.checkpoints.save(saved, about, score)
+        self.began, self.last = start, time.monotonic()
 
 
-KEEPS_NOTHING = Keeper(lambda *_: None, lambda: None, lambda: None)
-
-
-def keep_checkpoints(
+def start_checkpointing(
     directory: str | os.PathLike,
     federation: Federation,
     every: int | None,
     kept: int,
     best: float | None,
-) -> Keeper:
+) -> Checkpointing:
     """Return what saves a run's checkpoints.
 
     With ``every`` there is one every so many rounds and one at every round that is the best so far
@@ -62,63 +140,19 @@ def keep_checkpoints(
       best: score of the best round so far, of a run that goes on.
     """
     checkpoints = open_checkpoints(directory, kept)
-    rounds, pending = set(checkpoints.wait()), None
     highest = -np.inf if best is None else best
-    cost, last = 0.3, time.monotonic()
-    began: float | None = None
-
-    def write(saved, about, score):
-        nonlocal rounds, began, last
-        start = time.monotonic()
-        rounds = {*checkpoints.wait(), saved.round}
-        checkpoints.save(saved, about, score)
-        began, last = start, time.monotonic()
-
-    def after_round(state, score, about, now=False):
-        nonlocal highest, pending, cost, began
-        if began is not None and not checkpoints.busy():
-            cost, began = time.monotonic() - began, None
-        best_yet = score is not None and score > highest
-        due = now or (
-            int(state.round) % every == 0
-            if every
-            else began is None and time.monotonic() - last > max(PAUSE, cost / SHARE)
-        )
-        best_yet, due = together(best_yet, due)
-        if not best_yet and not due:
-            return
-        saved, of = federation.save(state), about()
-        if best_yet:
-            highest, pending = score, None
-            if not due and not every and _can_wait(saved):
-                pending = _copied(saved), of, score
-        if pending is None or due:
-            if pending is not None:
-                write(*pending)
-                pending = None
-            write(saved, of, score)
-        federation.hold(rounds | ({pending[0].round} if pending else set()))
-
-    return Keeper(after_round, checkpoints.wait, checkpoints.close)
+    return Checkpointing(checkpoints, federation, every, highest, set(checkpoints.wait()))
 
 
-def together(*numbers: int) -> tuple[int, ...]:
-    """Return the largest of all processes' numbers, so that all of them do the same."""
-    if jax.process_count() == 1:
-        return numbers
-    from jax.experimental import multihost_utils
-
-    return tuple(multihost_utils.process_allgather(np.array(numbers, np.int32)).max(0).tolist())
-
-
-def _can_wait(saved):
+def _may_wait(saved: Snapshot) -> bool:
     return jax.process_count() == 1 and sum(a.nbytes for a in _arrays(saved)) <= SMALL
 
 
-def _copied(saved):
+def _copied(saved: Snapshot) -> Snapshot:
+    """Return a snapshot that keeps nothing on devices: the next round donates their buffers."""
     server, clients = jax.tree.map(np.array, (saved.server, saved.clients))
     return saved._replace(key=np.array(saved.key), server=server, clients=clients)
 
 
-def _arrays(saved):
+def _arrays(saved: Snapshot) -> list[Any]:
     return jax.tree.leaves((saved.server, saved.clients))

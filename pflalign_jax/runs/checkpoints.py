@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from pflalign_jax.errors import UserError
 from pflalign_jax.federated.snapshot import ClientSnapshot, Snapshot
 
 FORMAT = 1
@@ -27,7 +28,7 @@ DIGITS = 8
 """Of a round in a folder's name."""
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message names it and says what to do."""
 
 

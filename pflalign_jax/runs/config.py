@@ -316,6 +316,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return resolved
 
 
+def check_config(config: ConfigDict) -> None:
+    """Refuse a config that `resolve` refuses.
+
+    Raises:
+      ConfigError: as `resolve`.
+    """
+    resolve(config)
+
+
 def _resolve_section(section, fields):
     name = fields.name
     choices = FACTORIES[section]

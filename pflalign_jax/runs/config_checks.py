@@ -5,8 +5,10 @@ import types
 import typing
 from collections.abc import Iterable, Sequence
 
+from pflalign_jax.errors import UserError
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError, ValueError):
     """A config that cannot be run; the message names the field, its value and what to do."""
 
 

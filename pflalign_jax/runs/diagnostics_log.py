@@ -1,9 +1,10 @@
-"""When a run writes what its rounds measured beside scores to ``diagnostics.jsonl``."""
+"""When a run writes what its rounds measured besides scores to ``diagnostics.jsonl``."""
 
+import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from pflalign_jax import diagnostics
 from pflalign_jax.runs import files
@@ -12,41 +13,39 @@ PAUSE = 1.0
 """Seconds between two writes, at least."""
 
 
-class Diary(NamedTuple):
+@dataclasses.dataclass
+class DiagnosticsLog:
     """Keeps what rounds measured until it is written.
 
     Pushing a line to disk takes a tenth of a round of a few milliseconds, so lines are written
     `PAUSE` after those before, with a checkpoint, and when the run ends, however it does.
 
     Attributes:
-      add: ``(round, metrics) -> None``, with `RoundResult.metrics`.
-      write: writes what was added.
-      close: likewise.
+      workdir: of the run; None: everything is forgotten.
+      added: rounds and their `RoundResult.metrics` that are not written yet.
+      written: when lines were last written, on the monotonic clock.
     """
 
-    add: Callable[[int, Mapping[str, Any]], None]
-    write: Callable[[], None]
-    close: Callable[[], None]
+    workdir: pathlib.Path | None
+    added: list[tuple[int, Mapping[str, Any]]] = dataclasses.field(default_factory=list)
+    written: float = dataclasses.field(default_factory=time.monotonic)
 
-
-def keep_diary(workdir: pathlib.Path | None) -> Diary:
-    """Return the diary of the run in ``workdir``; None: one that forgets."""
-    added: list[tuple[int, Mapping[str, Any]]] = []
-    written = time.monotonic()
-
-    def add(done, metrics):
-        if workdir is None:
+    def add(self, done: int, metrics: Mapping[str, Any]) -> None:
+        """Add what a round measured."""
+        if self.workdir is None:
             return
-        added.append((done, metrics))
-        if time.monotonic() - written > PAUSE:
-            write()
+        self.added.append((done, metrics))
+        if time.monotonic() - self.written > PAUSE:
+            self.write()
 
-    def write():
-        nonlocal written
-        rows = [{"round": done, **diagnostics.describe(metrics)} for done, metrics in added]
-        added.clear()
-        written = time.monotonic()
-        if rows and workdir is not None:
-            files.append_lines(workdir / "diagnostics.jsonl", rows)
+    def write(self) -> None:
+        """Write what was added."""
+        rows = [{"round": done, **diagnostics.describe(metrics)} for done, metrics in self.added]
+        self.added.clear()
+        self.written = time.monotonic()
+        if rows and self.workdir is not None:
+            files.append_diagnostics(self.workdir, rows)
 
-    return Diary(add, write, write)
+    def close(self) -> None:
+        """Write what was added, for good."""
+        self.write()

@@ -15,10 +15,11 @@ import numpy as np
 from pflalign_jax import models
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.datasets.features import are_tokens
+from pflalign_jax.errors import UserError
 from pflalign_jax.federated.sharding import AXIS, over_devices
 
 
-class MemoryExhaustedError(Exception):
+class MemoryExhaustedError(UserError):
     """A device has no room for a round; the message says what to make smaller."""
 
 

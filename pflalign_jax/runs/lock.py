@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-from pflalign_jax.runs.files import WorkdirError
+from pflalign_jax.runs import files
 
 
 @contextlib.contextmanager
@@ -22,13 +22,13 @@ def locked(path: pathlib.Path, say: Callable[[str], None] = lambda text: None) -
     Raises:
       WorkdirError: naming who holds it.
     """
-    with (path / "lock").open("a+") as file:
+    with (path / files.LOCK).open("a+") as file:
         file.seek(0)
         holder = file.read().strip()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise WorkdirError(
+            raise files.WorkdirError(
                 f"workdir {path} is in use by {holder or 'another run'}; wait for it, stop it, or "
                 "choose another --workdir"
             ) from error

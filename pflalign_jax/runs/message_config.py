@@ -4,8 +4,10 @@ In this order: clients clip, compress or add noise; corrupted clients attack; th
 itself, by robust aggregation or by a differentially private mean.
 """
 
+import functools
 import math
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -122,50 +124,123 @@ def wrap(
       ConfigError: naming the value that is not possible.
     """
     try:
-        return _wrap(algorithm, config, dataset)
+        for stage in _stages(config):
+            algorithm, dataset = stage.change(algorithm, dataset)
+        return algorithm, dataset
     except ValueError as error:
         raise ConfigError(f"config.messages: {error}") from error
 
 
-def _wrap(algorithm, config, dataset):
-    fields = config.messages
-    transforms = [messages.clip(fields.clip)] if fields.clip is not None else []
-    feedback = bool(fields.error_feedback)
-    if fields.compression == "top_k":
-        transforms.append(messages.top_k(fields.fraction, feedback))
-    elif fields.compression == "int8":
-        transforms.append(messages.int8(feedback))
-    elif fields.compression == "low_rank":
-        transforms.append(messages.low_rank(fields.rank, feedback))
-    if fields.local_noise is not None:
-        transforms.append(messages.gaussian_noise(fields.local_noise))
+class StatePaths(NamedTuple):
+    """Where the algorithm's own states are in those of a run: names of fields, joined by dots."""
+
+    server: str
+    clients: str
+
+
+class _Stage(NamedTuple):
+    """One change that the section makes to a federation.
+
+    Attributes:
+      change: ``(algorithm, dataset) -> (algorithm, dataset)``.
+      around: the state that holds something more afterwards, ``"server"`` or ``"clients"``: what
+        it was before is its field ``own``. None: states stay as they are.
+    """
+
+    change: Callable[[Algorithm, FederatedDataset], tuple[Algorithm, FederatedDataset]]
+    around: str | None = None
+
+
+def own_states(config: Mapping[str, Any]) -> StatePaths:
+    """Return where the algorithm's own states are in the states of a run."""
+    around = [stage.around for stage in _stages(config)]
+    server, clients = (
+        ".".join([name] + ["own"] * around.count(name)) for name in ("server", "clients")
+    )
+    return StatePaths(server, clients)
+
+
+def _stages(config: Mapping[str, Any]) -> list[_Stage]:
+    """Return the changes of a resolved config, in order."""
+    fields, stages = config["messages"], []
+    transforms = _transforms(fields)
     if transforms:
-        algorithm = messages.transform_messages(algorithm, messages.chain(*transforms), dataset)
-    if fields.attack is not None:
-        ids = messages.corrupted_clients(dataset, fields.corrupted, config.seed)
-        factor = () if fields.attack_factor is None else (fields.attack_factor,)
-        if fields.attack == "label_flip":
-            dataset = messages.label_flip(dataset, ids)
-        else:
-            algorithm = getattr(messages, fields.attack)(algorithm, ids, *factor)
-    if fields.robust is not None:
-        argument = {"trimmed_mean": fields.trim, "norm_bound": fields.max_norm}
-        given = (argument[fields.robust],) if fields.robust in argument else ()
-        algorithm = messages.robust(algorithm, getattr(messages, fields.robust)(*given))
-    if fields.private_clip is not None:
-        algorithm = messages.private_mean(
-            algorithm,
-            fields.private_clip,
-            fields.noise_multiplier,
-            cohort_size=config.cohort_size or dataset.num_clients,
-            seed=config.seed,
+        chain = messages.chain(*transforms)
+        stages.append(
+            _Stage(
+                lambda algorithm, dataset: (
+                    messages.transform_messages(algorithm, chain, dataset),
+                    dataset,
+                ),
+                around="clients",
+            )
         )
-    return algorithm, dataset
+    if fields["attack"] is not None:
+        stages.append(_Stage(functools.partial(_attacked, config)))
+    if fields["robust"] is not None:
+        argument = {"trimmed_mean": fields["trim"], "norm_bound": fields["max_norm"]}
+        given = (argument[fields["robust"]],) if fields["robust"] in argument else ()
+        rule = getattr(messages, fields["robust"])(*given)
+        stages.append(
+            _Stage(lambda algorithm, dataset: (messages.robust(algorithm, rule), dataset))
+        )
+    if fields["private_clip"] is not None:
+        stages.append(_Stage(functools.partial(_private, config), around="server"))
+    return stages
+
+
+def _transforms(fields: Mapping[str, Any]) -> list[messages.MessageTransform]:
+    """Return what clients do to their messages."""
+    transforms = [messages.clip(fields["clip"])] if fields["clip"] is not None else []
+    feedback = bool(fields["error_feedback"])
+    if fields["compression"] == "top_k":
+        transforms.append(messages.top_k(fields["fraction"], feedback))
+    elif fields["compression"] == "int8":
+        transforms.append(messages.int8(feedback))
+    elif fields["compression"] == "low_rank":
+        transforms.append(messages.low_rank(fields["rank"], feedback))
+    if fields["local_noise"] is not None:
+        transforms.append(messages.gaussian_noise(fields["local_noise"]))
+    return transforms
+
+
+def _attacked(
+    config: Mapping[str, Any], algorithm: Algorithm, dataset: FederatedDataset
+) -> tuple[Algorithm, FederatedDataset]:
+    fields = config["messages"]
+    ids = messages.corrupted_clients(dataset, fields["corrupted"], config["seed"])
+    if fields["attack"] == "label_flip":
+        return algorithm, messages.label_flip(dataset, ids)
+    factor = () if fields["attack_factor"] is None else (fields["attack_factor"],)
+    return getattr(messages, fields["attack"])(algorithm, ids, *factor), dataset
+
+
+def _private(
+    config: Mapping[str, Any], algorithm: Algorithm, dataset: FederatedDataset
+) -> tuple[Algorithm, FederatedDataset]:
+    fields = config["messages"]
+    private = messages.private_mean(
+        algorithm,
+        fields["private_clip"],
+        fields["noise_multiplier"],
+        cohort_size=config["cohort_size"] or dataset.num_clients,
+        seed=config["seed"],
+    )
+    return private, dataset
 
 
 def seed_in_program(config: ConfigDict) -> bool:
     """Tell whether a run's seed chooses more than its key: who is corrupted, the server's noise."""
     return config.messages.attack is not None or config.messages.private_clip is not None
+
+
+def check_accountable(config: ConfigDict, participation: Participation, num_clients: int) -> None:
+    """Refuse noise whose privacy cannot be accounted for.
+
+    Raises:
+      ConfigError: as `privacy`.
+    """
+    privacy(config, participation, num_clients, rounds=1)
 
 
 def privacy(

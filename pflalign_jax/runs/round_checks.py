@@ -7,10 +7,11 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.errors import UserError
 from pflalign_jax.federated import RoundResult
 
 
-class DivergedError(Exception):
+class DivergedError(UserError):
     """Training left the finite numbers."""
 
 

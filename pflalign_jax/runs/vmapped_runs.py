@@ -1,64 +1,56 @@
 """Runs that differ in their seeds, advanced together: their rounds are one vmapped program."""
 
 import contextlib
-import time
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import jax
-
-from pflalign_jax.federated import Federation, FederationState, RoundResult
-from pflalign_jax.runs.hardware import room_on_devices
+from pflalign_jax.runs.loop import Outcome, RunPlan, in_progress, timed_rounds, train
 from pflalign_jax.runs.round_checks import DivergedError
 from pflalign_jax.runs.signals import StoppedError
 
-Wanted = tuple[FederationState, bool]
-"""What a run waits for: a round from this state, with scores of the cohort's models or without."""
-
-Done = tuple[FederationState, RoundResult, float] | None
-"""What it gets: the next state, the round's result, and its seconds."""
+End = Outcome | DivergedError | StoppedError
+"""How a run ends; other errors end all runs."""
 
 
-def drive(runs: Sequence[Generator[Wanted, Done, Any]], federation: Federation) -> list[Any]:
-    """Advance runs to their ends, all by a round at a time; one run is advanced plainly.
+def train_together(plans: Sequence[RunPlan]) -> list[End]:
+    """Advance runs to their ends, all by a round at a time; a single one as `train` does.
 
-    A round's seconds are shared out. A run that diverges leaves the others alone.
+    A run that diverges or is stopped leaves the others alone.
 
     Args:
-      runs: from `pflalign_jax.runs.loop.rounds`, just made, of one config but for the seed, and as
-        far as each other.
-      federation: of one of them.
+      plans: new runs of one config but for the seed, all after the same number of rounds.
 
     Returns:
-      What each returned, or the `DivergedError` or `StoppedError` that ended it.
+      What came of each, or the error that ended it.
 
     Raises:
-      MemoryExhaustedError: when a device has no room; as whatever else a run raises, it closes
-        all runs, which go on from their checkpoints another time.
+      MemoryExhaustedError: when a device has no room; as after whatever else a run raises, all
+        runs go on from their checkpoints another time.
     """
-    ends: list[Any] = [None] * len(runs)
-    waiting: dict[int, Wanted] = {}
-
-    def advance(i, done):
+    if len(plans) == 1:
         try:
-            waiting[i] = runs[i].send(done)
-        except StopIteration as end:
-            ends[i] = end.value
+            return [train(plans[0])]
         except (DivergedError, StoppedError) as error:
-            ends[i] = error
-
+            return [error]
+    ends: dict[int, End] = {}
+    rounds = plans[0].experiment.config.rounds
     with contextlib.ExitStack() as stack:
-        for i, run in enumerate(runs):
-            stack.callback(run.close)
-            advance(i, None)
-        while waiting:
-            numbers, (states, scores) = list(waiting), zip(*waiting.values(), strict=True)
-            waiting.clear()
-            clock = time.perf_counter()
-            with room_on_devices(federation.client_chunk):
-                results = federation.run_rounds(states, scores[0])
-                jax.block_until_ready([result.metrics for _, result in results])
-            seconds = (time.perf_counter() - clock) / len(results)
-            for i, result in zip(numbers, results, strict=True):
-                advance(i, (*result, seconds))
-    return ends
+        runs = [stack.enter_context(in_progress(plan)) for plan in plans]
+        going = {i: run.first() for i, run in enumerate(runs)}
+        for _ in range(going[0].done, rounds):
+            if not going:
+                break
+            lead = next(iter(going))  # any of them: programs and settings are the same
+            results, seconds = timed_rounds(
+                plans[lead].experiment.federation,
+                [progress.state for progress in going.values()],
+                runs[lead].scores_cohort(going[lead]),
+            )
+            for i, (state, result) in zip(list(going), results, strict=True):
+                try:
+                    going[i] = runs[i].after_round(going[i], state, result, seconds)
+                except (DivergedError, StoppedError) as error:
+                    ends[i] = error
+                    del going[i]
+        for i, progress in going.items():
+            ends[i] = runs[i].finish(progress)
+    return [ends[i] for i in range(len(plans))]

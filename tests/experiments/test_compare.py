@@ -12,7 +12,7 @@ from rich.console import Console
 
 from experiments import ablation
 from experiments.compare import comparison, leaderboard, trials
-from pflalign_jax.cli import console as show
+from pflalign_jax.cli.console import ComparisonProgress, comparison_progress
 from pflalign_jax.cli.flags import command_of
 from pflalign_jax.runs import build, files, loop
 from pflalign_jax.runs.config import ConfigError, default_config, is_number, resolve
@@ -68,7 +68,7 @@ def finished(config, tmp_path_factory):
     """A comparison of three methods with two seeds, and what it said."""
     root, said = tmp_path_factory.mktemp("compare"), []
     methods = ["local", "fedavg", "without_p"]
-    entries = comparison.compare(config, methods, 2, root, said.append)
+    entries = comparison.compare(config, methods, 2, root, ComparisonProgress(said.append))
     leaderboard.write(root, entries, "the command", config)
     return root, entries, said
 
@@ -90,12 +90,11 @@ def test_every_method_is_searched_then_repeated(finished):
 def test_a_shorter_search_chooses_what_all_rounds_are_run_with(config, tmp_path):
     shorter, said = config.copy_and_resolve_references(), []
     shorter.compare.search_rounds = 1
-    rounds = []
-    (entry,) = comparison.compare(
-        *(shorter, ["local"], 2, tmp_path, said.append), count=lambda *new: rounds.append(new)
-    )
-    assert rounds[0] == (1 + 1 + 2 * 2, 0) and np.sum(rounds, axis=0).tolist() == [6, 6]
-    assert sum(done == 1 for _, done in rounds) == 6
+    totals = []
+    progress = ComparisonProgress(said.append, lambda *new: totals.append(new))
+    (entry,) = comparison.compare(shorter, ["local"], 2, tmp_path, progress)
+    assert totals[0] == (1 + 1 + 2 * 2, 0) and totals[-1] == (6, 6)
+    assert (np.diff(totals, axis=0)[:, 1] == 1).sum() == 6  # told round by round
     assert sorted(p.name for p in (tmp_path / "search").iterdir()) == ["local-0.1-0", "local-0.2-0"]
     runs = sorted((tmp_path / "trials").iterdir())
     assert [p.name for p in runs] == [f"local-{entry.learning_rate:g}-{seed}" for seed in (0, 1)]
@@ -112,38 +111,36 @@ def test_a_search_is_not_longer_than_the_runs(config, tmp_path, rounds):
     wrong = config.copy_and_resolve_references()
     wrong.compare.search_rounds = rounds
     with pytest.raises(ConfigError, match=rf"search_rounds={rounds} is not allowed.* 1\.\.2 "):
-        comparison.compare(wrong, ["local"], 1, tmp_path, lambda text: None)
+        comparison.compare(wrong, ["local"], 1, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_rounds_of_a_grid_that_grows_and_of_trials_done_before_are_counted(config, finished):
     """And of a trial that diverges."""
-    grown, rounds = config.copy_and_resolve_references(), []
+    grown, totals = config.copy_and_resolve_references(), []
     grown.compare.grid, grown.compare.extensions = (0.2, 1e30), 1
-    comparison.compare(
-        *(grown, ["local"], 1, finished[0], lambda text: None),
-        count=lambda *new: rounds.append(new),
-    )
-    assert rounds[0] == (4, 0) and np.sum(rounds, axis=0).tolist() == [6, 6]
-    assert (0, 2) in rounds
+    progress = ComparisonProgress(changed=lambda *new: totals.append(new))
+    comparison.compare(grown, ["local"], 1, finished[0], progress)
+    assert totals[0] == (4, 0) and totals[-1] == (6, 6)
+    assert [0, 2] in np.diff(totals, axis=0).tolist()
 
 
 def test_trials_that_differ_in_numbers_share_their_programs(config, tmp_path):
     plan, built = comparison.settings(config, "fedprox"), {}
     setting = trials.Setting("fedprox", plan, 0.1, "mu")
     dataset = build.build_dataset(resolve(plan))
-    common = (tmp_path, dataset, lambda: 0, lambda text: None, None)
+    context = trials.TrialContext(tmp_path, dataset)
     for one in (setting, setting._replace(learning_rate=0.2, own=1.0)):
-        (trial,) = trials.run_trials(one, [1], *common, built=built)
+        (trial,) = trials.run_trials(one, [1], context, built)
         experiment = build.build(one.config(1), None, dataset)
-        alone = loop.train(experiment, None).rows[-1]
+        alone = loop.train(loop.RunPlan(experiment)).rows[-1]
         found = files.read_rows(trial.path)[-1]
         name = "loss/test/personal/adapted/mean"
         assert found[name] == pytest.approx(alone[name], rel=1e-5)
         assert found["bytes_down"] == alone["bytes_down"]
     assert len(built) == 1
     with pytest.raises(ConfigError, match=r"learning_rate=-1\.0"):
-        trials.run_trials(setting._replace(learning_rate=-1.0), [0], *common, built=built)
+        trials.run_trials(setting._replace(learning_rate=-1.0), [0], context, built)
     assert not is_number("fedrep", "head_epochs")
     assert is_number("ditto", "personal_tx")
 
@@ -151,10 +148,10 @@ def test_trials_that_differ_in_numbers_share_their_programs(config, tmp_path):
 def test_a_terminal_sees_a_bar_over_all_rounds():
     for terminal, expected in ((True, "30/40 rounds"), (False, "30/40 rounds  ditto")):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=90)
-        with show.comparison_progress(console) as (say, count):
-            count(30, 0)
-            count(10, 30)
-            say("ditto")
+        with comparison_progress(console) as progress:
+            progress.expect(40)
+            progress.add(30)
+            progress.say("ditto")
         seen = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()).split())
         assert " ".join(expected.split()) in seen and "ditto" in seen
 
@@ -164,7 +161,7 @@ def test_a_comparison_goes_on_where_it_was(config, finished):
     half_done = root / "trials" / "local-0.1-0"
     (half_done / "summary.json").unlink()  # as if killed
     others = {p: p.stat().st_mtime_ns for p in root.rglob("summary.json")}
-    again = comparison.compare(config, ["local", "fedavg", "without_p"], 2, root, lambda text: None)
+    again = comparison.compare(config, ["local", "fedavg", "without_p"], 2, root)
     assert (half_done / "summary.json").exists()
     assert {p: p.stat().st_mtime_ns for p in others} == others
     for before, after in zip(entries, again, strict=True):
@@ -175,20 +172,21 @@ def test_seeds_as_one_program(config, tmp_path, monkeypatch):
     """They end as one by one, also when stopped on the way."""
     config = config.copy_and_resolve_references()
     config.rounds, config.eval_every, config.checkpoint_every = 3, 1, 1
-    driven, said, drive = [], [], trials.drive
+    driven, said, train_together = [], [], trials.train_together
     monkeypatch.setattr(
-        trials, "drive", lambda runs, of: driven.append(len(runs)) or drive(runs, of)
+        trials,
+        "train_together",
+        lambda plans: driven.append(len(plans)) or train_together(plans),
     )
+    progress = ComparisonProgress(said.append)
     alone, together = tmp_path / "alone", tmp_path / "together"
     config.compare.seeds_together = False
-    (expected,) = comparison.compare(config, ["fedavg"], 3, alone, said.append)
+    (expected,) = comparison.compare(config, ["fedavg"], 3, alone, progress)
     config.compare.seeds_together = True
     signals = iter([0] * 3 + [15] * 9)  # after the search, and the first round of both
     with pytest.raises(StoppedError, match="after round 1"):
-        comparison.compare(
-            config, ["fedavg"], 3, together, said.append, None, lambda: next(signals)
-        )
-    (entry,) = comparison.compare(config, ["fedavg"], 3, together, said.append)
+        comparison.compare(config, ["fedavg"], 3, together, progress, lambda: next(signals))
+    (entry,) = comparison.compare(config, ["fedavg"], 3, together, progress)
     assert driven == [1] * 3 + [1, 2, 2] and said[-2:] == [
         f"going on in {together / 'trials' / f'fedavg-0.1-{seed}'} after round 1 of 3"
         for seed in (1, 2)
@@ -222,7 +220,7 @@ def test_when_seeds_are_one_program(config):
 def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path, monkeypatch):
     tried = []
 
-    def run(setting, seeds, root, dataset, stop, say, together, on_round, built):
+    def run(setting, seeds, context, built):
         method, _, rate, field, own, _ = setting
         tried.extend((rate, field, own, seed) for seed in seeds)
         score = -abs(rate - 0.2) - abs((0.01 if own is None else own) - 0.1)
@@ -232,8 +230,9 @@ def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path,
     monkeypatch.setattr(leaderboard, "entry", lambda *arguments: arguments)
     tuned, said = config.copy_and_resolve_references(), []
     tuned.compare.tuned.fedprox = ("mu", (0.01, 0.1, 1.0))
+    progress = ComparisonProgress(said.append)
     ((_, best, searched, own, repeats),) = comparison.compare(
-        tuned, ["fedprox"], 2, tmp_path, said.append
+        tuned, ["fedprox"], 2, tmp_path, progress
     )
     assert [t[0] for t in tried[:2]] == [0.1, 0.2] and len(searched) == 2
     assert tried[2:] == [(0.2, "mu", v, s) for v, s in ((0.1, 0), (1.0, 0), (0.1, 1))]
@@ -268,16 +267,16 @@ def test_other_settings_in_the_same_place_are_refused(config, finished):
     changed = config.copy_and_resolve_references()
     changed.rounds = 3
     with pytest.raises(WorkdirError, match=r"differs in rounds\. Choose another --workdir"):
-        comparison.compare(changed, ["local"], 1, finished[0], lambda text: None)
+        comparison.compare(changed, ["local"], 1, finished[0])
 
 
 def test_a_method_that_does_not_fit_is_named_before_anything_is_run(config, tmp_path):
     with pytest.raises(ConfigError, match=r"^fedbn: .*part like '\*Norm\*'"):
-        comparison.compare(config, ["local", "fedbn"], 1, tmp_path, lambda text: None)
+        comparison.compare(config, ["local", "fedbn"], 1, tmp_path)
     assert not list(tmp_path.iterdir())
     left_out, config = {}, config.copy_and_resolve_references()
     with pytest.raises(ConfigError, match="no method fits"):
-        comparison.compare(config, ["fedbn"], 1, tmp_path, lambda text: None, left_out)
+        comparison.compare(config, ["fedbn"], 1, tmp_path, leave_out=left_out)
     assert "*Norm*" in left_out["fedbn"]
 
 
@@ -347,7 +346,7 @@ def test_seeds_that_diverged_and_messages_that_were_lost_are_told(config, finish
 def test_an_own_hyperparameter_may_be_none_at_first(config, tmp_path):
     plan = config.copy_and_resolve_references()
     plan.rounds, plan.compare.grid, plan.compare.tuned.ditto = 1, (0.1,), ("personal_tx", (3.0,))
-    (entry,) = comparison.compare(plan, ["ditto"], 1, tmp_path, lambda text: None)
+    (entry,) = comparison.compare(plan, ["ditto"], 1, tmp_path)
     assert entry.own in ("personal_tx none; 3", "personal_tx 3; 3")
     assert {p.name for p in (tmp_path / "trials").iterdir()} == {
         "ditto-0.1-0", "ditto-0.1-personal_tx-3-0"
@@ -365,5 +364,5 @@ def test_a_diverged_trial_is_worst_and_noted(config, tmp_path):
     wild = config.copy_and_resolve_references()
     wild.compare.grids.fedavg = (0.1, 1e30)
     wild.model.name, wild.model.hidden = "mlp", (4,)
-    (entry,) = comparison.compare(wild, ["fedavg"], 1, tmp_path, lambda text: None)
+    (entry,) = comparison.compare(wild, ["fedavg"], 1, tmp_path)
     assert entry.learning_rate == 0.1 and entry.searched[1e30] is None

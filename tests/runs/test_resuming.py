@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from experiments.compare import comparison
+from pflalign_jax.cli.console import ComparisonProgress
 from pflalign_jax.federated import StoreError
 from pflalign_jax.runs import checkpoints, diagnostics_log, files, lock, loop, resuming, signals
 from pflalign_jax.runs.build import build
 from pflalign_jax.runs.checkpoints import CheckpointError, checkpoint_path, checkpoint_rounds
 from pflalign_jax.runs.config import default_config, resolve
 from pflalign_jax.runs.hardware import MemoryExhaustedError
-from pflalign_jax.runs.loop import train
+from pflalign_jax.runs.loop import RunPlan, train
 
 pytestmark = [  # what orbax's own threads and tasks leave when they fail
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -75,8 +76,8 @@ def go(path, config, said=None, asked=lambda: 0, dataset=None):
     if dataset is not None:
         experiment = experiment._replace(dataset=dataset)
     files.create(path, go_on=True)
-    start = resuming.prepare(path, experiment, True, [].append if said is None else said.append)
-    return train(experiment, path, start=start, checkpoints=path / "checkpoints", stop=asked)
+    start = resuming.prepare(path, experiment, [].append if said is None else said.append)
+    return train(RunPlan(experiment, path, start, path / "checkpoints", stop=asked))
 
 
 def stopped_after(rounds):
@@ -318,7 +319,7 @@ def test_a_checkpoint_that_finds_no_room_is_told_and_those_before_are_whole(run,
     moved = blocked.rename(run / "moved")
     shutil.copytree(moved, blocked)
     experiment = built(run, small())
-    start = resuming.prepare(run, experiment, True, lambda text: None)
+    start = resuming.prepare(run, experiment, lambda text: None)
 
     def away(done, row):
         if done == 4:  # as if the disk had been lost
@@ -326,7 +327,7 @@ def test_a_checkpoint_that_finds_no_room_is_told_and_those_before_are_whole(run,
             blocked.write_text("")
 
     with pytest.raises(CheckpointError, match=r"checkpoints cannot take a checkpoint; those befor"):
-        train(experiment, run, away, start, blocked)
+        train(RunPlan(experiment, run, start, blocked, away))
     blocked.unlink()
     moved.rename(blocked)
     go(run, small())
@@ -341,7 +342,7 @@ def test_out_of_memory_advises_a_smaller_chunk(tmp_path):
 
     greedy = experiment._replace(federation=experiment.federation._replace(run_rounds=too_much))
     with pytest.raises(MemoryExhaustedError, match=r"--config\.client_chunk=2 \(now 4\).*goes on"):
-        train(greedy, None)
+        train(RunPlan(greedy))
 
 
 def test_two_runs_in_one_workdir(tmp_path):
@@ -377,13 +378,13 @@ def test_a_second_signal_does_what_it_always_did():
 def test_a_comparison_goes_on_inside_a_trial(tmp_path):
     config = small(checkpoint_every=1)
     config.compare.grid, config.compare.extensions = (0.1,), 0
-    arguments = (config, ["fedavg"], 1, tmp_path)
     said = []
+    arguments = (config, ["fedavg"], 1, tmp_path, ComparisonProgress(said.append))
     with pytest.raises(signals.StoppedError):
-        comparison.compare(*arguments, said.append, None, stopped_after(3))
+        comparison.compare(*arguments, stopped_after(3))
     trial = tmp_path / "trials" / "fedavg-0.1-0"
     assert checkpoint_rounds(trial / "checkpoints") == [2, 3]
-    comparison.compare(*arguments, said.append)
+    comparison.compare(*arguments)
     assert f"going on in {trial} after round 3 of 6" in said
     assert (trial / "summary.json").exists() and not (trial / "checkpoints").exists()
     assert [row["round"] for row in measured(trial)] == [2, 4, 6]

@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from pflalign_jax import datasets
+from pflalign_jax import datasets, runs
 from pflalign_jax.cli import plots
 from pflalign_jax.cli.console import score_table
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import build
 from pflalign_jax.runs.config import default_config
-from pflalign_jax.runs.loop import train
+from pflalign_jax.runs.loop import RunPlan, train
 from pflalign_jax.runs.round_checks import DivergedError
 
 
@@ -28,12 +28,15 @@ def small(**fields):
 
 @pytest.fixture(scope="module", params=[None, 3], ids=["everyone", "cohort"])
 def run(request, tmp_path_factory):
-    path = files.create(tmp_path_factory.mktemp("runs") / "run")
-    experiment = build(small(cohort_size=request.param))
+    path = tmp_path_factory.mktemp("runs") / "run"
     seen = []
-    outcome = train(experiment, path, lambda done, row: seen.append((done, row is not None)))
-    plots.write_plots(path / "plots", "title", outcome.rows, outcome.scores, experiment.dataset)
-    return experiment, path, outcome, seen
+    outcome = runs.run(
+        small(cohort_size=request.param),
+        path,
+        on_round=lambda done, row: seen.append((done, row is not None)),
+    )
+    plots.write_plots(path / "plots", outcome)
+    return outcome.experiment, path, outcome, seen
 
 
 def test_progress_is_told_every_round(run):
@@ -107,7 +110,7 @@ def test_table_has_every_score(run):
 
 def test_same_config_same_numbers(run, tmp_path):
     experiment, _, outcome, _ = run
-    again = train(build(small(cohort_size=experiment.config.cohort_size)), files.create(tmp_path))
+    again = train(RunPlan(build(small(cohort_size=experiment.config.cohort_size))))
     for key, value in outcome.rows[-1].items():
         if "second" not in key and key != "fraction_of_matmul_peak":
             assert again.rows[-1][key] == value, key
@@ -115,10 +118,9 @@ def test_same_config_same_numbers(run, tmp_path):
 
 def test_client_states_on_disk_change_no_score(tmp_path, run):
     config = small(cohort_size=run[0].config.cohort_size, client_state_in="disk")
-    experiment = build(config, tmp_path / "client_states")
-    outcome = train(experiment, files.create(tmp_path))
+    outcome = runs.run(config, tmp_path)
     assert outcome.summary["client_state_in"] == "disk"
-    assert (tmp_path / "client_states" / "states.bin").exists()
+    assert (tmp_path / "client_states" / "0" / "states.bin").exists()
     for key, value in run[2].rows[-1].items():
         if key.startswith(("accuracy", "loss")):
             assert outcome.rows[-1][key] == pytest.approx(value, abs=2e-3), key
@@ -127,7 +129,7 @@ def test_client_states_on_disk_change_no_score(tmp_path, run):
 def test_without_validation_no_round_is_chosen(tmp_path):
     config = small(rounds=2)
     config.dataset.validation_fraction = 0.0
-    outcome = train(build(config), files.create(tmp_path))
+    outcome = runs.run(config, tmp_path)
     assert outcome.summary["best_validation"] is None
     assert outcome.summary["chosen_by"] is None
     score_table(outcome.summary)
@@ -137,7 +139,7 @@ def test_divergence_stops_the_run_and_keeps_its_files(tmp_path):
     config = small(rounds=50, eval_every=1)
     config.algorithm.name, config.algorithm.learning_rate = "fedavg", 1e30
     with pytest.raises(DivergedError, match=r"round \d+: the training loss is .*1e\+30"):
-        train(build(config), files.create(tmp_path))
+        runs.run(config, tmp_path)
     assert (tmp_path / "config.json").exists()
     assert not (tmp_path / "summary.json").exists()
 

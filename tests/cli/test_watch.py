@@ -10,8 +10,8 @@ from rich.console import Console
 
 from pflalign_jax.cli import console as show
 from pflalign_jax.cli import loggers
+from pflalign_jax.cli.command import FlagError
 from pflalign_jax.runs import files
-from pflalign_jax.runs.config import ConfigError
 
 NAME = "accuracy/validation/personal/adapted/mean"
 ROWS = [{"round": r, NAME: a, "seconds": 0.5, "epsilon": None}
@@ -43,7 +43,7 @@ def test_a_bar_on_a_terminal():
 
 
 def logged(path, names, rows, before=()):
-    loggers.require_logs(names)
+    loggers.check_loggers(names)
     with loggers.log_to(names, path, {"rounds": 6}, before) as log:
         for row in rows:
             log(row)
@@ -106,10 +106,8 @@ def test_wandb_offline(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_logged_to_is_refused_first(monkeypatch):
-    with pytest.raises(
-        ConfigError, match="--log=tensorbord is unknown; did you mean 'tensorboard'"
-    ):
-        loggers.require_logs(["csv", "tensorbord"])
+    with pytest.raises(FlagError, match="--log=tensorbord is unknown; did you mean 'tensorboard'"):
+        loggers.check_loggers(["csv", "tensorbord"])
     monkeypatch.setitem(loggers.LOGS, "wandb", "nosuchpackage")
-    with pytest.raises(ConfigError, match=r"--log=wandb needs nosuchpackage.*pip install"):
-        loggers.require_logs(["wandb"])
+    with pytest.raises(FlagError, match=r"--log=wandb needs nosuchpackage.*pip install"):
+        loggers.check_loggers(["wandb"])

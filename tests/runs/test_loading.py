@@ -13,11 +13,11 @@ import pytest
 
 import pflalign_jax as pfl
 from experiments import predict
-from pflalign_jax.runs import build, files, loop, resuming
+from pflalign_jax.runs import loop
 from pflalign_jax.runs.checkpoints import CheckpointError, checkpoint_path
 from pflalign_jax.runs.config import default_config
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def trained(path, name="pflalign", place="device", rounds=4, messages=()):
@@ -29,13 +29,9 @@ def trained(path, name="pflalign", place="device", rounds=4, messages=()):
     config.algorithm.name, config.algorithm.learning_rate = name, 0.3
     config.client_state_in, config.checkpoint_every = place, 2
     config.messages.update(dict(messages))
-    experiment = build.build(config, path / "client_states" / "0")
-    files.create(path)
-    start = resuming.prepare(path, experiment, True, lambda text: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "matmul_peak", lambda: 1e11)
-        loop.train(experiment, path, start=start, checkpoints=path / "checkpoints")
-    return experiment
+        return pfl.runs.run(config, path).experiment
 
 
 def scored(path, model, stage, round_index):

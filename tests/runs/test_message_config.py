@@ -9,7 +9,7 @@ import pytest
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import build, build_dataset
 from pflalign_jax.runs.config import ConfigError, default_config, explain, resolve
-from pflalign_jax.runs.loop import train
+from pflalign_jax.runs.loop import RunPlan, train
 from pflalign_jax.runs.message_config import FIELDS
 from pflalign_jax.runs.round_checks import DivergedError
 
@@ -29,7 +29,7 @@ def small(**fields):
 
 
 def rows_of(config, path, dataset=None):
-    outcome = train(build(config, dataset=dataset), files.create(path))
+    outcome = train(RunPlan(build(config, dataset=dataset), files.create(path)))
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert rows == outcome.rows
     return rows, json.loads((path / "summary.json").read_text())

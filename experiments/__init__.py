@@ -1,1 +1,1 @@
-"""Experiments: configs, the runner, the benchmark."""
+"""Commands and configs of experiments."""

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from experiments.config import default_config
+from pflalign_jax.runs import default_config
 
 
 def get_config() -> ConfigDict:

@@ -6,7 +6,7 @@ json, TFF's HDF5, or npz by writer instead. --config.dataset.variant=digits for 
 
 from ml_collections import ConfigDict
 
-from experiments.config import default_config
+from pflalign_jax.runs import default_config
 
 
 def get_config() -> ConfigDict:

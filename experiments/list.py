@@ -5,14 +5,13 @@ python -m experiments.list [algorithms|models|datasets|partitions|participation|
 
 import inspect
 import re
-import sys
 from collections.abc import Callable
 
-from experiments import messages
-from experiments.checks import nearest
-from experiments.config import FACTORIES
-from experiments.stop import fail
 from pflalign_jax import algorithms, datasets
+from pflalign_jax.cli.command import FlagError, run_command
+from pflalign_jax.runs import message_config as messages
+from pflalign_jax.runs.config import FACTORIES
+from pflalign_jax.runs.config_checks import nearest
 
 
 def line(function: Callable) -> str:
@@ -48,7 +47,7 @@ def main(kinds: list[str]) -> None:
     """Print the given kinds, or all."""
     for kind in kinds:
         if kind not in KINDS:
-            fail(f"{kind!r} is unknown{nearest(kind, KINDS)}")
+            raise FlagError(f"{kind!r} is unknown{nearest(kind, KINDS)}")
     for kind in kinds or KINDS:
         field, names = KINDS[kind]
         print(f"{kind} (--config.{field}=...)")
@@ -58,4 +57,4 @@ def main(kinds: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main)

@@ -9,22 +9,21 @@ client in partition.csv, and the charts label_counts, client_sizes and examples.
 """
 
 import csv
-import pathlib
 
 import numpy as np
-from absl import app, logging
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments import config as vocabulary
-from experiments import plots, workdir
-from experiments.command_line import CONFIG, USER_ERRORS, WORKDIR, default_workdir, parse_flags
-from experiments.stop import fail
-from experiments.training import build_dataset
 from pflalign_jax import datasets
+from pflalign_jax.cli import plots
+from pflalign_jax.cli.command import run_command
+from pflalign_jax.cli.flags import CONFIG, WORKDIR, default_workdir, parse_config_flags
 from pflalign_jax.datasets import SPLITS, FederatedDataset
 from pflalign_jax.datasets.queries import client_label_counts
+from pflalign_jax.runs import config as vocabulary
+from pflalign_jax.runs import files
+from pflalign_jax.runs.build import build_dataset
 
 COLUMNS = ("client", "new", *SPLITS, "labels", "label_entropy", "label_distance")
 SHOWN = 12
@@ -81,24 +80,18 @@ def client_table(dataset: FederatedDataset, rows: list[dict[str, object]]) -> Ta
     return table
 
 
-def main(argv: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Show and save the partition of ``--config``'s dataset."""
-    del argv
-    logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
-    config = CONFIG.value
-    try:
-        dataset = build_dataset(vocabulary.resolve(config))
-        path = pathlib.Path(WORKDIR.value or default_workdir("partition"))
-        workdir.create(path)
-    except USER_ERRORS as error:
-        fail(str(error))
+    del arguments
+    dataset = build_dataset(vocabulary.resolve(CONFIG.value))
+    path = files.create(WORKDIR.value or default_workdir("partition"))
     rows = table_rows(dataset)
-    datasets.save_partition(path / "partition.npz", dataset)
+    datasets.save_partition(path / files.PARTITION, dataset)
     with (path / "partition.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    plots.write_partition(path / "plots", dataset)
+    plots.write_partition(path / files.PLOTS, dataset)
     console = Console()
     console.print(client_table(dataset, rows))
     for note in dataset.notes:
@@ -112,4 +105,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main, parse_config_flags)

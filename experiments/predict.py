@@ -15,14 +15,13 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
-from experiments.devices import DeviceError, require_devices, use_devices
-from experiments.stop import fail
-from pflalign_jax.checkpoints import CheckpointError
-from pflalign_jax.federated import StoreError
+from pflalign_jax.cli.command import refuse_arguments, run_command
+from pflalign_jax.cli.devices import check_devices, use_devices
+from pflalign_jax.errors import UserError
 from pflalign_jax.models import example_hits, example_losses
-from pflalign_jax.results import RunError, load_run
+from pflalign_jax.runs import load
 
 _RUN = flags.DEFINE_string("run", None, "The run's directory.", required=True)
 _DATA = flags.DEFINE_string("data", None, "The npz file with x and perhaps y.", required=True)
@@ -31,7 +30,7 @@ _WHICH = flags.DEFINE_string("which", "last", "last, best (on validation), or a 
 _OUT = flags.DEFINE_string("out", None, "Where predictions go, an npz file.")
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """Data that cannot be predicted; the message names the file and says what to do."""
 
 
@@ -76,20 +75,16 @@ def score(logits: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(example_hits(given, labels).mean()), float(example_losses(given, labels).mean())
 
 
-def main(argv: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Predict ``--data`` with the model of ``--client`` in ``--run``."""
-    del argv
-    logging.set_verbosity(logging.WARNING)
+    refuse_arguments(arguments)
     use_devices(1)
     which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
-    try:
-        require_devices()
-        x, y = read_examples(pathlib.Path(_DATA.value))
-        run = load_run(_RUN.value, which)
-        logits = run.predict(x, _CLIENT.value)
-        scores = None if y is None or not len(y) else score(logits, y)
-    except (DeviceError, RunError, CheckpointError, StoreError, DataError) as error:
-        fail(str(error))
+    check_devices()
+    x, y = read_examples(pathlib.Path(_DATA.value))
+    run = load(_RUN.value, which)
+    logits = run.predict(x, _CLIENT.value)
+    scores = None if y is None or not len(y) else score(logits, y)
     whose = "the global model" if _CLIENT.value is None else f"client {_CLIENT.value}"
     print(f"{len(x)} examples, {whose} after round {run.round}")
     if scores is not None:
@@ -102,4 +97,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

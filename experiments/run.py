@@ -6,33 +6,39 @@ python -m experiments.run --config=experiments/digits.py [--workdir=DIR]
 """
 
 import contextlib
+import functools
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 from rich.console import Console
 
-from experiments import config as vocabulary
-from experiments import plots, resume, show, training, workdir
-from experiments.command_line import (
+from pflalign_jax.cli import plots
+from pflalign_jax.cli.command import FlagError, run_command, tells_how_to_go_on
+from pflalign_jax.cli.console import progress, say_on, score_table
+from pflalign_jax.cli.devices import (
+    DEVICES,
+    cache_programs,
+    check_devices,
+    join_processes,
+    use_devices,
+)
+from pflalign_jax.cli.flags import (
     CACHE,
     CONFIG,
-    USER_ERRORS,
     WORKDIR,
     command_of,
     default_workdir,
-    parse_flags,
+    parse_config_flags,
 )
-from experiments.devices import (
-    DEVICES,
-    cache_programs,
-    join_processes,
-    require_devices,
-    use_devices,
-)
-from experiments.logs import LOGS, log_to, require_logs
-from experiments.stop import StoppedError, asked_to_stop, fail, locked
+from pflalign_jax.cli.loggers import LOGS, check_loggers, log_to
+from pflalign_jax.runs import config as vocabulary
+from pflalign_jax.runs import files, run
+from pflalign_jax.runs.loop import RunPlan
+from pflalign_jax.runs.processes import is_first_process
+from pflalign_jax.runs.signals import asked_to_stop
 
 __doc__ += vocabulary.explain()
 
@@ -47,72 +53,55 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.", lower_
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.", lower_bound=0)
 
 
-def main(argv: list[str]) -> None:
+@contextlib.contextmanager
+def watched(console: Console, plan: RunPlan) -> Iterator[RunPlan]:
+    """Yield a run that is shown and logged, and that stops when the process is asked to."""
+    config, federation = plan.experiment.config, plan.experiment.federation
+    rows, logs = plan.start.rows, []
+    if plan.workdir is not None:  # one of several processes writes
+        files.write_command(plan.workdir, command_of("run", sys.argv[1:]))
+        logs = [log_to(_LOG.value, plan.workdir, config.to_dict(), rows)]
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(log) for log in logs]
+        show = stack.enter_context(progress(config.rounds, federation.cohort_size, console, rows))
+        stop = stack.enter_context(asked_to_stop())
+
+        def on_round(done, row):
+            show(done, row)
+            for write in writers if row else ():
+                write(row)
+
+        yield plan._replace(on_round=on_round, stop=stop)
+
+
+def main(arguments: list[str]) -> None:
     """Run the experiment of ``--config``."""
-    del argv
-    logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
+    del arguments
     use_devices(DEVICES.value)
     cache_programs(CACHE.value)
-    config, path = CONFIG.value, None
-    try:
-        vocabulary.resolve(config)
-        require_logs(_LOG.value)
-        join_processes(
-            _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-        )
-        require_devices()
-        first = jax.process_index() == 0
-        if jax.process_count() > 1 and WORKDIR.value is None:
-            raise workdir.WorkdirError("--workdir is not set; several processes need one and same")
-        path = pathlib.Path(WORKDIR.value or default_workdir(config.algorithm.name))
-        experiment = training.build(config, path / "client_states" / str(jax.process_index()))
-        console = Console(quiet=not first)
-
-        def say(text):
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-        with contextlib.ExitStack() as stack:
-            if first:
-                workdir.create(path, go_on=True)
-                stack.enter_context(locked(path, say))
-                workdir.write_text(path / "command.txt", command_of("run", sys.argv[1:]) + "\n")
-            start = resume.prepare(path, experiment, first, say)
-            stop = stack.enter_context(asked_to_stop())
-            logs, fields = _LOG.value if first else [], experiment.config.to_dict()
-            write = stack.enter_context(log_to(logs, path, fields, start.rows))
-            rounds, cohort = experiment.config.rounds, experiment.federation.cohort_size
-            shown = stack.enter_context(show.progress(rounds, cohort, console, start.rows))
-
-            def on_round(done, row):
-                shown(done, row)
-                if row:
-                    write(row)
-
-            outcome = training.train(
-                experiment,
-                path if first else None,
-                on_round,
-                start,
-                path / "checkpoints",
-                stop,
-            )
-    except USER_ERRORS as error:
-        fail(str(error))
-    except StoppedError as stopped:
-        if first:
-            print(f"{stopped}; the same command with --workdir={path} goes on", file=sys.stderr)
-        sys.exit(128 + stopped.signum)
-    except KeyboardInterrupt:
-        print(f"interrupted; --workdir={path} goes on from its last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    config = CONFIG.value
+    vocabulary.check_config(config)  # before other processes are waited for
+    check_loggers(_LOG.value)
+    join_processes(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    check_devices()
+    if jax.process_count() > 1 and WORKDIR.value is None:
+        raise FlagError("--workdir is not set; several processes need one and the same")
+    path = pathlib.Path(WORKDIR.value or default_workdir(config.algorithm.name))
+    first = is_first_process()
+    console = Console(quiet=not first)
+    with tells_how_to_go_on(path, tell=first):
+        watch = functools.partial(watched, console)
+        outcome = run(config, path, say=say_on(console), watch=watch)
     if not first:
         return
-    title = f"{experiment.config.algorithm.name} on {experiment.dataset.name}"
-    plots.write_plots(path / "plots", title, outcome.rows, outcome.scores, experiment.dataset)
-    console.print(show.score_table(outcome.summary))
-    console.print(f"Files: {path}/ with {', '.join(workdir.FILES)}, plots/. A page of figures: "
-                  f"python -m experiments.report {path}", soft_wrap=True)  # fmt: skip
+    plots.write_plots(path / files.PLOTS, outcome)
+    console.print(score_table(outcome.summary))
+    console.print(
+        f"Files: {path}/ with {', '.join(files.RESULTS)}, plots/. A page of figures: "
+        f"python -m experiments.report {path}",
+        soft_wrap=True,
+    )
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run_command(main, parse_config_flags)

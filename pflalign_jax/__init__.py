@@ -1,6 +1,6 @@
 """pFLAlign-JAX: gradient alignment for personalised federated learning."""
 
-from pflalign_jax import algorithms, datasets, diagnostics, federated, messages, models
+from pflalign_jax import algorithms, datasets, diagnostics, federated, messages, models, runs
 from pflalign_jax.align import (
     AlignState,
     align_transform,
@@ -18,7 +18,8 @@ from pflalign_jax.federated import (
     summarise,
 )
 from pflalign_jax.models import Model
-from pflalign_jax.results import Run, RunError, load_run
+from pflalign_jax.runs import Run, RunError
+from pflalign_jax.runs import load as load_run
 
 __version__ = "0.1.0"
 
@@ -44,5 +45,6 @@ __all__ = [
     "participation",
     "preconditioner",
     "realign",
+    "runs",
     "summarise",
 ]

@@ -20,7 +20,12 @@ def wheel(tmp_path_factory):
     """Build a wheel of all that a clone holds, without network."""
     source, out = (tmp_path_factory.mktemp(name) for name in ("source", "wheel"))
     ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()]
-    ignore = shutil.ignore_patterns(".git", *ignored)
+    anywhere = shutil.ignore_patterns(".git", *(name for name in ignored if name[0] != "/"))
+    at_root = {name[1:] for name in ignored if name[0] == "/"}
+
+    def ignore(folder, names):
+        return anywhere(folder, names) | (at_root if folder == str(ROOT) else set())
+
     shutil.copytree(ROOT, source, ignore=ignore, symlinks=True, dirs_exist_ok=True)
     command = "pip wheel --quiet --no-deps --no-build-isolation --disable-pip-version-check"
     done = subprocess.run(

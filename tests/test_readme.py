@@ -12,15 +12,15 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import config as vocabulary
 from pflalign_jax import datasets
+from pflalign_jax.runs import config as vocabulary
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 # A line before a block of Python that takes long: it runs where slow tests do.
 SLOW = "<!-- slow -->"
-# Modules whose flags come from experiments.command_line and experiments.devices, too.
+# Modules whose flags come from pflalign_jax.cli, too.
 SHARING = {f"experiments.{module}" for module in ("run", "compare", "partition", "benchmark")}
 # Commands that need what a test does not have: files or machines of the reader, more time.
 NEEDS_MORE = ("DIRECTORY", "FILE", "HOST", "...", "femnist", "ablation", "--help", "--against")
@@ -121,7 +121,7 @@ def test_commands_can_be_given(words):
 
 def check_flags(module, arguments):
     """The module, or what it shares with others, has the flags; the config has the fields."""
-    shared = ["experiments.command_line", "experiments.devices"] if module in SHARING else []
+    shared = ["pflalign_jax.cli.flags", "pflalign_jax.cli.devices"] if module in SHARING else []
     defined = [name for where in [module, *shared] for name in flags_of(where)]
     given = [word for word in arguments if word.startswith("--")]
     for word in given:

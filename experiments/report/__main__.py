@@ -7,63 +7,21 @@ that differ in the seed only are one method. Writes report.html, which needs no 
 network, and every figure as PNG and PDF.
 """
 
-import argparse
 import pathlib
-import sys
-from collections.abc import Sequence
 
-import matplotlib
+from absl import flags
 
-from experiments.report import figures, page
-from experiments.report.read import ReportError, read
-from experiments.stop import fail
+from experiments.report.report import write_report
+from pflalign_jax.cli.command import run_command
 
-
-def write_report(paths: list[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
-    """Write the report of runs and comparisons and return its ``report.html``.
-
-    Args:
-      paths: their directories.
-      out: directory of the page and its figures.
-
-    Raises:
-      ReportError: for what cannot be read or written, naming it.
-    """
-    notes: list[str] = []
-    series = read(paths, notes)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(figures.STYLE):
-            page.write(out, series, figures.figures(series), commands(paths), notes)
-    except OSError as error:
-        raise ReportError(f"{out} cannot be written: {error.strerror}; choose --out") from error
-    return out / "report.html"
+_OUT = flags.DEFINE_string("out", None, "Where the report goes; default: report/ in the first DIR.")
 
 
-def commands(paths: list[pathlib.Path]) -> list[str]:
-    """Return the commands that the directories' runs were begun with, as far as they are known."""
-    known = [path / "command.txt" for path in paths]
-    return list(dict.fromkeys(file.read_text().strip() for file in known if file.exists()))
-
-
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Write the report of the given directories."""
-    parser = argparse.ArgumentParser(
-        "python -m experiments.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("dirs", metavar="DIR", nargs="+", type=pathlib.Path, help="a --workdir")
-    parser.add_argument("--out", type=pathlib.Path, help="default: report/ in the first DIR")
-    given = parser.parse_args(arguments)
-    try:
-        for path in given.dirs:
-            if not path.is_dir():
-                raise ReportError(f"{path} is not a directory")
-        print(write_report(given.dirs, given.out or given.dirs[0] / "report"))
-    except ReportError as error:
-        fail(str(error))
+    out = None if _OUT.value is None else pathlib.Path(_OUT.value)
+    print(write_report([pathlib.Path(argument) for argument in arguments], out))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main)

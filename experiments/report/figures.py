@@ -9,7 +9,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.leaderboard import RIVALS, paired
+from experiments.compare.leaderboard import RIVALS, paired
 from experiments.report.read import SCORE, Series
 from pflalign_jax.diagnostics import GAMMA_EDGES
 

@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.leaderboard import RIVALS, paired
+from experiments.compare.leaderboard import RIVALS, paired
 from experiments.report.figures import INK, tips
 from experiments.report.read import SCORE, Series
-from experiments.resume import leaves
+from pflalign_jax.runs import files
 
 HERE = pathlib.Path(__file__).parent
 
@@ -197,7 +197,7 @@ def _clients(series):
 
 def _settings(series):
     """Return what the runs have in common, what tells them apart, and what they ran with."""
-    configs = [leaves(each.runs[0].config) for each in series]
+    configs = [files.flat_fields(each.runs[0].config) for each in series]
     for config in configs:
         config.pop("seed", None)
     names = sorted({name for config in configs for name in config})

@@ -1,27 +1,24 @@
 """Read what runs and comparisons have written, for a report."""
 
-import csv
-import json
 import pathlib
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import workdir as files
-from experiments.resume import leaves
-from experiments.training import HEADLINE
+from pflalign_jax.errors import UserError
+from pflalign_jax.runs import files
+from pflalign_jax.runs.metrics import CHOSEN_BY, HEADLINE
 
 SCORE = HEADLINE.format(split="test").removesuffix("/mean")
 """The score that figures show, of every client."""
 
 
-class ReportError(Exception):
+class ReportError(UserError):
     """A directory that no report can be made of; the message names it and says what to do."""
 
 
-class Run(NamedTuple):
+class ReportedRun(NamedTuple):
     """A run that has been evaluated at least once.
 
     Attributes:
@@ -51,7 +48,7 @@ class Series(NamedTuple):
     """Runs that differ in their seeds only."""
 
     name: str
-    runs: list[Run]
+    runs: list[ReportedRun]
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -80,7 +77,7 @@ class Series(NamedTuple):
         return np.array(rounds), np.array(values, float)  # None becomes NaN
 
 
-def read(paths: Iterable[pathlib.Path], notes: list[str]) -> list[Series]:
+def read(paths: Sequence[pathlib.Path], notes: list[str]) -> list[Series]:
     """Return the runs of directories, the best mean of `SCORE` first.
 
     Of a comparison it takes, for every method, the setting that was run with the most seeds, and of
@@ -91,110 +88,85 @@ def read(paths: Iterable[pathlib.Path], notes: list[str]) -> list[Series]:
       notes: gets what was left out.
 
     Raises:
-      ReportError: for a directory without any, or with files that cannot be read.
+      ReportError: for a directory without any.
+      RunError: naming a file that cannot be read.
     """
-    found: list[Series] = []
+    if not paths:
+        raise ReportError("no DIR given; name the --workdir of a run or of a comparison")
+    found: list[ReportedRun] = []
     for path in paths:
-        if (path / "trials").is_dir():
-            found += _chosen(path, notes)
-        else:
-            run = _read(path, None)
-            if run is None:
-                raise ReportError(
-                    f"{path} holds neither a run (metrics.jsonl with a row) nor a comparison "
-                    "(trials/); give the --workdir of experiments.run or experiments.compare"
-                )
-            found.append(Series(run.name, [run]))
-    series: dict[tuple, list[Run]] = {}
-    for each in found:
-        for run in each.runs:
-            series.setdefault((run.name, _setting(run)), []).append(run)
-    if not series:
+        if not path.is_dir():
+            raise ReportError(f"{path} is not a directory")
+        found += _chosen_trials(path, notes) if files.is_comparison(path) else [_single_run(path)]
+    if not found:
         raise ReportError(f"no run is finished in {', '.join(map(str, paths))}")
-    named = _named([Series(name, runs) for (name, _), runs in series.items()])
-    if len({each.partition for each in named}) > 1:
+    groups: dict[tuple, list[ReportedRun]] = {}
+    for run in found:
+        groups.setdefault((run.name, _setting(run)), []).append(run)
+    series = _told_apart([Series(name, runs) for (name, _), runs in groups.items()])
+    if len({each.partition for each in series}) > 1:
         notes.append("Runs have different partitions: clients of different ones are not compared.")
     key = f"{SCORE}/mean"
-    return sorted(named, key=lambda each: -np.mean(each.last(key) or [0]))
+    return sorted(series, key=lambda each: -np.mean(each.last(key) or [0]))
 
 
-def _read(path, name):
-    """Return the `Run` of a directory; None if it was never evaluated."""
-    try:
-        rows = files.read_rows(path)
-        if not rows:
-            return None
-        config = json.loads((path / "config.json").read_text())
-        accuracy, examples = _last_accuracy(path)
-        return Run(
-            config["algorithm"]["name"] if name is None else name,
-            path,
-            config,
-            _json(path / "summary.json"),
-            rows,
-            accuracy,
-            examples,
-            _lines(path / "diagnostics.jsonl"),
-            _json(path / "data.json") or {},
-        )
-    except (ValueError, KeyError, FileNotFoundError) as error:
+def _read_run(path: pathlib.Path, name: str | None = None) -> ReportedRun | None:
+    """Return the run of a directory, named by its algorithm; None if it was never evaluated."""
+    rows = files.read_rows(path)
+    if not rows:
+        return None
+    config, scores = (
+        files.read_config(path),
+        files.last_scores(path, SCORE.removeprefix("accuracy/")),
+    )
+    return ReportedRun(
+        config["algorithm"]["name"] if name is None else name,
+        path,
+        config,
+        files.read_summary(path) if files.is_finished(path) else None,
+        rows,
+        {client: 100 * row.accuracy for client, row in scores.items()},
+        {client: row.examples for client, row in scores.items()},
+        files.read_diagnostics(path),
+        files.read_data(path, default={}),
+    )
+
+
+def _single_run(path: pathlib.Path) -> ReportedRun:
+    run = _read_run(path)
+    if run is None:
         raise ReportError(
-            f"{path} cannot be read: {error}; an interrupted run mends its files when it goes on"
-        ) from error
+            f"{path} holds neither a run (metrics.jsonl with a row) nor a comparison "
+            "(trials/); give the --workdir of experiments.run or experiments.compare"
+        )
+    return run
 
 
-def _json(path):
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _last_accuracy(path):
-    """Return ``({client: percent}, {client: examples})`` of the last evaluated round."""
-    rows: dict[str, tuple[str, str]] = {}
-    last = ""
-    with (path / "clients.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            name = f"accuracy/{row['split']}/{row['model']}/{row['stage']}"
-            if name == SCORE:
-                if row["round"] != last:
-                    rows, last = {}, row["round"]
-                rows[row["client"]] = row["accuracy"], row["examples"]
-    accuracy = {client: 100 * float(value) for client, (value, _) in rows.items()}
-    return accuracy, {client: int(count) for client, (_, count) in rows.items()}
-
-
-def _chosen(root, notes):
-    """Return one `Series` for every method of a comparison."""
-    groups: dict[str, dict[tuple, list[Run]]] = {}
-    for path in sorted((root / "trials").iterdir()):
-        summary = _json(path / "summary.json")
-        if summary is None or "diverged" in summary:
-            notes.append(f"{path.name} was left out: {'diverged' if summary else 'not finished'}.")
+def _chosen_trials(root: pathlib.Path, notes: list[str]) -> list[ReportedRun]:
+    """Return the runs of the setting that a comparison chose for every method."""
+    groups: dict[str, dict[tuple, list[ReportedRun]]] = {}
+    for path in files.trial_dirs(root):
+        if not files.is_finished(path) or files.has_diverged(files.read_summary(path)):
+            reason = "diverged" if files.is_finished(path) else "not finished"
+            notes.append(f"{path.name} was left out: {reason}.")
             continue
-        config = json.loads((path / "config.json").read_text())
-        rate, seed = config["algorithm"]["learning_rate"], config["seed"]
-        name = re.fullmatch(rf"(.+?)-{re.escape(f'{rate:g}')}(-.+)?-{seed}", path.name)
-        run = _read(path, name and name[1])
+        run = _read_run(path, files.read_trial(path).method)
         assert run is not None, path  # a finished run was evaluated
         groups.setdefault(run.name, {}).setdefault(_setting(run), []).append(run)
-    key = HEADLINE.format(split="validation")
 
-    def better(runs):
+    def rank(runs: list[ReportedRun]) -> tuple[int, float]:
         first = min(runs, key=lambda run: run.config["seed"])
-        return len(runs), first.rows[-1].get(key) or 0.0
+        return len(runs), first.rows[-1].get(CHOSEN_BY) or 0.0
 
-    return [Series(name, max(found.values(), key=better)) for name, found in groups.items()]
+    return [run for settings in groups.values() for run in max(settings.values(), key=rank)]
 
 
-def _setting(run):
+def _setting(run: ReportedRun) -> tuple[tuple[str, str], ...]:
     """Return what runs of one series have in common."""
-    return tuple(sorted((k, v) for k, v in leaves(run.config).items() if k != "seed"))
+    return tuple(sorted((k, v) for k, v in files.flat_fields(run.config).items() if k != "seed"))
 
 
-def _named(series: Sequence[Series]) -> list[Series]:
+def _told_apart(series: Sequence[Series]) -> list[Series]:
     """Give series of one name names that tell them apart by the fields that differ."""
     result = []
     for each in series:

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pflalign_jax.errors import UserError
+
 SPLITS = ("train", "validation", "test")
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError, ValueError):
     """Data that cannot be used; the message names the source, the bad value and what to do."""
 
 

@@ -18,8 +18,10 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from pflalign_jax.errors import UserError
 
-class StoreError(Exception):
+
+class StoreError(UserError):
     """A store that cannot be used; the message names the directory and says what to do."""
 
 

@@ -116,7 +116,8 @@ def test_femnist_is_the_same_in_every_format(tmp_path, write):
 def test_femnist_from_a_config(tmp_path, source, tfds):
     """The experiment end to end, on small files; for TFDS in its manual directory."""
     from experiments.femnist import get_config
-    from experiments.training import build, train
+    from pflalign_jax.runs.build import build
+    from pflalign_jax.runs.loop import RunPlan, train
 
     config = get_config()
     if source == "tfds":
@@ -126,7 +127,7 @@ def test_femnist_from_a_config(tmp_path, source, tfds):
         config.dataset.path = str({"leaf": leaf_folder, "tff": tff_folder}[source](tmp_path))
     config.rounds, config.eval_every, config.cohort_size = 1, 1, 2
     config.model.name = "logistic"
-    outcome = train(build(config), None)
+    outcome = train(RunPlan(build(config)))
     assert outcome.summary["dataset"]["clients"] == 3
     assert 0 <= outcome.rows[-1]["accuracy/test/personal/adapted/mean"] <= 1
 

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from test_command_line import ROOT
 
-from experiments import benchmark, machine, peers, workloads
+from experiments.benchmark import measuring, peers, tables, workloads
 from pflalign_jax import models
+from pflalign_jax.runs import hardware
 
 
 def test_figures_of_a_small_workload(monkeypatch):
     small = workloads.WORKLOADS["logistic"]._replace(sizes=np.array([20, 35, 10]), cohort=2)
-    monkeypatch.setitem(benchmark.WORKLOADS, "logistic", small)
-    figures = benchmark.measure("logistic", rounds=2, client_chunk=2, against=[])
+    monkeypatch.setitem(workloads.WORKLOADS, "logistic", small)
+    figures = measuring.measure("logistic", rounds=2, client_chunk=2, against=[])
     assert (figures["clients"], figures["cohort"], figures["client_chunk"]) == (3, 2, 2)
     assert list(figures["contenders"]) == ["fedavg", "pflalign"]
     for row in figures["contenders"].values():
@@ -24,7 +25,7 @@ def test_figures_of_a_small_workload(monkeypatch):
         assert row["executed_over_useful_steps"] >= 1
     assert figures["contenders"]["fedavg"]["ratio"] == 1
     assert figures["peak_memory_gb"] > 0.05
-    benchmark.main_table(figures)
+    tables.main_table(figures)
 
 
 @pytest.mark.parametrize(
@@ -37,25 +38,25 @@ def test_figures_of_a_small_workload(monkeypatch):
 )
 def test_scaling_tables(monkeypatch, tmp_path, over):
     small = workloads.WORKLOADS["logistic"]._replace(sizes=np.full(100, 10))
-    monkeypatch.setitem(benchmark.WORKLOADS, "logistic", small)
-    rows = benchmark.scaling(over, "logistic", 1, str(tmp_path))
+    monkeypatch.setitem(workloads.WORKLOADS, "logistic", small)
+    rows = measuring.scaling(over, "logistic", 1, str(tmp_path))
     cases = {"chunk": [1, 2, 5, 10], "devices": [1, 2, 4, 8], "cohort": [10, 20, 50, 100]}
     assert [row[over] for row in rows] == cases[over]
     assert all(row["seconds_per_round"] > 0 for row in rows)
-    benchmark.scaling_table("title", rows)
+    tables.scaling_table("title", rows)
 
 
 def test_contenders_take_turns():
     order = []
     contenders = {name: lambda name=name: order.append(name) for name in "ab"}
-    seconds = benchmark.take_turns(contenders, 3)
+    seconds = measuring.take_turns(contenders, 3)
     assert order == ["a", "b"] * 4
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
 
 
 def test_operations_of_a_step_are_counted():
     dataset = workloads.noise(workloads.WORKLOADS["logistic"])
-    flops = machine.step_flops(models.logistic(10), dataset, 10)
+    flops = hardware.step_flops(models.logistic(10), dataset, 10)
     products = 2 * (2 * 10 * 784 * 10)  # forward, and the gradient of the weights
     assert products <= flops < 1.1 * products
 

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import ablation, compare, leaderboard, show, training, trials, workdir
-from experiments.command_line import command_of
-from experiments.config import ConfigError, default_config, is_number, resolve
-from experiments.stop import StoppedError
-from experiments.workdir import WorkdirError
+from experiments import ablation
+from experiments.compare import comparison, leaderboard, trials
+from pflalign_jax.cli.console import ComparisonProgress, comparison_progress
+from pflalign_jax.cli.flags import command_of
+from pflalign_jax.runs import build, files, loop
+from pflalign_jax.runs.config import ConfigError, default_config, is_number, resolve
+from pflalign_jax.runs.files import WorkdirError
+from pflalign_jax.runs.signals import StoppedError
 
 
 def fake(scores):
@@ -30,20 +33,20 @@ def fake(scores):
 
 def test_search_takes_the_best_inside_its_grid():
     run, called = fake(lambda rate: -abs(np.log(rate / 0.1)))
-    best, searched = compare.search(run, [0.3, 0.03, 0.1], 3)
+    best, searched = comparison.search(run, [0.3, 0.03, 0.1], 3)
     assert best.learning_rate == 0.1 and called == [0.03, 0.1, 0.3]
     assert [t.learning_rate for t in searched] == [0.03, 0.1, 0.3]
 
 
 def test_search_extends_a_grid_whose_best_is_at_its_edge():
     run, called = fake(lambda rate: -abs(np.log(rate / 3.0)))
-    best, _ = compare.search(run, [0.01, 0.1], 5)
+    best, _ = comparison.search(run, [0.01, 0.1], 5)
     assert called == [0.01, 0.1, 1.0, 10.0] and best.learning_rate == 1.0
     run, called = fake(lambda rate: -rate)
-    best, _ = compare.search(run, [0.1, 0.2], 2)
+    best, _ = comparison.search(run, [0.1, 0.2], 2)
     assert called == [0.1, 0.2, 0.05, 0.025] and best.learning_rate == 0.025
     run, called = fake(lambda rate: rate)
-    assert compare.search(run, [1.0], 3)[0].learning_rate == 1.0 and called == [1.0]
+    assert comparison.search(run, [1.0], 3)[0].learning_rate == 1.0 and called == [1.0]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def finished(config, tmp_path_factory):
     """A comparison of three methods with two seeds, and what it said."""
     root, said = tmp_path_factory.mktemp("compare"), []
     methods = ["local", "fedavg", "without_p"]
-    entries = compare.compare(config, methods, 2, root, said.append)
+    entries = comparison.compare(config, methods, 2, root, ComparisonProgress(said.append))
     leaderboard.write(root, entries, "the command", config)
     return root, entries, said
 
@@ -87,12 +90,11 @@ def test_every_method_is_searched_then_repeated(finished):
 def test_a_shorter_search_chooses_what_all_rounds_are_run_with(config, tmp_path):
     shorter, said = config.copy_and_resolve_references(), []
     shorter.compare.search_rounds = 1
-    rounds = []
-    (entry,) = compare.compare(
-        *(shorter, ["local"], 2, tmp_path, said.append), count=lambda *new: rounds.append(new)
-    )
-    assert rounds[0] == (1 + 1 + 2 * 2, 0) and np.sum(rounds, axis=0).tolist() == [6, 6]
-    assert sum(done == 1 for _, done in rounds) == 6
+    totals = []
+    progress = ComparisonProgress(said.append, lambda *new: totals.append(new))
+    (entry,) = comparison.compare(shorter, ["local"], 2, tmp_path, progress)
+    assert totals[0] == (1 + 1 + 2 * 2, 0) and totals[-1] == (6, 6)
+    assert (np.diff(totals, axis=0)[:, 1] == 1).sum() == 6  # told round by round
     assert sorted(p.name for p in (tmp_path / "search").iterdir()) == ["local-0.1-0", "local-0.2-0"]
     runs = sorted((tmp_path / "trials").iterdir())
     assert [p.name for p in runs] == [f"local-{entry.learning_rate:g}-{seed}" for seed in (0, 1)]
@@ -109,38 +111,36 @@ def test_a_search_is_not_longer_than_the_runs(config, tmp_path, rounds):
     wrong = config.copy_and_resolve_references()
     wrong.compare.search_rounds = rounds
     with pytest.raises(ConfigError, match=rf"search_rounds={rounds} is not allowed.* 1\.\.2 "):
-        compare.compare(wrong, ["local"], 1, tmp_path, lambda text: None)
+        comparison.compare(wrong, ["local"], 1, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_rounds_of_a_grid_that_grows_and_of_trials_done_before_are_counted(config, finished):
     """And of a trial that diverges."""
-    grown, rounds = config.copy_and_resolve_references(), []
+    grown, totals = config.copy_and_resolve_references(), []
     grown.compare.grid, grown.compare.extensions = (0.2, 1e30), 1
-    compare.compare(
-        *(grown, ["local"], 1, finished[0], lambda text: None),
-        count=lambda *new: rounds.append(new),
-    )
-    assert rounds[0] == (4, 0) and np.sum(rounds, axis=0).tolist() == [6, 6]
-    assert (0, 2) in rounds
+    progress = ComparisonProgress(changed=lambda *new: totals.append(new))
+    comparison.compare(grown, ["local"], 1, finished[0], progress)
+    assert totals[0] == (4, 0) and totals[-1] == (6, 6)
+    assert [0, 2] in np.diff(totals, axis=0).tolist()
 
 
 def test_trials_that_differ_in_numbers_share_their_programs(config, tmp_path):
-    plan, built = compare.settings(config, "fedprox"), {}
+    plan, built = comparison.settings(config, "fedprox"), {}
     setting = trials.Setting("fedprox", plan, 0.1, "mu")
-    dataset = training.build_dataset(resolve(plan))
-    common = (tmp_path, dataset, lambda: 0, lambda text: None, None)
+    dataset = build.build_dataset(resolve(plan))
+    context = trials.TrialContext(tmp_path, dataset)
     for one in (setting, setting._replace(learning_rate=0.2, own=1.0)):
-        (trial,) = trials.run_trials(one, [1], *common, built=built)
-        experiment = training.build(one.config(1), None, dataset)
-        alone = training.train(experiment, None).rows[-1]
-        found = workdir.read_rows(trial.path)[-1]
+        (trial,) = trials.run_trials(one, [1], context, built)
+        experiment = build.build(one.config(1), None, dataset)
+        alone = loop.train(loop.RunPlan(experiment)).rows[-1]
+        found = files.read_rows(trial.path)[-1]
         name = "loss/test/personal/adapted/mean"
         assert found[name] == pytest.approx(alone[name], rel=1e-5)
         assert found["bytes_down"] == alone["bytes_down"]
     assert len(built) == 1
     with pytest.raises(ConfigError, match=r"learning_rate=-1\.0"):
-        trials.run_trials(setting._replace(learning_rate=-1.0), [0], *common, built=built)
+        trials.run_trials(setting._replace(learning_rate=-1.0), [0], context, built)
     assert not is_number("fedrep", "head_epochs")
     assert is_number("ditto", "personal_tx")
 
@@ -148,10 +148,10 @@ def test_trials_that_differ_in_numbers_share_their_programs(config, tmp_path):
 def test_a_terminal_sees_a_bar_over_all_rounds():
     for terminal, expected in ((True, "30/40 rounds"), (False, "30/40 rounds  ditto")):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=90)
-        with show.comparison_progress(console) as (say, count):
-            count(30, 0)
-            count(10, 30)
-            say("ditto")
+        with comparison_progress(console) as progress:
+            progress.expect(40)
+            progress.add(30)
+            progress.say("ditto")
         seen = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()).split())
         assert " ".join(expected.split()) in seen and "ditto" in seen
 
@@ -161,7 +161,7 @@ def test_a_comparison_goes_on_where_it_was(config, finished):
     half_done = root / "trials" / "local-0.1-0"
     (half_done / "summary.json").unlink()  # as if killed
     others = {p: p.stat().st_mtime_ns for p in root.rglob("summary.json")}
-    again = compare.compare(config, ["local", "fedavg", "without_p"], 2, root, lambda text: None)
+    again = comparison.compare(config, ["local", "fedavg", "without_p"], 2, root)
     assert (half_done / "summary.json").exists()
     assert {p: p.stat().st_mtime_ns for p in others} == others
     for before, after in zip(entries, again, strict=True):
@@ -172,18 +172,21 @@ def test_seeds_as_one_program(config, tmp_path, monkeypatch):
     """They end as one by one, also when stopped on the way."""
     config = config.copy_and_resolve_references()
     config.rounds, config.eval_every, config.checkpoint_every = 3, 1, 1
-    driven, said, drive = [], [], trials.drive
+    driven, said, train_together = [], [], trials.train_together
     monkeypatch.setattr(
-        trials, "drive", lambda runs, of: driven.append(len(runs)) or drive(runs, of)
+        trials,
+        "train_together",
+        lambda plans: driven.append(len(plans)) or train_together(plans),
     )
+    progress = ComparisonProgress(said.append)
     alone, together = tmp_path / "alone", tmp_path / "together"
     config.compare.seeds_together = False
-    (expected,) = compare.compare(config, ["fedavg"], 3, alone, said.append)
+    (expected,) = comparison.compare(config, ["fedavg"], 3, alone, progress)
     config.compare.seeds_together = True
     signals = iter([0] * 3 + [15] * 9)  # after the search, and the first round of both
     with pytest.raises(StoppedError, match="after round 1"):
-        compare.compare(config, ["fedavg"], 3, together, said.append, None, lambda: next(signals))
-    (entry,) = compare.compare(config, ["fedavg"], 3, together, said.append)
+        comparison.compare(config, ["fedavg"], 3, together, progress, lambda: next(signals))
+    (entry,) = comparison.compare(config, ["fedavg"], 3, together, progress)
     assert driven == [1] * 3 + [1, 2, 2] and said[-2:] == [
         f"going on in {together / 'trials' / f'fedavg-0.1-{seed}'} after round 1 of 3"
         for seed in (1, 2)
@@ -205,7 +208,7 @@ def test_when_seeds_are_one_program(config):
     def as_one(wanted=None, **fields):
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(fields)
-        return trials.as_one([training.build(changed)] * 2, wanted)
+        return trials.as_one([build.build(changed)] * 2, wanted)
 
     assert as_one(True) and not as_one(False)
     assert as_one() == (jax.default_backend() != "cpu")
@@ -217,18 +220,19 @@ def test_when_seeds_are_one_program(config):
 def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path, monkeypatch):
     tried = []
 
-    def run(setting, seeds, root, dataset, stop, say, together, on_round, built):
+    def run(setting, seeds, context, built):
         method, _, rate, field, own, _ = setting
         tried.extend((rate, field, own, seed) for seed in seeds)
         score = -abs(rate - 0.2) - abs((0.01 if own is None else own) - 0.1)
         return [trials.Trial(method, rate, own, seed, tmp_path, score) for seed in seeds]
 
-    monkeypatch.setattr(compare, "run_trials", run)
+    monkeypatch.setattr(comparison, "run_trials", run)
     monkeypatch.setattr(leaderboard, "entry", lambda *arguments: arguments)
     tuned, said = config.copy_and_resolve_references(), []
     tuned.compare.tuned.fedprox = ("mu", (0.01, 0.1, 1.0))
-    ((_, best, searched, own, repeats),) = compare.compare(
-        tuned, ["fedprox"], 2, tmp_path, said.append
+    progress = ComparisonProgress(said.append)
+    ((_, best, searched, own, repeats),) = comparison.compare(
+        tuned, ["fedprox"], 2, tmp_path, progress
     )
     assert [t[0] for t in tried[:2]] == [0.1, 0.2] and len(searched) == 2
     assert tried[2:] == [(0.2, "mu", v, s) for v, s in ((0.1, 0), (1.0, 0), (0.1, 1))]
@@ -238,20 +242,24 @@ def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path,
         tuned.compare.variants.fixed = {"name": "fedprox", "mu": 0.5}
         tuned.compare.variants.open = {"name": "fedprox", "mu": 0.5}
         tuned.compare.tuned.open = ("mu", (0.5, 2.0))
-    assert compare.own_grid(tuned, "fixed", compare.settings(tuned, "fixed"))[0] is None
-    assert compare.own_grid(tuned, "open", compare.settings(tuned, "open")) == ("mu", 0.5, [2.0])
+    assert comparison.own_grid(tuned, "fixed", comparison.settings(tuned, "fixed"))[0] is None
+    assert comparison.own_grid(tuned, "open", comparison.settings(tuned, "open")) == (
+        "mu",
+        0.5,
+        [2.0],
+    )
 
 
 def test_the_ablation_has_every_variant_once():
     config = ablation.get_config()
     resolved = {
-        name: json.dumps(resolve(compare.settings(config, name)).algorithm.to_dict())
+        name: json.dumps(resolve(comparison.settings(config, name)).algorithm.to_dict())
         for name in config.compare.algorithms
     }
     assert len(resolved) == 7 * 3 + 1 + 2 and len(set(resolved.values())) == len(resolved)
     assert json.loads(resolved["sign-50"])["beta"] == 0.5
     assert all(
-        compare.own_grid(config, n, compare.settings(config, n))[0] is None for n in resolved
+        comparison.own_grid(config, n, comparison.settings(config, n))[0] is None for n in resolved
     )
 
 
@@ -259,22 +267,22 @@ def test_other_settings_in_the_same_place_are_refused(config, finished):
     changed = config.copy_and_resolve_references()
     changed.rounds = 3
     with pytest.raises(WorkdirError, match=r"differs in rounds\. Choose another --workdir"):
-        compare.compare(changed, ["local"], 1, finished[0], lambda text: None)
+        comparison.compare(changed, ["local"], 1, finished[0])
 
 
 def test_a_method_that_does_not_fit_is_named_before_anything_is_run(config, tmp_path):
     with pytest.raises(ConfigError, match=r"^fedbn: .*part like '\*Norm\*'"):
-        compare.compare(config, ["local", "fedbn"], 1, tmp_path, lambda text: None)
+        comparison.compare(config, ["local", "fedbn"], 1, tmp_path)
     assert not list(tmp_path.iterdir())
     left_out, config = {}, config.copy_and_resolve_references()
     with pytest.raises(ConfigError, match="no method fits"):
-        compare.compare(config, ["fedbn"], 1, tmp_path, lambda text: None, left_out)
+        comparison.compare(config, ["fedbn"], 1, tmp_path, leave_out=left_out)
     assert "*Norm*" in left_out["fedbn"]
 
 
 def test_unknown_methods_are_named(config):
     with pytest.raises(ConfigError, match="'ditta' is unknown; did you mean 'ditto'"):
-        compare.settings(config, "ditta")
+        comparison.settings(config, "ditta")
 
 
 def test_the_leaderboard_says_what_it_is(finished):
@@ -321,7 +329,7 @@ def test_the_command_is_the_one_given_but_for_its_place():
 def test_seeds_that_diverged_and_messages_that_were_lost_are_told(config, finished, tmp_path):
     paths = [shutil.copytree(finished[0] / "trials" / f"fedavg-0.1-{s}", tmp_path / f"{s}")
              for s in (0, 1)]  # fmt: skip
-    rows = workdir.read_rows(paths[0])
+    rows = files.read_rows(paths[0])
     rows[0]["clients/nonfinite"] = 3
     (paths[0] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (paths[1] / "summary.json").write_text('{"diverged": true}')
@@ -338,7 +346,7 @@ def test_seeds_that_diverged_and_messages_that_were_lost_are_told(config, finish
 def test_an_own_hyperparameter_may_be_none_at_first(config, tmp_path):
     plan = config.copy_and_resolve_references()
     plan.rounds, plan.compare.grid, plan.compare.tuned.ditto = 1, (0.1,), ("personal_tx", (3.0,))
-    (entry,) = compare.compare(plan, ["ditto"], 1, tmp_path, lambda text: None)
+    (entry,) = comparison.compare(plan, ["ditto"], 1, tmp_path)
     assert entry.own in ("personal_tx none; 3", "personal_tx 3; 3")
     assert {p.name for p in (tmp_path / "trials").iterdir()} == {
         "ditto-0.1-0", "ditto-0.1-personal_tx-3-0"
@@ -356,5 +364,5 @@ def test_a_diverged_trial_is_worst_and_noted(config, tmp_path):
     wild = config.copy_and_resolve_references()
     wild.compare.grids.fedavg = (0.1, 1e30)
     wild.model.name, wild.model.hidden = "mlp", (4,)
-    (entry,) = compare.compare(wild, ["fedavg"], 1, tmp_path, lambda text: None)
+    (entry,) = comparison.compare(wild, ["fedavg"], 1, tmp_path)
     assert entry.learning_rate == 0.1 and entry.searched[1e30] is None

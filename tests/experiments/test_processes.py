@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from experiments.devices import DeviceError, join_processes
+from pflalign_jax.cli.devices import DeviceError, join_processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FIELDS = (

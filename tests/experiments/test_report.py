@@ -8,11 +8,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from experiments import workdir
 from experiments.report import figures
-from experiments.report.__main__ import main, write_report
 from experiments.report.read import ReportError, read
+from experiments.report.report import write_report
 from pflalign_jax.federated import ClientScores
+from pflalign_jax.runs import RunError, files
 
 NAMES = np.array(["anna", "<b>ob", "cleo", "dan"])
 VERSIONS = {"jax": "0.10"}
@@ -20,32 +20,32 @@ VERSIONS = {"jax": "0.10"}
 
 def made(path, method, seed, accuracy, rate=0.1, rounds=4, validation=0.5, finished=True, **more):
     """Write what a run writes; its clients' accuracies grow to those given."""
-    workdir.create(path)
+    files.create(path)
     algorithm = {"name": method, "learning_rate": rate, **more.pop("algorithm", {})}
     config = {"seed": seed, "rounds": rounds, "algorithm": algorithm, "dataset": {"name": "toys"}}
-    workdir.write_json(path / "config.json", config)
+    files.write_json(path / "config.json", config)
     counts = [[3, 1], [0, 4], [2, 2], [5, 0]]
     data = {"name": "toys", "partition_hash": "p1", "client_names": NAMES.tolist(),
             "label_counts": counts} | more  # fmt: skip
-    workdir.write_json(path / "data.json", data)
+    files.write_json(path / "data.json", data)
     for done in range(1, rounds + 1):
         values = np.array(accuracy) * done / rounds
         score = ClientScores(np.array([5, 5, 5, 5]), values, 1 - values)
         scores = {"test/personal/adapted": score, "test/personal/received": score}
-        workdir.append_clients(path, done, NAMES, scores)
+        files.append_clients(path, done, NAMES, scores)
         name = "accuracy/test/personal/adapted"
         row = {f"{name}/mean": values.mean(), f"{name}/worst_decile": values.min(), "round": done,
                "accuracy/validation/personal/adapted/mean": validation, "loss/train/mean": 1 / done,
                "seconds": 2.0, "seconds_total": 2.0 * done, "bytes_up": 1_500_000,
                "bytes_down": 500_000}  # fmt: skip
-        workdir.append_lines(path / "metrics.jsonl", [row])
+        files.append_row(path, row)
         if method == "pflalign":
             seen = {"round": done, "P/q05": 0.1, "P/q50": 0.2, "P/q95": 0.4}
             histogram = {"gamma/histogram": [0.05] * 20} if done > 1 else {}
-            workdir.append_lines(path / "diagnostics.jsonl", [seen | histogram])
+            files.append_diagnostics(path, [seen | histogram])
     if finished:
         summary = {"dataset": {"clients": 4}, "versions": VERSIONS, "last": row}
-        workdir.write_json(path / "summary.json", summary)
+        files.write_summary(path, summary)
     return path
 
 
@@ -63,8 +63,8 @@ def comparison(tmp_path_factory):
     made(root / "trials" / "pflalign-0.3-0", "pflalign", 0, OURS, rate=0.3, validation=0.9)
     made(root / "trials" / "fedavg-1-0", "fedavg", 0, LOCAL, rate=1.0, finished=False)
     wild = made(root / "trials" / "fedavg-9-0", "fedavg", 0, LOCAL, rate=9.0)
-    workdir.write_json(wild / "summary.json", {"diverged": True})
-    (root / "command.txt").write_text("python -m experiments.compare --config=a.py\n")
+    files.write_diverged(wild)
+    files.write_command(root, "python -m experiments.compare --config=a.py")
     return root
 
 
@@ -88,6 +88,17 @@ def test_a_comparison_is_its_chosen_settings(comparison):
     assert notes == [
         "fedavg-1-0 was left out: not finished.", "fedavg-9-0 was left out: diverged.",
     ]  # fmt: skip
+
+
+def test_a_variant_is_known_by_its_trial_and_not_by_its_folder(tmp_path):
+    """Names with hyphens and numbers, a hyperparameter of its own; and one of an older version."""
+    for seed in (0, 1):
+        name = files.TrialName("full-90", 0.1, "lam", 0.1, seed)
+        path = made(tmp_path / "trials" / name.folder(), "ditto", seed, LOCAL)
+        files.write_trial(path, name)
+        assert files.read_trial(path) == name
+    made(tmp_path / "trials" / "older-0.1-0", "fedavg", 0, OURS)
+    assert [(s.name, len(s.runs)) for s in read([tmp_path], [])] == [("fedavg", 1), ("full-90", 2)]
 
 
 def test_the_tables_have_the_numbers(page):
@@ -228,19 +239,18 @@ def test_many_methods_show_the_best_and_the_baselines(tmp_path):
     assert len(rows_of(page)) == 14 and "The 10 of 14 methods shown" in page.read_text()
 
 
-def test_what_is_no_run_is_named(tmp_path, capsys):
+def test_what_is_no_run_is_named(tmp_path):
     with pytest.raises(ReportError, match=r"holds neither a run .* nor a comparison"):
         read([tmp_path], [])
     broken = made(tmp_path / "broken", "local", 0, LOCAL)
     with (broken / "metrics.jsonl").open("a") as file:
         file.write('{"round": 5, "lo')
-    with pytest.raises(ReportError, match=r"broken cannot be read: .* mends its files"):
+    with pytest.raises(RunError, match=r"broken/metrics\.jsonl cannot be read .* mends its files"):
         read([broken], [])
     (tmp_path / "empty" / "trials").mkdir(parents=True)
     with pytest.raises(ReportError, match=r"no run is finished in .*empty"):
         read([tmp_path / "empty"], [])
-    mistakes = {(): "arguments are required: DIR", ("/nowhere",): "/nowhere is not a directory"}
-    for arguments, message in mistakes.items():
-        with pytest.raises(SystemExit):
-            main(arguments)
-        assert message in capsys.readouterr().err
+    mistakes = {(): "no DIR given", (tmp_path / "none",): "none is not a directory"}
+    for paths, message in mistakes.items():
+        with pytest.raises(ReportError, match=message):
+            write_report(list(paths))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from jax._src import test_util
 
-from experiments.config import TUNED
 from pflalign_jax import algorithms, datasets, models
 from pflalign_jax.federated import federate, inject_hyperparams
+from pflalign_jax.runs.config import TUNED
 
 MODEL = models.mlp(10, hidden=(6,))
 

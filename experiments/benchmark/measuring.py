@@ -1,0 +1,171 @@
+"""Rounds of several contenders, timed in turns."""
+
+import itertools
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.benchmark.peers import PEERS
+from experiments.benchmark.workloads import BATCH, WORKLOADS, Workload, noise
+from pflalign_jax import algorithms, models
+from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.federated import federate
+from pflalign_jax.runs.hardware import matmul_peak, peak_memory, step_flops
+
+
+def take_turns(contenders: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Return seconds of each contender's rounds, in turns, after one that is not counted."""
+    for run in contenders.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+class OurRound:
+    """One federation, advanced a round at every call; keeps what the last round cost."""
+
+    def __init__(
+        self, algorithm: str, model: models.Model, dataset: FederatedDataset, **options: Any
+    ):
+        factory = {"fedavg": algorithms.fedavg, "pflalign": algorithms.pflalign}[algorithm]
+        rate = {"fedavg": 0.01, "pflalign": 0.1}[algorithm]
+        made = factory(model, rate, batch_size=BATCH)
+        self.federation = federate(made, model, dataset, **options)
+        self.state = self.federation.init(jax.random.key(0))
+        self.steps: list[int] = []
+        self.work: Any = None
+
+    def __call__(self):
+        """Run a round to its end."""
+        self.state, result = self.federation.run_round(self.state)
+        jax.block_until_ready((self.state.server, result.metrics))
+        self.work = jax.tree.map(int, result.work)
+        self.steps.append(self.work.useful)
+
+
+def figures_of(seconds: list[float], steps: float, flops: float, peak: float) -> dict[str, object]:
+    """Return the figures of one contender that took ``steps`` client steps per round."""
+    median = float(np.median(seconds))
+    return {
+        "ms_per_client_step": 1e3 * median / steps,
+        "spread_ms": [1e3 * min(seconds) / steps, 1e3 * max(seconds) / steps],
+        "seconds_per_round": median,
+        "fraction_of_peak": flops * steps / median / peak,
+    }
+
+
+def measure(name: str, rounds: int, client_chunk: int | None, against: list[str]) -> dict[str, Any]:
+    """Return the figures of one workload.
+
+    ``ms_per_client_step`` is wall time of a round over the client steps in it, on all devices
+    together; ``ratio`` is its multiple of our FedAvg.
+    """
+    workload = WORKLOADS[name]
+    dataset, model = noise(workload), workload.model()
+    options = {"cohort_size": workload.cohort, "client_chunk": client_chunk}
+    ours = {n: OurRound(n, model, dataset, **options) for n in ("fedavg", "pflalign")}
+    peers = {n: PEERS[n](name, dataset) for n in against}
+    seconds = take_turns({**ours, **peers}, rounds)
+    # What the arithmetic needs: patches for several outputs at once multiply some zeros.
+    counted = models.cnn(10, conv="lax") if name in ("cnn", "writers") else model
+    peak, flops = matmul_peak(), step_flops(counted, dataset, BATCH)
+    steps = float(np.median(ours["fedavg"].steps[1:]))
+    contenders: dict[str, dict[str, Any]] = {}
+    for contender, values in seconds.items():
+        ratios = np.array(values) / np.array(seconds["fedavg"])
+        contenders[contender] = {
+            **figures_of(values, steps, flops, peak),
+            "ratio": float(np.median(ratios)),
+            "ratio_spread": [float(ratios.min()), float(ratios.max())],
+        }
+    for contender, run in ours.items():
+        executed = run.work.executed / run.work.useful
+        contenders[contender]["executed_over_useful_steps"] = executed
+    federation, device = ours["fedavg"].federation, jax.devices()[0]
+    return {
+        "workload": name,
+        "clients": dataset.num_clients,
+        "cohort": federation.cohort_size,
+        "batch_size": BATCH,
+        "device": device.device_kind,
+        "devices": len(jax.devices()),
+        "client_chunk": federation.client_chunk,
+        "matmul_peak_gflops": peak / 1e9,
+        "gflop_per_client_step": flops / 1e9,
+        "peak_memory_gb": peak_memory() / 1e9,
+        "contenders": contenders,
+    }
+
+
+SCALES = ("chunk", "devices", "clients", "cohort")
+"""What `scaling` can go over."""
+
+
+def scaling(over: str, name: str, rounds: int, folder: str) -> list[dict[str, Any]]:
+    """Return figures of pFLAlign over chunk, devices, clients K or cohort C, taking turns.
+
+    ``clients`` is an MLP of 100,000 parameters with a cohort of 32 and states on disk: what a
+    round costs must not depend on K.
+
+    Args:
+      over: one of `SCALES`.
+      name: of the workload.
+      rounds: how many are timed.
+      folder: for states on disk.
+    """
+    runs = {
+        case: OurRound(
+            "pflalign", work.model(), noise(work), **{"cohort_size": work.cohort, **options}
+        )
+        for case, (work, options) in _cases(over, WORKLOADS[name], folder).items()
+    }
+    rows = []
+    for case, values in take_turns(runs, rounds).items():
+        run = runs[case]
+        per_step = np.array(values) / np.array(run.steps[1:])
+        row = {
+            over: int(case),
+            "seconds_per_round": float(np.median(values)),
+            "spread_seconds": [min(values), max(values)],
+            "ms_per_client_step": 1e3 * float(np.median(per_step)),
+            "executed_over_useful_steps": run.work.executed / run.work.useful,
+        }
+        if over == "clients":
+            used = sum(p.stat().st_blocks * 512 for p in pathlib.Path(folder, case).rglob("*"))
+            row["disk_gb"] = used / 1e9
+        rows.append(row)
+    return rows
+
+
+def _cases(over: str, workload: Workload, folder: str) -> dict[str, tuple[Workload, dict]]:
+    """Return what `scaling` compares: name of a case to its workload and options of `federate`."""
+    if over == "chunk":
+        return {str(c): (workload, {"client_chunk": c}) for c in (1, 2, 5, 10)}
+    if over == "cohort":
+        return {str(c): (_resized(workload, cohort=c), {}) for c in (10, 20, 50, 100)}
+    cases: dict[str, tuple[Workload, dict]] = {}
+    if over == "devices":
+        for d in itertools.takewhile(lambda d: d <= len(jax.devices()), (1, 2, 4, 8)):
+            mesh = jax.sharding.Mesh(np.array(jax.devices()[:d]), ("clients",))
+            cases[str(d)] = (workload, {"mesh": mesh})
+    else:
+        small = Workload(lambda: models.mlp(10, (128,)), np.array([100]), cohort=32)
+        for k in (100, 1000, 10_000):
+            place = {"client_state_in": "disk", "state_dir": f"{folder}/{k}"}
+            cases[str(k)] = (_resized(small, clients=k), place)
+    return cases
+
+
+def _resized(workload: Workload, clients: int | None = None, cohort: int | None = None) -> Workload:
+    """Return a workload with another number of clients or another cohort."""
+    sizes = workload.sizes if clients is None else np.resize(workload.sizes, clients)
+    return workload._replace(sizes=sizes, cohort=cohort or workload.cohort)

@@ -1,0 +1,49 @@
+"""The tables that a benchmark prints."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from experiments.benchmark.workloads import BATCH
+
+
+def main_table(figures: Mapping) -> Table:
+    """Return the table of one workload."""
+    table = Table(
+        title=f"{figures['workload']}: {figures['clients']} clients, {figures['cohort']} per "
+        f"round, batch {BATCH}, on {figures['devices']} {figures['device']} devices, "
+        f"{figures['client_chunk']} clients at a time",
+        caption=f"matrix product peak {figures['matmul_peak_gflops']:.0f} GFLOP/s; a client step "
+        f"is {1e3 * figures['gflop_per_client_step']:.3g} MFLOP; peak memory "
+        f"{figures['peak_memory_gb']:.1f} GB",
+    )
+    titles = ("ms / step", "s / round", "of peak", "executed / useful", "to FedAvg")
+    for column in ("", *titles):
+        table.add_column(column, justify="right")
+    for name, row in figures["contenders"].items():
+        low, high = row["ratio_spread"]
+        table.add_row(
+            name,
+            f"{row['ms_per_client_step']:.3g}",
+            f"{row['seconds_per_round']:.3g}",
+            f"{100 * row['fraction_of_peak']:.0f} %",
+            f"{row.get('executed_over_useful_steps', 1):.2f}",
+            f"{row['ratio']:.2f}x ({low:.2f} .. {high:.2f})",
+        )
+    return table
+
+
+def scaling_table(title: str, rows: Sequence[Mapping]) -> Table:
+    """Return a table of rows with the same keys."""
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    return table
+
+
+def _cell(value):
+    if isinstance(value, list):
+        return " .. ".join(f"{v:.3g}" for v in value)
+    return str(value) if isinstance(value, int) else f"{value:.3g}"

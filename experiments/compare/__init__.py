@@ -1,0 +1,1 @@
+"""Compare algorithms on one experiment."""

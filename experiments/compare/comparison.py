@@ -1,0 +1,212 @@
+"""A comparison: for each method search step sizes on validation, then run several seeds."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from experiments.compare import leaderboard
+from experiments.compare.trials import OwnGrid, Setting, Trial, TrialContext, run_trials
+from pflalign_jax.cli.console import ComparisonProgress
+from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.runs import config as vocabulary
+from pflalign_jax.runs.build import Experiment, build_dataset, check_experiment
+
+
+def search(
+    run: Callable[[float], Trial], grid: list[float], extensions: int
+) -> tuple[Trial, list[Trial]]:
+    """Return the best trial of a grid and all trials; a grid whose best is at its edge grows.
+
+    Args:
+      run: from a step size to its trial.
+      grid: step sizes, at least one.
+      extensions: how often the grid may grow, by the ratio of its two last values.
+    """
+    trials = {rate: run(rate) for rate in sorted(grid)}
+    for _ in range(extensions):
+        rates = sorted(trials)
+        best = max(rates, key=lambda rate: trials[rate].score)
+        if len(rates) < 2 or best not in (rates[0], rates[-1]):
+            break
+        inner = rates[1] if best == rates[0] else rates[-2]
+        beyond = float(f"{best * best / inner:.2g}")
+        trials[beyond] = run(beyond)
+    return max(trials.values(), key=lambda t: t.score), [trials[r] for r in sorted(trials)]
+
+
+def settings(config: ConfigDict, method: str) -> ConfigDict:
+    """Return the config of a method: an algorithm's name, or a variant of one.
+
+    Raises:
+      ConfigError: for a name that is neither.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        variants = dict(config.compare.variants)
+        fields = dict(variants.get(method, {"name": method}))
+        config.algorithm.update(fields)
+        del config["compare"]
+    if method not in variants and method not in vocabulary.FACTORIES["algorithm"]:
+        known = [*vocabulary.FACTORIES["algorithm"], *variants]
+        raise vocabulary.ConfigError(
+            f"algorithm {method!r} is unknown{vocabulary.nearest(method, known)}"
+        )
+    return config
+
+
+class MethodSearch(NamedTuple):
+    """What is tried for a method.
+
+    Attributes:
+      setting: with the first step size.
+      grid: step sizes.
+      own: its own hyperparameter.
+    """
+
+    setting: Setting
+    grid: list[float]
+    own: OwnGrid
+
+
+def compare(
+    config: ConfigDict,
+    methods: list[str],
+    seeds: int,
+    root: pathlib.Path,
+    progress: ComparisonProgress | None = None,
+    stop: Callable[[], int] = lambda: 0,
+    leave_out: dict[str, str] | None = None,
+) -> list[leaderboard.Entry]:
+    """Run what is missing of a comparison and return its entries, one per method.
+
+    Args:
+      config: the experiment.
+      methods: names of algorithms and variants.
+      seeds: how many of the chosen setting.
+      root: the comparison's directory.
+      progress: told what runs, and how many rounds are expected and done.
+      stop: the signal to stop for, 0 as long as there is none.
+      leave_out: gets the methods that do not fit the model or the data, with the reason; None:
+        such a method is an error.
+
+    Raises:
+      ConfigError: for a method that cannot be run, before any is.
+    """
+    progress = ComparisonProgress() if progress is None else progress
+    plans, dataset = _plans(config, methods, leave_out)
+    vocabulary.checked("compare.seeds_together", config.compare.seeds_together, bool | None)
+    shorter = search_rounds(config)
+    searches = [_search_of(config, method, plan, shorter) for method, plan in plans.items()]
+    # A search that was shorter has run no seed for all rounds yet.
+    repeated = range(0 if shorter else 1, seeds)
+    for each in searches:
+        tried = len(each.grid) + len(each.own.values)
+        progress.expect(tried * (shorter or config.rounds) + len(repeated) * config.rounds)
+    context = TrialContext(
+        root,
+        dataset,
+        config.compare.seeds_together,
+        progress.say,
+        stop,
+        on_round=lambda done, row: progress.add(1),
+    )
+    return [_compare_method(each, config, repeated, context, progress) for each in searches]
+
+
+def _compare_method(
+    searched: MethodSearch,
+    config: ConfigDict,
+    repeated: Sequence[int],
+    context: TrialContext,
+    progress: ComparisonProgress,
+) -> leaderboard.Entry:
+    """Search a method's step size, then its own hyperparameter, then run the remaining seeds."""
+    setting, grid, own = searched
+    built: dict[str, Experiment] = {}  # compiled programs; other methods have others
+
+    def run(setting: Setting, seeds: Sequence[int]) -> list[Trial]:
+        before, rounds = progress.done, len(seeds) * (setting.rounds or config.rounds)
+        numbers = ", ".join(map(str, seeds))
+        progress.say(f"{setting}, {'seed' if len(seeds) == 1 else 'seeds'} {numbers}")
+        trials = run_trials(setting, seeds, context, built)
+        # Those that were done before count as well, and those after a divergence.
+        progress.add(rounds - (progress.done - before))
+        return trials
+
+    def run_rate(rate: float) -> Trial:
+        if rate not in grid:  # the grid has grown
+            progress.expect(setting.rounds or config.rounds)
+        return run(setting._replace(learning_rate=rate), [0])[0]
+
+    best, tried = search(run_rate, grid, config.compare.extensions)
+    setting = setting._replace(learning_rate=best.learning_rate)
+    others = [run(setting._replace(own=value), [0])[0] for value in own.values]
+    best = max([best, *others], key=lambda trial: trial.score)
+    repeats = [] if setting.rounds else [best]
+    if repeated:
+        repeats += run(setting._replace(own=best.own, rounds=None), repeated)
+    return leaderboard.entry(setting.method, best, tried, own if others else None, repeats)
+
+
+def _plans(
+    config: ConfigDict, methods: list[str], leave_out: dict[str, str] | None
+) -> tuple[dict[str, ConfigDict], FederatedDataset]:
+    """Return the configs of all methods that fit, and their dataset."""
+    plans = {method: settings(config, method) for method in methods}
+    dataset = build_dataset(vocabulary.resolve(plans[methods[0]]))
+    for method, plan in list(plans.items()):
+        try:
+            check_experiment(plan, dataset)
+        except vocabulary.ConfigError as error:
+            if leave_out is None:
+                raise vocabulary.ConfigError(f"{method}: {error}") from error
+            leave_out[method] = str(error)
+            del plans[method]
+    if not plans:
+        raise vocabulary.ConfigError(f"no method fits: {leave_out}")
+    return plans, dataset
+
+
+def _search_of(
+    config: ConfigDict, method: str, plan: ConfigDict, rounds: int | None
+) -> MethodSearch:
+    grid = list(dict.fromkeys(_listed(config.compare.grids, method, plan) or config.compare.grid))
+    own = own_grid(config, method, plan)
+    return MethodSearch(Setting(method, plan, grid[0], own.field, None, rounds), grid, own)
+
+
+def search_rounds(config: ConfigDict) -> int | None:
+    """Return the rounds of a search that ends before the runs do; None: it does not.
+
+    Raises:
+      ConfigError: if it is below 1 or above ``config.rounds``.
+    """
+    rounds: int | None = config.compare.search_rounds
+    vocabulary.checked("compare.search_rounds", rounds, int | None)
+    if rounds is not None and not 1 <= rounds <= config.rounds:
+        raise vocabulary.ConfigError(
+            f"config.compare.search_rounds={rounds} is not allowed; it must be in "
+            f"1..{config.rounds} (config.rounds), or None"
+        )
+    return None if rounds == config.rounds else rounds
+
+
+def own_grid(config: ConfigDict, method: str, plan: ConfigDict) -> OwnGrid:
+    """Return what is tried of a method's own hyperparameter.
+
+    There is none for methods that the config does not list, and for variants that have set what is
+    listed for their algorithm.
+    """
+    field, values = _listed(config.compare.tuned, method, plan) or (None, ())
+    fixed = method not in config.compare.tuned and field in config.compare.variants.get(method, {})
+    if field is None or fixed:
+        return OwnGrid()
+    default = vocabulary.resolve(plan).algorithm[field]
+    return OwnGrid(field, default, [value for value in values if value != default])
+
+
+def _listed(table: ConfigDict, method: str, plan: ConfigDict) -> Any:
+    """Return what a table of the config has for a method, or for the algorithm it is made of."""
+    return dict(table).get(method) or dict(table).get(plan.algorithm.name)

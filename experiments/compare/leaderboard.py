@@ -1,0 +1,316 @@
+"""The tables and the picture of a comparison, from its trials' files."""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from rich import box
+from rich.table import Table
+
+from experiments.compare.trials import OwnGrid, Trial
+from pflalign_jax.cli import plots
+from pflalign_jax.runs import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RIVALS = ("local", "fedavg")
+"""Whose adapted clients the others are compared with, client by client."""
+
+SCORES = ("global", "personal/received", "personal/adapted")
+
+RANKED_BY = "personal/adapted/mean"
+"""The score on test data by which methods are ordered."""
+
+
+class Entry(NamedTuple):
+    """A method's result.
+
+    Attributes:
+      method: its name.
+      learning_rate: the step size chosen.
+      at_edge: whether it is the least or the largest that was tried.
+      searched: step size to validation score in percent, None where training diverged.
+      own: the own hyperparameter's name, chosen value and values tried, as text; "" without.
+      seeds: how many seeds of the chosen setting are in the scores.
+      diverged: how many are not, as their training diverged.
+      nonfinite: messages that were left out of all seeds' rounds, as they were not finite.
+      scores: ``model[/stage]/statistic`` to the values of all seeds, test accuracy in percent.
+      best_round: personal/adapted/mean of the round with the best validation score, of all seeds.
+      clients: client to its adapted test accuracy in percent, the mean over seeds.
+      seconds: per round, the median over seeds.
+      bytes_up, bytes_down: per round.
+      partition_hash: of the data.
+      validation: mean validation score of the chosen setting over those seeds, in percent.
+    """
+
+    method: str
+    learning_rate: float
+    at_edge: bool
+    searched: dict[float, float | None]
+    own: str
+    seeds: int
+    diverged: int
+    nonfinite: int
+    scores: dict[str, list[float]]
+    best_round: list[float]
+    clients: dict[str, float]
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    partition_hash: str
+    validation: float
+
+
+def entry(
+    method: str,
+    best: Trial,
+    searched: Sequence[Trial],
+    tuned: OwnGrid | None,
+    repeats: Sequence[Trial],
+) -> Entry:
+    """Return the `Entry` of a method.
+
+    Args:
+      method: its name.
+      best: the chosen trial.
+      searched: the trials of its step sizes.
+      tuned: what was tried of its own hyperparameter; None without.
+      repeats: the trials of the chosen setting, one per seed.
+    """
+    own = ""
+    if tuned is not None:
+        known = sorted(value for value in (tuned.default, *tuned.values) if value is not None)
+        chosen = tuned.default if best.own is None else best.own
+        own = f"{tuned.field} {'none' if chosen is None else f'{chosen:g}'}"
+        own += f"; {', '.join(f'{value:g}' for value in known)}"
+    summaries = [files.read_summary(t.path) for t in repeats]
+    whole = [s for s in summaries if not files.has_diverged(s)]
+    rows = [s["last"] for s in whole]
+    rates = [t.learning_rate for t in searched]
+    counted = [row["clients/nonfinite"] for t in repeats for row in files.read_rows(t.path)]
+    finite = [t.score for t in repeats if np.isfinite(t.score)]
+    scores = {
+        f"{name}/{statistic}": [100 * row[f"accuracy/test/{name}/{statistic}"] for row in rows]
+        for name in SCORES
+        for statistic in ("mean", "weighted", "worst_decile")
+        if all(f"accuracy/test/{name}/{statistic}" in row for row in rows)
+    }
+    clients: dict[str, list[float]] = {}
+    for trial, summary in zip(repeats, summaries, strict=True):
+        if not files.has_diverged(summary):
+            for client, score in files.last_scores(trial.path, "test/personal/adapted").items():
+                clients.setdefault(client, []).append(100 * score.accuracy)
+    return Entry(
+        method=method,
+        learning_rate=best.learning_rate,
+        at_edge=len(rates) > 1 and best.learning_rate in (min(rates), max(rates)),
+        searched={
+            t.learning_rate: 100 * t.score if np.isfinite(t.score) else None for t in searched
+        },
+        own=own,
+        seeds=len(rows),
+        diverged=len(summaries) - len(rows),
+        nonfinite=round(sum(counted)),
+        scores=scores,
+        best_round=[100 * s["best_validation"][f"accuracy/test/{RANKED_BY}"] for s in whole],
+        clients={client: float(np.mean(values)) for client, values in clients.items()},
+        seconds=float(np.median([row["seconds"] for row in rows])) if rows else float("nan"),
+        bytes_up=rows[0]["bytes_up"] if rows else 0,
+        bytes_down=rows[0]["bytes_down"] if rows else 0,
+        partition_hash=whole[0]["dataset"]["partition_hash"] if whole else "",
+        validation=100 * float(np.mean(finite)) if finite else float("nan"),
+    )
+
+
+def missing_rivals(entries: list[Entry]) -> list[str]:
+    """Return which of `RIVALS` a comparison lacks, without which its numbers say little."""
+    return [name for name in RIVALS if name not in {e.method for e in entries}]
+
+
+def gain(found: Entry, rival: Entry) -> tuple[float, int, int]:
+    """Return the mean difference over clients in percentage points, clients won and lost."""
+    _, differences = paired(found.clients, rival.clients)
+    if not len(differences):
+        return float("nan"), 0, 0
+    won, lost = int((differences > 1e-9).sum()), int((differences < -1e-9).sum())
+    return float(differences.mean()), won, lost
+
+
+def paired(found: Mapping[str, float], rival: Mapping[str, float]) -> tuple[list[str], np.ndarray]:
+    """Return the clients that both have scores of, and the differences of the scores."""
+    common = sorted(found.keys() & rival.keys())
+    return common, np.array([found[client] - rival[client] for client in common])
+
+
+def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns' titles, and a row of texts per entry, the best on test data first."""
+    rivals = [e for name in RIVALS for e in entries if e.method == name]
+    titles = ["method", "step size; grid", "own; grid", "seeds", "validation", *SCORES]
+    titles += ["at the best round", "worst decile"]
+    titles += [f"over {rival.method} (won/lost)" for rival in rivals]
+    titles += ["MB up / down per round", "s per round"]
+
+    def spread(values):
+        mean, deviation = _moments(values)
+        text = f"{mean:.1f}" if values else ""
+        return text + (f" ± {deviation:.1f}" if len(values) > 1 else "")
+
+    def over(found, rival):
+        if found is rival:
+            return ""
+        mean, won, lost = gain(found, rival)
+        return f"{mean:+.1f} ({won}/{lost})"
+
+    rows = []
+    for found in sorted(entries, key=_headline, reverse=True):
+        grid = ", ".join(f"{rate:g}" for rate in sorted(found.searched))
+        edge = "†" if found.at_edge else ""
+        row = [found.method, f"{found.learning_rate:g}{edge}; {grid}", found.own]
+        row += [_seeds(found), f"{found.validation:.1f}"]
+        row += [spread(found.scores.get(f"{name}/mean", [])) for name in SCORES]
+        row += [spread(found.best_round)]
+        row += [spread(found.scores.get("personal/adapted/worst_decile", []))]
+        row += [over(found, rival) for rival in rivals]
+        megabytes = f"{found.bytes_up / 1e6:.3g} / {found.bytes_down / 1e6:.3g}"
+        rows.append([*row, megabytes, f"{found.seconds:.3g}"])
+    return titles, rows
+
+
+def _headline(found):
+    values = found.scores.get(RANKED_BY, [])
+    return np.mean(values) if values else -np.inf
+
+
+def _seeds(found):
+    """Return how many seeds there are, and what went wrong in them."""
+    text = str(found.seeds)
+    if found.diverged:
+        text += f" of {found.seeds + found.diverged}, others diverged"
+    if found.nonfinite:
+        text += f"; {found.nonfinite} messages not finite"
+    return text
+
+
+def _moments(values):
+    """Return mean and standard deviation over seeds, NaN where there are too few."""
+    mean = float(np.mean(values)) if values else np.nan
+    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+
+
+def numbers(entries: list[Entry]) -> tuple[list[str], list[list[Any]]]:
+    """Return the columns' titles and a row per entry for programs to read: all that is known.
+
+    Scores are in percent, gains in percentage points; what is not known is empty.
+    """
+    names = list(dict.fromkeys(name for found in entries for name in found.scores))
+    rivals = [e for name in RIVALS for e in entries if e.method == name]
+    titles = ["method", "learning_rate", "at_edge", "learning_rates", "own", "seeds", "diverged"]
+    titles += ["nonfinite", "validation"]
+    titles += [f"{n}/{of}" for n in [*names, "best_round/" + RANKED_BY] for of in ("mean", "std")]
+    titles += [f"over_{r.method}/{of}" for r in rivals for of in ("mean", "won", "lost")]
+    titles += ["bytes_up", "bytes_down", "seconds", "partition_hash"]
+    rows = []
+    for found in sorted(entries, key=_headline, reverse=True):
+        row = [found.method, found.learning_rate, found.at_edge, sorted(found.searched), found.own]
+        row += [found.seeds, found.diverged, found.nonfinite, found.validation]
+        for values in [*(found.scores.get(name, []) for name in names), found.best_round]:
+            row += _moments(values)
+        for rival in rivals:
+            row += gain(found, rival) if found is not rival else ("", "", "")
+        row += [found.bytes_up, found.bytes_down, found.seconds, found.partition_hash]
+        rows.append(["" if isinstance(x, float) and not np.isfinite(x) else x for x in row])
+    return titles, rows
+
+
+def table(entries: list[Entry]) -> Table:
+    """Return the leaderboard to print: without grids, best rounds and costs, to fit a terminal."""
+    titles, rows = cells(entries)
+    trouble = any(e.diverged or e.nonfinite for e in entries)
+    left_out = ("grid", "round") if trouble else ("grid", "round", "seeds")
+    shown = [i for i, title in enumerate(titles) if not any(word in title for word in left_out)]
+    result = Table(
+        title="test accuracy in %, mean over clients",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for i in shown:
+        short = titles[i].removeprefix("personal/")
+        result.add_column(short, justify="left" if short == "method" else "right", min_width=6)
+    for row in rows:
+        result.add_row(*(row[i] for i in shown))
+    return result
+
+
+def write(
+    root: pathlib.Path,
+    entries: list[Entry],
+    command: str,
+    config: ConfigDict,
+    left_out: Mapping[str, str] | None = None,
+) -> None:
+    """Write ``leaderboard.md``, ``.csv`` and ``.png`` to a comparison's directory.
+
+    Args:
+      root: the directory.
+      entries: the methods' results.
+      command: that gives them again.
+      config: of the comparison.
+      left_out: methods that could not take part, and why.
+    """
+    titles, rows = cells(entries)
+    shorter = config.compare.search_rounds
+    searched_at = "the last round" if shorter is None else f"round {shorter}"
+    with (root / "leaderboard.csv").open("w", newline="") as file:
+        names, values = numbers(entries)
+        csv.writer(file).writerows([names, *values])
+    lines = [
+        f"# {config.dataset.name}: {config.rounds} rounds, cohort "
+        f"{config.cohort_size or 'of all clients'}",
+        "",
+        f"    {command}",
+        "",
+        "Test accuracy in %, mean over clients, after the last round; ± is the standard deviation "
+        f'over {max(e.seeds for e in entries)} seeds. "At the best round" is personal/adapted of '
+        "the evaluated round that did best on validation, seed by seed. Step sizes were chosen by "
+        f"accuracy/validation/personal/adapted/mean of {searched_at} with seed 0; † lies at the "
+        "edge of its grid. Gains are paired differences of personal/adapted, client by client, in "
+        "percentage points, with clients won and lost. "
+        f"Partition {entries[0].partition_hash[:16]}.",
+        "",
+        "| " + " | ".join(titles) + " |",
+        "|" + "---|" * len(titles),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+        *(f"{method} was left out: {reason}." for method, reason in (left_out or {}).items()),
+        *(f"{name} was not compared." for name in missing_rivals(entries)),
+    ]
+    files.write_text(root / "leaderboard.md", "\n".join(lines))
+    plots.save_figure(chart(entries), root / "leaderboard.png")
+
+
+def chart(entries: list[Entry]) -> Figure:
+    """Draw mean and worst decile of the adapted models, with the standard deviation over seeds."""
+    ranked = sorted(entries, key=_headline)
+    figure = plots.new_figure((7, 0.32 * len(ranked) + 1.2))
+    axes = figure.subplots()
+    for name, colour, label in (
+        (RANKED_BY, "#0072B2", "mean over clients"),
+        ("personal/adapted/worst_decile", "#D55E00", "worst decile of clients"),
+    ):
+        values = [e.scores.get(name, []) for e in ranked]
+        centre = [float(np.mean(v)) if v else np.nan for v in values]
+        spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
+        axes.errorbar(centre, range(len(ranked)), xerr=spread, fmt="o", color=colour, label=label,
+                      capsize=2)  # fmt: skip
+    axes.set_yticks(range(len(ranked)), [e.method for e in ranked])
+    axes.set(xlabel="accuracy/test/personal/adapted (%)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize="x-small")
+    return figure

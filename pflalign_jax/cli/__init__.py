@@ -1,0 +1,1 @@
+"""What commands share: flags, devices, the console, loggers, plots."""

@@ -1,0 +1,107 @@
+"""Which devices a run uses; to be called before JAX starts its backends."""
+
+import os
+import sys
+import tempfile
+from typing import Any
+
+import jax
+from absl import flags
+
+from pflalign_jax.errors import UserError
+
+DEVICES = flags.DEFINE_integer(
+    "devices", None, "Simulated devices on a CPU; default: one per core.", lower_bound=1
+)
+
+
+class DeviceError(UserError, ValueError):
+    """Processes that cannot be joined; the message names the flag and says what to do."""
+
+
+def use_devices(count: int | None) -> None:
+    """Make a CPU show one simulated device per core, or ``count`` of them.
+
+    XLA runs a small model's step on one core at its best, so clients are spread over cores as
+    they would be over accelerators. Accelerators are not affected, and an
+    ``--xla_force_host_platform_device_count`` in ``XLA_FLAGS`` wins.
+    """
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        jax.config.update("jax_num_cpu_devices", count or cores)
+
+
+def check_devices() -> None:
+    """Start JAX's backends.
+
+    Raises:
+      DeviceError: if there is no accelerator of the kind that was asked for.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = jax.config.jax_platforms  # type: ignore[attr-defined]
+        raise DeviceError(
+            f"JAX_PLATFORMS={wanted!r} asks for a device that is not here"
+            f"{f' ({error})' if str(error) else ''}; unset it or set it to cpu to run without, or "
+            "install the jax plugin and driver of the accelerator"
+        ) from error
+
+
+def join_processes(
+    distributed: bool,
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+) -> None:
+    """Join the other processes of a run, so that `jax.devices` are those of all of them.
+
+    Args:
+      distributed: join as the cluster's environment says (TPU pods, SLURM, Open MPI).
+      coordinator_address: ``HOST:PORT`` of process 0, where there is no such environment.
+      num_processes, process_id: how many there are, and which one this is.
+
+    Raises:
+      DeviceError: for flags that do not go together, or processes that do not come.
+    """
+    given: dict[str, Any] = {
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == 3 and not distributed:
+        return
+    if missing and not distributed:
+        raise DeviceError(
+            f"--{missing[0]} is not set; several processes need --coordinator_address=HOST:PORT, "
+            "--num_processes and --process_id, or --distributed on a TPU pod or under SLURM"
+        )
+    if not missing:
+        assert num_processes is not None and process_id is not None
+        if not 0 <= process_id < num_processes:
+            raise DeviceError(
+                f"--process_id={process_id} is not possible; use a number in 0..{num_processes - 1}"
+            )
+    try:
+        jax.distributed.initialize(**{k: v for k, v in given.items() if v is not None})
+    except (ValueError, RuntimeError) as error:
+        raise DeviceError(f"the processes could not be joined: {error}") from error
+
+
+def cache_programs(directory: str) -> None:
+    """Keep compiled programs in ``directory``, unless JAX was told another; "" keeps none.
+
+    Programs that compile in less than half a second are not kept. A directory that cannot be
+    written is not used, which is said.
+    """
+    if directory and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        path = os.path.expanduser(directory)
+        try:
+            os.makedirs(path, exist_ok=True)
+            tempfile.TemporaryFile(dir=path).close()
+        except OSError as error:
+            print(f"Compiled programs are not kept, {path}: {error.strerror}", file=sys.stderr)
+            return
+        jax.config.update("jax_compilation_cache_dir", path)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

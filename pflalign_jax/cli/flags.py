@@ -1,0 +1,132 @@
+"""The flags that commands with a ``--config`` share, and the errors of what is given to them."""
+
+import argparse
+import os
+import pathlib
+import shlex
+import sys
+import time
+import traceback
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from pflalign_jax.cli.command import FlagError, parse_flags, refuse_arguments
+from pflalign_jax.errors import UserError
+from pflalign_jax.runs import config as vocabulary
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, a Python file.")
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Where the run's files go; default: runs/EXPERIMENT-ALGORITHM-DATE-TIME. An unfinished run in "
+    "it goes on.",
+)
+CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "~/.cache/pflalign_jax",
+    "Where compiled programs are kept for the next run; '' keeps none. JAX_COMPILATION_CACHE_DIR "
+    "wins.",
+)
+EXPLAIN = flags.DEFINE_bool(
+    "explain",
+    False,
+    "Print every field of --config with its value, default and meaning; run nothing.",
+)
+
+
+def parse_config_flags(argv: list[str]) -> list[str]:
+    """Parse the flags of a command that has a ``--config``, and read the config.
+
+    With ``--explain`` the config is printed and the command ends.
+
+    Raises:
+      FlagError: for a missing or bad config, an unknown field, or what is no flag.
+    """
+    try:
+        rest = parse_flags(argv)
+        _check_config_file()
+        if EXPLAIN.value:
+            print(vocabulary.describe(CONFIG.value))
+            sys.exit()
+    except Exception as error:  # a config file may raise anything
+        said = _of_config_file(error, option(argv, "config")[0])
+        if said is not None:
+            raise FlagError(said) from error
+        if isinstance(error, UserError):
+            raise
+        if isinstance(error, AttributeError | KeyError):
+            raise FlagError(_unknown_field(error)) from error
+        if isinstance(error, OSError):
+            raise FlagError(f"--config cannot be read: {error}") from error
+        raise
+    refuse_arguments(rest[1:], "; fields are set with --config.FIELD=VALUE")
+    return rest
+
+
+def _check_config_file() -> None:
+    """Refuse a ``--config`` that is missing, cannot be read or gives no config."""
+    if CONFIG.value is None:
+        raise FlagError("no experiment given; pass --config=experiments/digits.py")
+    if not hasattr(CONFIG.value, "to_dict"):  # raises where no file could be read
+        raise FlagError(
+            f"get_config() of {config_file()} returned {type(CONFIG.value).__name__}, not a "
+            "config; begin it with pflalign_jax.runs.default_config()"
+        )
+    CONFIG.value.to_dict()
+
+
+def config_file() -> str:
+    """Return the file that ``--config`` names."""
+    return str(getattr(flags.FLAGS["config"], "config_filename"))  # noqa: B009
+
+
+def default_workdir(name: str) -> str:
+    """Return ``runs/EXPERIMENT-NAME-DATE-TIME``."""
+    when = time.strftime("%Y%m%d-%H%M%S")
+    return f"runs/{pathlib.Path(config_file()).stem}-{name}-{when}"
+
+
+def option(arguments: list[str], name: str) -> tuple[str | None, list[str]]:
+    """Return the value of an option, None if it is not there, and a command's other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}", f"-{name}", dest="value")
+    found, rest = parser.parse_known_args(arguments)
+    return found.value, rest
+
+
+def command_of(module: str, arguments: list[str]) -> str:
+    """Return the command that does an experiment again, in a directory of its own."""
+    _, rest = option(arguments, "workdir")
+    return shlex.join(["python", "-m", f"experiments.{module}", *rest])
+
+
+def _of_config_file(error: BaseException | None, given: str | None) -> str | None:
+    """Return what to say of an error that a config file is to blame for; None for another one."""
+    file = (given or "").split(":")[0]
+    seen: set[Any] = set()
+    while error is not None and file and os.path.exists(file) and error not in seen:
+        seen.add(error)
+        if isinstance(error, AttributeError) and str(error).endswith("attribute 'get_config'"):
+            return f"{file} has no function get_config(), which returns the config"
+        if isinstance(error, SyntaxError) and error.filename == os.path.abspath(file):
+            return f"{file}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if os.path.abspath(frame.filename) == os.path.abspath(file):
+                text = str(error).split("\n")[0]
+                if isinstance(error, AttributeError | KeyError):
+                    text = _unknown_field(error)
+                return f"{file}, line {frame.lineno}: {type(error).__name__}: {text}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _unknown_field(error):
+    """Shorten ml_collections' message, which may have the whole config in it."""
+    text = str(error.args[0]).replace("\\n", "\n").strip("\"'").replace("\\'", "'")
+    missing, *hint = text.split("\n")
+    if missing.startswith('Key "'):
+        missing, hint = missing.split('"')[1], [text[text.rfind("Did you mean") :]]
+    hint = " ".join(hint) if "Did you mean" in " ".join(hint) else ""
+    return f"config has no field {missing.strip(chr(39))!r}. {hint}"

@@ -1,0 +1,180 @@
+"""The pictures of a run, as PNG files."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pflalign_jax import datasets
+from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.datasets.queries import client_label_counts
+from pflalign_jax.federated import ClientScores
+from pflalign_jax.runs.loop import Outcome
+from pflalign_jax.runs.metrics import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, safe for colour-blind readers.
+COLOURS = {"global": "#000000", "personal/received": "#0072B2", "personal/adapted": "#D55E00"}
+# The adapted line is thin, so that the received one stays visible where they are equal.
+WIDTHS = {"global": 1.5, "personal/received": 3.5, "personal/adapted": 1.5}
+
+
+def new_figure(size: tuple[float, float]) -> Figure:
+    """Return an empty figure of so many inches; loads Matplotlib, which takes half a second."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
+def save_figure(figure: Figure, path: pathlib.Path) -> None:
+    """Write a figure as PNG, without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=150)
+
+
+def whole_numbers(*axes: Axis) -> None:
+    """Put ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in axes:
+        axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def write_plots(directory: pathlib.Path, outcome: Outcome) -> None:
+    """Write ``learning_curves``, ``clients`` and ``label_counts`` of a run as PNG."""
+    config, dataset = outcome.experiment.config, outcome.experiment.dataset
+    title = f"{config.algorithm.name} on {dataset.name}"
+    figures = {
+        "learning_curves": learning_curves(title, outcome.rows),
+        "clients": client_distribution(title, outcome.scores),
+        "label_counts": label_count_chart(dataset),
+    }
+    for name, figure in figures.items():
+        save_figure(figure, directory / f"{name}.png")
+
+
+def learning_curves(title: str, rows: Sequence[Row]) -> Figure:
+    """Draw mean accuracy over clients, and training loss, against rounds."""
+    figure = new_figure((9, 3.6))
+    accuracy, loss = figure.subplots(1, 2)
+    rounds = [row["round"] for row in rows]
+    marker = "o" if len(rows) < 2 else None
+    for model, colour in COLOURS.items():
+        for split, style in (("test", "-"), ("validation", ":")):
+            key = f"accuracy/{split}/{model}/mean"
+            if key in rows[0]:
+                values = [100 * row[key] for row in rows]
+                label = f"{split}/{model}"
+                accuracy.plot(
+                    rounds,
+                    values,
+                    style,
+                    color=colour,
+                    linewidth=WIDTHS[model],
+                    label=label,
+                    marker=marker,
+                )
+    accuracy.set(xlabel="round", ylabel="accuracy, mean over clients (%)", title=title)
+    accuracy.legend(fontsize="x-small")
+    loss.plot(rounds, [row["loss/train/mean"] for row in rows], color="#009E73", marker=marker)
+    whole_numbers(accuracy.xaxis, loss.xaxis)
+    loss.set(xlabel="round", ylabel="loss (nats)", title="training loss of the round's cohort")
+    return figure
+
+
+def client_distribution(title: str, scores: Mapping[str, ClientScores]) -> Figure:
+    """Draw the test accuracy of every client, sorted, for every model and stage."""
+    figure = new_figure((6, 3.6))
+    axes = figure.subplots()
+    for model, colour in COLOURS.items():
+        score = scores.get(f"test/{model}")
+        if score is None:
+            continue
+        values = np.sort(100 * score.accuracy[score.examples > 0])
+        share = 100 * (np.arange(len(values)) + 0.5) / len(values)
+        axes.step(
+            share, values, where="mid", color=colour, linewidth=WIDTHS[model], label=f"test/{model}"
+        )
+    axes.set(
+        xlabel="clients, worst to best (%)",
+        ylabel="accuracy of a client (%)",
+        title=f"{title}: clients in the last round",
+    )
+    axes.legend(fontsize="x-small")
+    return figure
+
+
+def write_partition(directory: pathlib.Path, dataset: FederatedDataset) -> None:
+    """Write ``label_counts``, ``client_sizes`` and, for images, ``examples`` as PNG."""
+    figures = {"label_counts": label_count_chart(dataset), "client_sizes": client_sizes(dataset)}
+    if dataset.x.ndim == 4:
+        figures["examples"] = example_images(dataset)
+    for name, figure in figures.items():
+        save_figure(figure, directory / f"{name}.png")
+
+
+def label_count_chart(dataset: FederatedDataset) -> Figure:
+    """Draw how many examples of each label each client has, all splits together.
+
+    Up to 60 clients and labels as bubbles whose area is the count, more as an image.
+    """
+    counts = client_label_counts(dataset)
+    figure = new_figure((7, 3.6))
+    axes = figure.subplots()
+    title = f"{dataset.name}: examples per label and client"
+    if max(counts.shape) <= 60:
+        clients, labels = np.nonzero(counts)
+        # The largest bubble just fills its cell, in points squared.
+        cell = min(7 * 72 * 0.85 / counts.shape[0], 3.6 * 72 * 0.7 / counts.shape[1])
+        area = cell**2 * counts[clients, labels] / counts.max()
+        axes.scatter(clients, labels, s=area, color="#0072B2", alpha=0.8, linewidths=0)
+        axes.set(xlim=(-0.7, counts.shape[0] - 0.3), ylim=(-0.7, counts.shape[1] - 0.3))
+        title += f" (area; the largest is {counts.max():,})"
+    else:
+        image = axes.imshow(counts.T, aspect="auto", interpolation="nearest", cmap="cividis",
+                            origin="lower")  # fmt: skip
+        figure.colorbar(image, ax=axes, label="examples")
+    whole_numbers(axes.xaxis, axes.yaxis)
+    axes.set(xlabel="client", ylabel="label", title=title)
+    return figure
+
+
+def client_sizes(dataset: FederatedDataset) -> Figure:
+    """Draw the histogram of training examples per client."""
+    figure = new_figure((6, 3.6))
+    axes = figure.subplots()
+    axes.hist(dataset.splits["train"].sizes, bins=min(40, dataset.num_clients), color="#0072B2")
+    whole_numbers(axes.yaxis)
+    axes.set(
+        xlabel="training examples of a client", ylabel="clients", title=f"{dataset.name}: sizes"
+    )
+    return figure
+
+
+def example_images(dataset: FederatedDataset, clients: int = 8, each: int = 10) -> Figure:
+    """Draw the first training images of clients evenly spaced over all, as they are trained on."""
+    chosen = np.unique(np.linspace(0, dataset.num_clients - 1, clients).astype(int))
+    figure = new_figure((7, 0.75 * len(chosen) + 0.4))
+    grid = figure.subplots(len(chosen), each, squeeze=False)
+    owned = dataset.splits["train"]
+    for row, k in zip(grid, chosen, strict=True):
+        indices = owned.of_client(k)[:each]
+        images = datasets.features_of(dataset, int(k), indices)
+        low, high = float(images.min()), float(images.max())
+        for axes, image in itertools.zip_longest(row, images):
+            axes.set(xticks=[], yticks=[], frame_on=image is not None)
+            if image is not None:
+                image = (image - low) / max(high - low, 1e-6)
+                axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray")
+        row[0].set_ylabel(str(dataset.client_names[k])[:12], fontsize="x-small")
+    figure.suptitle(f"{dataset.name}: training images, a client per row", fontsize="medium")
+    return figure

@@ -1,0 +1,204 @@
+"""From a config to its parts, and to what runs: dataset, model, algorithm, federation."""
+
+import contextlib
+import inspect
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from pflalign_jax import algorithms, datasets, models
+from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.federated import (
+    Algorithm,
+    Federation,
+    Participation,
+    federate,
+    inject_hyperparams,
+)
+from pflalign_jax.models import Model, with_compute_dtype
+from pflalign_jax.runs import message_config as messages
+from pflalign_jax.runs.config import FACTORIES, TRANSFORMS, resolve
+from pflalign_jax.runs.config_checks import ConfigError
+
+
+class Experiment(NamedTuple):
+    """What a config describes, ready to run."""
+
+    config: ConfigDict
+    dataset: FederatedDataset
+    model: Model
+    federation: Federation
+    participation: Participation
+
+
+def build(
+    config: ConfigDict,
+    state_dir: pathlib.Path | None = None,
+    dataset: FederatedDataset | None = None,
+    tuned: Sequence[str] = (),
+) -> Experiment:
+    """Resolve a config and build its dataset, model, algorithm and federation.
+
+    Args:
+      config: the experiment.
+      state_dir: where to keep client states on disk, if they are to be there.
+      dataset: the config's dataset, if it has been built before.
+      tuned: fields of ``config.algorithm``, numbers, that programs take for data: the experiment
+        with another config that differs in these and the seed needs no other programs.
+
+    Raises:
+      ConfigError, DatasetError: naming the field or the file, its value and what to do.
+    """
+    config = resolve(config)
+    dataset = build_dataset(config) if dataset is None else dataset
+    classes, clients = dataset.num_classes, dataset.num_clients
+    with _errors_of("model"):
+        model = build_model(config, classes)
+    with _errors_of("participation"):
+        fields = config.participation
+        participation = call(FACTORIES["participation"][fields.name], fields)
+    messages.check_accountable(config, participation, clients)
+    algorithm, trained = build_with_messages(config, model, dataset)
+    if tuned:
+        algorithm = inject_hyperparams(
+            lambda **values: build_with_messages(config, model, dataset, values)[0],
+            **{name: config.algorithm[name] for name in tuned},
+        )
+    try:
+        federation = federate(
+            algorithm,
+            model,
+            trained,
+            cohort_size=config.cohort_size,
+            participation=participation,
+            client_chunk=config.client_chunk,
+            client_state_in=config.client_state_in,
+            state_dir=state_dir,
+            new_client_steps=config.new_client_steps,
+            drop_last=config.drop_last,
+            diagnostics=config.diagnostics,
+        )
+    except ValueError as error:
+        raise ConfigError(f"config: {error}") from error
+    return Experiment(config, dataset, model, federation, participation)
+
+
+def check_experiment(config: ConfigDict, dataset: FederatedDataset) -> None:
+    """Refuse a config that does not fit its model or its data.
+
+    Raises:
+      ConfigError: as `build`.
+    """
+    build(config, pathlib.Path("unused"), dataset)
+
+
+def build_with_messages(
+    config: ConfigDict,
+    model: Model,
+    dataset: FederatedDataset,
+    values: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Algorithm, FederatedDataset]:
+    """Return the algorithm of a resolved config and the data it is to see.
+
+    Args:
+      config: resolved.
+      model, dataset: of the experiment.
+      values: hyperparameters to use instead of the config's.
+
+    Raises:
+      ConfigError: naming the value that is not possible.
+    """
+    sizes = dataset.num_classes, dataset.num_clients
+    with _errors_of("algorithm"):
+        algorithm = build_algorithm(config, model, *sizes, values)
+    return messages.wrap(algorithm, config, dataset)
+
+
+def check_algorithm(config: ConfigDict, model: Model, dataset: FederatedDataset) -> None:
+    """Refuse values that the algorithm of a resolved config does not allow.
+
+    Raises:
+      ConfigError: naming the value.
+    """
+    build_with_messages(config, model, dataset)
+
+
+def build_dataset(config: Mapping[str, Any]) -> FederatedDataset:
+    """Return the dataset of a resolved config.
+
+    Raises:
+      DatasetError: naming the file or argument, its value and what to do.
+    """
+    fields = config["dataset"]
+    with _errors_of("dataset"):
+        return call(FACTORIES["dataset"][fields["name"]], fields)
+
+
+@contextlib.contextmanager
+def _errors_of(section):
+    """Name the section of a config whose values a function refuses."""
+    try:
+        yield
+    except datasets.DatasetError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"config.{section}: {error}") from error
+
+
+def call(function: Callable, fields: Mapping[str, Any], **supplied: Any) -> Any:
+    """Call a function with the fields of a config's section but its name; lists become tuples.
+
+    ``supplied`` are further arguments, for those that take them and where the config has none.
+    """
+    given = {k: _tuples(v) for k, v in fields.items() if k != "name"}
+    takes = inspect.signature(function).parameters
+    return function(**{k: v for k, v in supplied.items() if k in takes} | given)
+
+
+def build_model(config: Mapping[str, Any], num_classes: int) -> Model:
+    """Return the model of a resolved config.
+
+    Raises:
+      ValueError: for arguments that the model refuses.
+    """
+    model = call(getattr(models, config["model"]["name"]), config["model"], num_classes=num_classes)
+    dtype = config["compute_dtype"]
+    return model if dtype == "float32" else with_compute_dtype(model, dtype)
+
+
+def build_algorithm(
+    config: Mapping[str, Any],
+    model: Model,
+    num_classes: int,
+    num_clients: int,
+    values: Mapping[str, Any] = MappingProxyType({}),
+) -> Algorithm:
+    """Return the algorithm of a resolved config, with ``values`` of hyperparameters instead of its.
+
+    Raises:
+      ValueError: for arguments that the algorithm refuses.
+    """
+    fields = {**config["algorithm"], **values}
+    for name in TRANSFORMS.keys() & fields.keys():
+        if fields[name] is not None:
+            try:
+                fields[name] = TRANSFORMS[name](fields[name])
+            except ValueError as error:
+                raise ValueError(f"{name}={fields[name]!r}: {error}") from error
+    return call(
+        getattr(algorithms, fields["name"]),
+        fields,
+        model=model,
+        num_classes=num_classes,
+        local_epochs=config["local_epochs"],
+        batch_size=config["batch_size"],
+        num_clients=num_clients,
+        diagnostics=config["diagnostics"],
+    )
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,305 @@
+"""Checkpoints of a federation, with orbax: written beside training, whole or not at all.
+
+A directory holds one folder per checkpoint, named by its round: ``state`` has the arrays, numbered,
+``meta`` says in json what they are. Nothing in them is ever executed.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import pathlib
+import re
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from pflalign_jax.errors import UserError
+from pflalign_jax.federated.snapshot import ClientSnapshot, Snapshot
+
+FORMAT = 1
+"""Version of what is written; a checkpoint of another is refused."""
+
+DIGITS = 8
+"""Of a round in a folder's name."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used; the message names it and says what to do."""
+
+
+class Checkpoints(NamedTuple):
+    """A directory that checkpoints are written to.
+
+    Attributes:
+      save: ``(Snapshot, about, score=None) -> None``: copies the arrays and writes them in the
+        background, after the checkpoint before is whole, with checksums (of arrays that this
+        process has all of); ``about`` is what else belongs to it, as json. With a ``score`` it can
+        be the best one, which is kept.
+      busy: ``() -> bool``, whether one is still being written.
+      wait: ``() -> rounds``, oldest first, of all that are whole, when nothing is being written.
+      close: waits, too.
+    """
+
+    save: Callable[..., None]
+    busy: Callable[[], bool]
+    wait: Callable[[], list[int]]
+    close: Callable[[], None]
+
+
+def open_checkpoints(directory: str | os.PathLike, keep: int = 2) -> Checkpoints:
+    """Return a directory to write checkpoints to; it is made if it is missing.
+
+    Args:
+      directory: remains of checkpoints that were never finished are deleted.
+      keep: how many of the latest to keep, beside the one with the highest score (the earliest of
+        equals).
+
+    Raises:
+      CheckpointError: naming the directory, for what the operating system refuses; for a write in
+        the background at the next call.
+    """
+    import orbax.checkpoint as ocp  # half a second that only those pay who write checkpoints
+
+    directory = pathlib.Path(directory).absolute()
+    policy = ocp.checkpoint_managers
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy.AnyPreservationPolicy(
+            [
+                policy.LatestN(keep),
+                policy.BestN(
+                    get_metric_fn=lambda of: (of["score"], -of["round"]),
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        ),
+        step_format_fixed_length=DIGITS,
+        cleanup_tmp_directories=True,
+        # In the background its failure would keep other threads waiting for 20 minutes.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+    )
+
+    def explained(call, *arguments, **named):
+        try:
+            return call(*arguments, **named)
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            raise CheckpointError(
+                f"{directory} cannot take a checkpoint; those before it are whole. Make room or "
+                f"change permissions, and go on with the same workdir "
+                f"({type(error).__name__}: {_first_line(error)})"
+            ) from error
+
+    manager = explained(
+        ocp.CheckpointManager, directory, options=options, item_names=("state", "meta")
+    )
+
+    def save(saved, about, score=None):
+        arrays, meta = _flat(saved)
+        meta = {**meta, "score": score, "about": about}
+        meta["checksum"] = _checksum(meta)
+        of = None if score is None else {"score": float(score), "round": saved.round}
+        items = {"state": ocp.args.PyTreeSave(arrays), "meta": ocp.args.JsonSave(meta)}
+        explained(
+            manager.save, saved.round, args=ocp.args.Composite(**items), metrics=of, force=True
+        )
+
+    def wait():
+        explained(manager.wait_until_finished)
+        return sorted(manager.all_steps())
+
+    return Checkpoints(save, manager.is_saving_in_progress, wait, lambda: explained(manager.close))
+
+
+def checkpoint_path(directory: str | os.PathLike, round_index: int) -> pathlib.Path:
+    """Return the folder of a round's checkpoint."""
+    return pathlib.Path(directory) / f"{round_index:0{DIGITS}d}"
+
+
+def checkpoint_rounds(directory: str | os.PathLike) -> list[int]:
+    """Return the rounds that a directory has checkpoints of, oldest first; [] if it is missing."""
+    directory = pathlib.Path(directory)
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    return sorted(int(name) for name in names if re.fullmatch(rf"\d{{{DIGITS}}}", name))
+
+
+def read_about(directory: str | os.PathLike, round_index: int) -> dict[str, Any]:
+    """Return what a checkpoint says about itself: ``score``, ``versions``, ``about``, leaves.
+
+    Raises:
+      CheckpointError: naming it, if it is damaged, of another version, or not ours.
+    """
+    path = checkpoint_path(directory, round_index)
+    try:
+        meta = json.loads((path / "meta" / "metadata").read_text())
+        known, written = meta["pflalign_jax_checkpoint"], meta["round"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged or was not written by pFLAlign-JAX "
+            f"({type(error).__name__}: {_first_line(error)})"
+        ) from error
+    if known != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {known}, this version of pFLAlign-JAX reads format "
+            f"{FORMAT}; use the version that wrote it: {meta.get('versions')}"
+        )
+    if meta.get("checksum") != _checksum({k: v for k, v in meta.items() if k != "checksum"}):
+        raise CheckpointError(f"checkpoint {path} is damaged: meta does not match its checksum")
+    if written != round_index:
+        raise CheckpointError(f"checkpoint {path} is of round {written}, not of its name's")
+    return meta
+
+
+def load_checkpoint(
+    directory: str | os.PathLike,
+    round_index: int,
+    shapes: tuple[Any, Any],
+    where: tuple[str, str] = ("server", "clients"),
+) -> tuple[Snapshot, dict[str, Any]]:
+    """Read one checkpoint whole, as NumPy arrays.
+
+    Args:
+      directory: of `open_checkpoints`.
+      round_index: which one.
+      shapes: ``(server, client)``, the shapes that the algorithm's states must have; client states
+        may have leading axes.
+      where: path of both in what was saved; below the default are the parts of states that
+        something around the algorithm keeps beside the algorithm's own.
+
+    Returns:
+      The state, and ``about``.
+
+    Raises:
+      CheckpointError: naming it, if it is damaged, of another version, not ours, or of another
+        algorithm or model.
+    """
+    import orbax.checkpoint as ocp
+
+    path = checkpoint_path(directory, round_index).absolute()
+    meta = read_about(directory, round_index)
+    try:
+        leaves = [(name, tuple(shape), np.dtype(dtype)) for name, shape, dtype, _ in meta["leaves"]]
+        names = [f"{i:05d}" for i, (_, shape, _) in enumerate(leaves) if 0 not in shape]
+        as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+        with _without_tracebacks(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            read = reader.restore(
+                path / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+            )
+        arrays = {
+            name: read[f"{i:05d}"] if 0 not in shape else np.zeros(shape, dtype)
+            for i, (name, shape, dtype) in enumerate(leaves)
+        }
+        for name, shape, dtype, crc in meta["leaves"]:
+            found = arrays[name]
+            if (list(found.shape), str(found.dtype)) != (shape, dtype):
+                raise ValueError(f"{name} is {found.dtype}{list(found.shape)}")
+            if crc not in (None, _crc(found)):
+                raise ValueError(f"{name} does not match its checksum")
+        key, key_impl, about = arrays["key"], meta["key_impl"], meta["about"]
+    except Exception as error:  # orbax and tensorstore raise many kinds
+        raise CheckpointError(
+            f"checkpoint {path} is damaged ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+    server = _tree(arrays, where[0], shapes[0], 0, path)
+    clients = ClientSnapshot(None, ())
+    if "positions" in arrays:
+        lead = arrays["positions"].ndim
+        clients = ClientSnapshot(
+            arrays["positions"], _tree(arrays, where[1], shapes[1], lead, path)
+        )
+    return Snapshot(round_index, key, key_impl, server, clients), about
+
+
+def set_aside(directory: str | os.PathLike, round_index: int) -> pathlib.Path:
+    """Rename a checkpoint that cannot be used, so that it is neither read nor in the way."""
+    path = checkpoint_path(directory, round_index)
+    name, number = f"unusable-{path.name}", 1
+    while (path.parent / name).exists():
+        name, number = f"unusable-{path.name}-{number}", number + 1
+    return path.rename(path.parent / name)
+
+
+def _flat(saved: Snapshot) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arrays of a state by number, and what they are."""
+    named = {"key": saved.key, **_named("server", saved.server)}
+    if saved.clients.positions is not None:
+        named |= {"positions": saved.clients.positions, **_named("clients", saved.clients.states)}
+    arrays = {f"{i:05d}": a for i, a in enumerate(named.values()) if a.size}
+    meta = {
+        "pflalign_jax_checkpoint": FORMAT,
+        "round": saved.round,
+        "key_impl": saved.key_impl,
+        "leaves": [[name, list(a.shape), str(a.dtype), _crc(a)] for name, a in named.items()],
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "orbax-checkpoint")
+        },
+    }
+    return arrays, meta
+
+
+def _named(prefix, tree):
+    """Return ``{prefix.path: leaf}``."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        ".".join((prefix, jax.tree_util.keystr(path, simple=True, separator="."))): leaf
+        for path, leaf in leaves
+    }
+
+
+def _tree(arrays, prefix, shapes, lead, path):
+    """Return the arrays under ``prefix`` as the tree of ``shapes``, after ``lead`` axes."""
+    wanted = _named(prefix, shapes)
+    found = {k: a for k, a in arrays.items() if k == prefix or k.startswith(prefix + ".")}
+    different = sorted(set(wanted) ^ set(found)) or [
+        name
+        for name, leaf in wanted.items()
+        if found[name].shape[lead:] != leaf.shape or found[name].dtype != leaf.dtype
+    ]
+    if different:
+        name = different[0]
+        here = (
+            f"{found[name].dtype}{list(found[name].shape[lead:])}" if name in found else "missing"
+        )
+        there = f"{wanted[name].dtype}{list(wanted[name].shape)}" if name in wanted else "nothing"
+        raise CheckpointError(
+            f"checkpoint {path} is of another algorithm or model, or of another version of it: "
+            f"{name} is {here} there, expected is {there}"
+        )
+    return jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in wanted])
+
+
+def _crc(array):
+    """Return the CRC-32 of an array's bytes, None where other processes have some of them."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return None
+    parts = [array]
+    if isinstance(array, jax.Array) and not array.is_fully_replicated:
+        shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+        parts = [shards[start] for start in sorted(shards)]
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8), crc)
+    return crc
+
+
+def _checksum(meta):
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+@contextlib.contextmanager
+def _without_tracebacks():
+    """Keep asyncio from printing what orbax raises in tasks beside the one that is told."""
+    logger = logging.getLogger("asyncio")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _first_line(error):
+    return str(error).strip().split("\n")[0][:300]

@@ -1,0 +1,510 @@
+"""Every file of a run's directory: its name, who writes it and how it is read back.
+
+    command.txt        the command that does the run again
+    config.json        the resolved config
+    data.json          what models must know of the data, and what tells data apart
+    partition.npz      who owns which examples
+    metrics.jsonl      a row for every evaluated round; grows
+    clients.csv        every client's scores of every evaluated round; grows
+    diagnostics.jsonl  what rounds measured besides scores; grows
+    summary.json       the result; a run that has it is finished
+    trial.json         which trial of a comparison the run is
+    checkpoints/       see `pflalign_jax.runs.checkpoints`
+    client_states/     see `pflalign_jax.federated.client_store`; a folder for every process
+    plots/             pictures
+    lock               who is writing here now
+
+With ``--log`` there may be ``metrics.csv``, ``tensorboard/``, ``wandb/`` and ``wandb_id.txt``, too.
+A comparison's directory holds runs in ``trials/`` and ``search/``.
+
+A killed run loses nothing that was measured: small files are written whole, to a temporary name
+that is then renamed; files that grow are cut back to what they were at the last checkpoint.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from pflalign_jax import datasets
+from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.datasets.queries import client_label_counts
+from pflalign_jax.errors import UserError
+from pflalign_jax.federated import ClientScores
+
+COMMAND = "command.txt"
+CONFIG = "config.json"
+DATA = "data.json"
+PARTITION = "partition.npz"
+METRICS = "metrics.jsonl"
+CLIENTS = "clients.csv"
+DIAGNOSTICS = "diagnostics.jsonl"
+SUMMARY = "summary.json"
+TRIAL = "trial.json"
+LOCK = "lock"
+METRICS_CSV = "metrics.csv"
+TENSORBOARD = "tensorboard"
+WANDB_ID = "wandb_id.txt"
+
+CHECKPOINTS = "checkpoints"
+CLIENT_STATES = "client_states"
+CLIENT_STATE_LOG = "rounds.log"  # of `pflalign_jax.federated.client_store`, in each of its folders
+PLOTS = "plots"
+TRIALS = "trials"
+SEARCH = "search"
+
+RESULTS = (CONFIG, METRICS, CLIENTS, PARTITION, SUMMARY)
+"""Files that a run leaves for its reader; a directory with one of them has been used."""
+
+GROWING = (METRICS, CLIENTS, DIAGNOSTICS)
+"""Files that rounds append to."""
+
+CLIENT_COLUMNS = ("round", "client", "split", "model", "stage", "examples", "accuracy", "loss")
+
+
+class WorkdirError(UserError):
+    """A workdir that cannot be used; the message names it and says what to do."""
+
+
+class RunError(WorkdirError):
+    """A run that cannot be read or asked; the message names the file and says what to do."""
+
+
+# The directory.
+
+
+def create(workdir: str | os.PathLike, go_on: bool = False) -> pathlib.Path:
+    """Create a run's directory.
+
+    Args:
+      workdir: its name.
+      go_on: whether it may hold an unfinished run.
+
+    Raises:
+      WorkdirError: if it holds a run already, or cannot be written.
+    """
+    workdir = pathlib.Path(workdir)
+    held = [name for name in RESULTS if (workdir / name).exists()]
+    if held and not (go_on and SUMMARY not in held):
+        state = "a finished run" if SUMMARY in held else "an unfinished run"
+        raise WorkdirError(
+            f"workdir {workdir} holds {state} ({', '.join(held)}); it is not overwritten. "
+            "Choose another --workdir, or move or delete that directory"
+        )
+    make_writable(workdir)
+    (workdir / PLOTS).mkdir(exist_ok=True)
+    return workdir
+
+
+def make_writable(workdir: pathlib.Path) -> None:
+    """Make the directory of a run or of a comparison, unless it is there.
+
+    Raises:
+      WorkdirError: if it cannot be made or written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"  # a directory that exists may still be read-only
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise WorkdirError(
+            f"workdir {workdir} cannot be written: {error.strerror or error}; "
+            "choose another --workdir or change its permissions"
+        ) from error
+
+
+def client_state_dir(workdir: pathlib.Path, process: int) -> pathlib.Path:
+    """Return where a process keeps the states of its clients, if they are on disk."""
+    return workdir / CLIENT_STATES / str(process)
+
+
+def client_state_dirs(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Return the directories in which processes have kept states of clients."""
+    return [log.parent for log in sorted((workdir / CLIENT_STATES).rglob(CLIENT_STATE_LOG))]
+
+
+def forget_client_states(workdir: pathlib.Path) -> None:
+    """Empty the stores of client states: without its log a store holds nothing."""
+    for directory in client_state_dirs(workdir):
+        (directory / CLIENT_STATE_LOG).unlink()
+
+
+# Small files, written once.
+
+
+def write_command(workdir: pathlib.Path, command: str) -> None:
+    """Write ``command.txt``."""
+    write_text(workdir / COMMAND, command + "\n")
+
+
+def read_command(workdir: pathlib.Path) -> str | None:
+    """Return the command that does a run or a comparison again; None if it is not known."""
+    path = workdir / COMMAND
+    return path.read_text().strip() if path.exists() else None
+
+
+def write_description(workdir: pathlib.Path, config: ConfigDict, dataset: FederatedDataset) -> None:
+    """Write what a run is: ``config.json``, ``partition.npz``, ``data.json``."""
+    write_json(workdir / CONFIG, config.to_dict())
+    with named_write_errors(workdir / PARTITION):
+        datasets.save_partition(workdir / PARTITION, dataset)
+    write_json(workdir / DATA, describe_data(dataset))
+
+
+def describe_data(dataset: FederatedDataset) -> dict[str, Any]:
+    """Return what ``data.json`` holds: what models need of the data, and what tells data apart.
+
+    ``features_crc32`` is over some 4,000 examples, evenly spread; ``label_counts`` has a row for
+    every client, over all splits.
+    """
+    sample = np.ascontiguousarray(dataset.x[:: max(1, len(dataset.x) // 4096)])
+    return {
+        "name": dataset.name,
+        "num_classes": dataset.num_classes,
+        "features_shape": list(dataset.x.shape[1:]),
+        "features_dtype": str(dataset.x.dtype),
+        "mean": np.asarray(dataset.mean, np.float64).tolist(),
+        "std": np.asarray(dataset.std, np.float64).tolist(),
+        "client_names": dataset.client_names.tolist(),
+        "client_ids": dataset.client_ids.tolist(),
+        "partition_hash": datasets.partition_hash(dataset),
+        "label_counts": client_label_counts(dataset).tolist(),
+        "features_crc32": zlib.crc32(sample.tobytes()),
+    }
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """Return ``config.json``.
+
+    Raises:
+      RunError: if it is missing or damaged; so do the other readers of this module.
+    """
+    return _read_json(workdir / CONFIG)
+
+
+def flat_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return a nested config as ``{dotted name: text of the value}``."""
+    fields: dict[str, str] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        inner = isinstance(value, Mapping)
+        fields |= flat_fields(value, f"{name}.") if inner else {name: repr(value)}
+    return fields
+
+
+def as_written(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config, or what describes data, as it will be read: tuples are lists there."""
+    return json.loads(json.dumps(value))
+
+
+def has_config(workdir: pathlib.Path) -> bool:
+    """Tell whether a run has begun in a directory."""
+    return (workdir / CONFIG).exists()
+
+
+def read_data(workdir: pathlib.Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return ``data.json``, or where there is none ``default`` if one is given."""
+    if default is not None and not (workdir / DATA).exists():
+        return default
+    return _read_json(workdir / DATA)
+
+
+def read_sizes(workdir: pathlib.Path, split: str) -> np.ndarray:
+    """Return ``[K]``, how many examples of a split every client owns, by ``partition.npz``."""
+    with np.load(workdir / PARTITION, allow_pickle=False) as partition:
+        return np.diff(partition[f"{split}_offsets"])
+
+
+def write_summary(workdir: pathlib.Path, summary: Mapping[str, Any]) -> None:
+    """Write ``summary.json``, with which a run is finished."""
+    write_json(workdir / SUMMARY, summary)
+
+
+def write_diverged(workdir: pathlib.Path) -> None:
+    """Write the ``summary.json`` of a run whose training diverged, which finishes it as well."""
+    write_json(workdir / SUMMARY, {"diverged": True})
+
+
+def is_finished(workdir: pathlib.Path) -> bool:
+    """Tell whether a run is finished."""
+    return (workdir / SUMMARY).exists()
+
+
+def read_summary(workdir: pathlib.Path) -> dict[str, Any]:
+    """Return ``summary.json`` of a finished run; `has_diverged` says what it may lack."""
+    return _read_json(workdir / SUMMARY)
+
+
+def has_diverged(summary: Mapping[str, Any]) -> bool:
+    """Tell whether a summary is of a run whose training diverged: then it has no scores."""
+    return "diverged" in summary
+
+
+# Trials of a comparison.
+
+
+class TrialName(NamedTuple):
+    """Which trial of a comparison a run is: ``trial.json``.
+
+    Attributes:
+      method: name in the table: an algorithm, or one of ``config.compare.variants``.
+      learning_rate: step size.
+      field, own: the method's own hyperparameter and its value; None: its default.
+      seed: of the run.
+    """
+
+    method: str
+    learning_rate: float
+    field: str | None
+    own: float | None
+    seed: int
+
+    def folder(self) -> str:
+        """Return the name of the trial's directory."""
+        own = "" if self.own is None else f"-{self.field}-{self.own:g}"
+        return f"{self.method}-{self.learning_rate:g}{own}-{self.seed}"
+
+
+def write_trial(workdir: pathlib.Path, name: TrialName) -> None:
+    """Write ``trial.json``."""
+    write_json(workdir / TRIAL, name._asdict())
+
+
+def read_trial(workdir: pathlib.Path) -> TrialName:
+    """Return which trial a run is; of one without ``trial.json`` what its config says."""
+    if (workdir / TRIAL).exists():
+        try:
+            return TrialName(**_read_json(workdir / TRIAL))
+        except TypeError as error:
+            raise RunError(f"{workdir / TRIAL} cannot be read: {error}") from error
+    config = read_config(workdir)
+    algorithm = config["algorithm"]
+    return TrialName(algorithm["name"], algorithm["learning_rate"], None, None, config["seed"])
+
+
+def is_comparison(root: pathlib.Path) -> bool:
+    """Tell whether a directory holds a comparison."""
+    return (root / TRIALS).is_dir()
+
+
+def trial_dirs(root: pathlib.Path) -> list[pathlib.Path]:
+    """Return the directories of a comparison's trials, without those of a shorter search."""
+    return sorted((root / TRIALS).iterdir())
+
+
+# Files that grow.
+
+
+def append_row(workdir: pathlib.Path, row: Mapping[str, Any]) -> None:
+    """Append an evaluated round to ``metrics.jsonl``."""
+    _append_lines(workdir / METRICS, [row])
+
+
+def read_rows(workdir: pathlib.Path, size: int | None = None) -> list[dict[str, float]]:
+    """Return the rows of ``metrics.jsonl``; with ``size`` those in its first bytes."""
+    return _read_lines(workdir / METRICS, size)
+
+
+def append_diagnostics(workdir: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append rounds to ``diagnostics.jsonl``."""
+    _append_lines(workdir / DIAGNOSTICS, rows)
+
+
+def read_diagnostics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the rows of ``diagnostics.jsonl``; none if the run was not to write any."""
+    return _read_lines(workdir / DIAGNOSTICS)
+
+
+def append_clients(
+    workdir: pathlib.Path, round_index: int, names: np.ndarray, scores: Mapping[str, ClientScores]
+) -> None:
+    """Append every client's scores of one round to ``clients.csv``.
+
+    Clients without examples in a split have no row there. ``stage`` is empty for the global model.
+    """
+    path = workdir / CLIENTS
+    with named_write_errors(path), path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if file.tell() == 0:
+            writer.writerow(CLIENT_COLUMNS)
+        for name, score in scores.items():
+            split, model, stage = (*name.split("/"), "")[:3]
+            for k in score.examples.nonzero()[0]:
+                writer.writerow(
+                    (round_index, names[k], split, model, stage, score.examples[k],
+                     f"{score.accuracy[k]:.6g}", f"{score.loss[k]:.6g}")
+                )  # fmt: skip
+
+
+class ClientRow(NamedTuple):
+    """A row of ``clients.csv``; ``score`` is ``split/model[/stage]``."""
+
+    round: int
+    client: str
+    score: str
+    examples: int
+    accuracy: float
+    loss: float
+
+
+def read_clients(
+    workdir: pathlib.Path, score: str | None = None, round_index: int | None = None
+) -> Iterator[ClientRow]:
+    """Yield the rows of ``clients.csv``, all or those of one score and of one round."""
+    path = workdir / CLIENTS
+    try:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                name = "/".join(filter(None, (row["split"], row["model"], row["stage"])))
+                if score not in (None, name) or round_index not in (None, int(row["round"])):
+                    continue
+                yield ClientRow(
+                    int(row["round"]), row["client"], name,
+                    int(row["examples"]), float(row["accuracy"]), float(row["loss"]),
+                )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def last_scores(workdir: pathlib.Path, score: str) -> dict[str, ClientRow]:
+    """Return every client's row of one score in the last evaluated round that has it."""
+    found: dict[str, ClientRow] = {}
+    last = None
+    for row in read_clients(workdir, score):
+        if row.round != last:
+            found, last = {}, row.round
+        found[row.client] = row
+    return found
+
+
+def read_scores(
+    workdir: pathlib.Path, round_index: int, names: np.ndarray
+) -> dict[str, ClientScores]:
+    """Return what `append_clients` wrote of one round, to the digits that it wrote.
+
+    Args:
+      workdir: the run's directory.
+      round_index: the round.
+      names: ``[K]`` clients, in the order of the scores to return; rows of others are left out.
+    """
+    position = {name: k for k, name in enumerate(names.tolist())}
+    scores: dict[str, ClientScores] = {}
+    for row in read_clients(workdir, round_index=round_index):
+        if row.client not in position:
+            continue
+        k = position[row.client]
+        unknown = np.full(len(names), np.nan)
+        score = scores.setdefault(
+            row.score, ClientScores(np.zeros(len(names), np.int64), unknown, unknown.copy())
+        )
+        score.examples[k], score.accuracy[k], score.loss[k] = row.examples, row.accuracy, row.loss
+    return scores
+
+
+def sync_sizes(workdir: pathlib.Path) -> dict[str, int]:
+    """Push what was appended to disk; return the bytes of each growing file."""
+    found = {}
+    for name in GROWING:
+        path = workdir / name
+        if path.exists():
+            with named_write_errors(path), path.open("rb+") as file:
+                os.fsync(file.fileno())
+        found[name] = path.stat().st_size if path.exists() else 0
+    return found
+
+
+def cut_back(workdir: pathlib.Path, sizes: Mapping[str, int]) -> None:
+    """Take back what was appended after `sync_sizes` was called: whole lines or parts of one.
+
+    Raises:
+      WorkdirError: naming a file that is shorter, before any is changed.
+    """
+    for name, size in sizes.items():
+        path = workdir / name
+        found = path.stat().st_size if path.exists() else 0
+        if found < size:
+            raise WorkdirError(
+                f"{path} has {found} bytes, {size} when the checkpoint was saved; it was changed "
+                "since. Put it back, or choose another --workdir"
+            )
+    for name, size in sizes.items():
+        if (workdir / name).exists():
+            with named_write_errors(workdir / name):
+                os.truncate(workdir / name, size)
+
+
+# Reading and writing.
+
+
+def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    """Write a json file whole."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a file whole: to a temporary name, then renamed."""
+    temporary = path.with_name(path.name + ".partial")
+    with named_write_errors(path):
+        temporary.write_text(text)
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def named_write_errors(path: pathlib.Path) -> Iterator[None]:
+    """Turn what the operating system refuses into a `WorkdirError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkdirError(
+            f"{path} cannot be written: {error.strerror or error}. Make room or change "
+            f"permissions; the same command with --workdir={path.parent} goes on from the last "
+            "checkpoint"
+        ) from error
+
+
+def _append_lines(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append lines of json and push them to disk."""
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    with named_write_errors(path), path.open("a") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_lines(path: pathlib.Path, size: int | None = None) -> list[dict[str, Any]]:
+    """Return lines of json; none if the file is missing."""
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_bytes()[:size].splitlines()]
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path.parent} holds no run: {path.name} is missing; name the --workdir of "
+            "experiments.run"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} cannot be read ({error}); put it back, or choose another --workdir"
+        ) from error
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> RunError:
+    return RunError(
+        f"{path} cannot be read ({type(error).__name__}: {error}); an interrupted run mends its "
+        "files when it goes on"
+    )

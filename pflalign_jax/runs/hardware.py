@@ -1,0 +1,108 @@
+"""How fast the machine is, how much of it a run uses, and what to do where it has no room."""
+
+import contextlib
+import functools
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pflalign_jax import models
+from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.datasets.features import are_tokens
+from pflalign_jax.errors import UserError
+from pflalign_jax.federated.sharding import AXIS, put_sharded
+
+
+class MemoryExhaustedError(UserError):
+    """A device has no room for a round; the message says what to make smaller."""
+
+
+@functools.cache
+def matmul_peak(size: int | None = None, repeats: int = 5) -> float:
+    """Return FLOP/s of a float32 matrix product on all devices at once, the best of repeats.
+
+    Measured once in a process.
+
+    Args:
+      size: rows and columns; None: 2048 on CPUs, 8192 elsewhere.
+      repeats: how often to measure.
+    """
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
+    if size is None:
+        size = 2048 if jax.devices()[0].platform == "cpu" else 8192
+    spec = jax.sharding.PartitionSpec(AXIS)
+    x = put_sharded(np.broadcast_to(np.float32(1), (mesh.size, size, size)), mesh)
+    product = jax.jit(
+        jax.shard_map(lambda a: a @ a, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    )
+    jax.block_until_ready(product(x))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(product(x))
+        seconds.append(time.perf_counter() - start)
+    return mesh.size * 2 * size**3 / min(seconds)
+
+
+def step_flops(model: models.Model, dataset: FederatedDataset, batch_size: int) -> float:
+    """Return floating-point operations of one gradient of a batch, as XLA counts them."""
+    dtype = jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32
+    x, y = ((batch_size, *a.shape[1:]) for a in (dataset.x, dataset.y))
+    shapes: Any = (
+        jax.ShapeDtypeStruct(x, dtype),
+        jax.ShapeDtypeStruct(y, jnp.int32),
+        jax.ShapeDtypeStruct((batch_size,), jnp.float32),
+    )
+    batch = models.Batch(*shapes)
+    params = jax.eval_shape(model.init, jax.random.key(0), batch.x)
+    gradient = jax.jit(jax.grad(models.cross_entropy(model)))
+    cost: Any = gradient.lower(params, batch, jax.random.key(0)).cost_analysis()
+    return cost["flops"]
+
+
+def peak_memory() -> int:
+    """Return the most bytes of host memory that this process has held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def memory() -> tuple[str, int]:
+    """Return ``(whose, bytes)``: the most memory held so far, of a device or else of the host."""
+    found = [
+        (device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()
+    ]
+    on_devices = [held for held in found if held is not None]
+    return ("device", max(on_devices)) if on_devices else ("host", peak_memory())
+
+
+@contextlib.contextmanager
+def room_on_devices(chunk: int) -> Iterator[None]:
+    """Say what to make smaller when a device runs out of memory.
+
+    Args:
+      chunk: clients trained at a time.
+
+    Raises:
+      MemoryExhaustedError: then.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        advice = (
+            f"pass --config.client_chunk={chunk // 2} (now {chunk}), clients trained at a time"
+            if chunk > 1
+            else "config.client_chunk is 1 already; use a smaller model or batch, more devices, or "
+            "--config.client_state_in=host"
+        )
+        raise MemoryExhaustedError(
+            f"a device is out of memory: {advice}. With the same --workdir an unfinished run goes "
+            f"on from its last checkpoint ({str(error).splitlines()[0]})"
+        ) from error

@@ -1,0 +1,249 @@
+"""A run's directory, loaded: its config, its metrics, and its models, ready to predict."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pflalign_jax.datasets.features import are_tokens, normalise
+from pflalign_jax.federated import Algorithm
+from pflalign_jax.federated.algorithm import ClientData
+from pflalign_jax.federated.client_store import DiskStore
+from pflalign_jax.federated.device_program import training_data
+from pflalign_jax.federated.random_keys import INIT, STATES
+from pflalign_jax.federated.snapshot import Snapshot, client_of
+from pflalign_jax.models import Model
+from pflalign_jax.runs import files
+from pflalign_jax.runs.build import build_algorithm, build_dataset, build_model
+from pflalign_jax.runs.checkpoints import checkpoint_rounds, load_checkpoint, read_about
+from pflalign_jax.runs.files import RunError
+from pflalign_jax.runs.message_config import own_states
+
+BATCH = 256
+"""Examples per step of a prediction."""
+
+
+class _Source(NamedTuple):
+    """What the models of a run are made from.
+
+    Attributes:
+      workdir: the run's directory.
+      data: as in ``data.json``.
+      algorithm: its own, without what messages go through.
+      received: what the server sends, before `Algorithm.deliver`.
+      saved: the algorithm's own states.
+    """
+
+    workdir: pathlib.Path
+    data: Mapping[str, Any]
+    algorithm: Algorithm
+    received: Any
+    saved: Snapshot
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What a run left.
+
+    Attributes:
+      config: as it was run, every default filled in.
+      metrics: a row for every evaluated round up to the last checkpoint, name to number.
+      round: rounds done when the models here were saved.
+      model: pure functions; `Model.apply` maps parameters and normalised features to logits.
+      client_names: in the dataset's order.
+      global_params: the global model; None where the algorithm has none.
+    """
+
+    config: Mapping[str, Any]
+    metrics: list[dict[str, float]]
+    round: int
+    model: Model
+    client_names: tuple[str, ...]
+    global_params: Any
+    _source: _Source = dataclasses.field(repr=False)
+
+    def personal_params(self, client: str | int) -> Any:
+        """Return the model that a client starts a round with.
+
+        Args:
+          client: its name, or its position among `client_names`.
+
+        Raises:
+          RunError: if there is no such client.
+        """
+        algorithm, source, k = self._source.algorithm, self._source, self._position(client)
+        received = algorithm.deliver(source.received, jnp.int32(source.data["client_ids"][k]))
+        data = cast(ClientData, _LazyData(self.config, k))
+        return algorithm.personal_params(received, self._state_of(k), data)
+
+    def predict(self, x: np.ndarray, client: str | int | None = None) -> np.ndarray:
+        """Return logits ``[N, num_classes]``, of sequences ``[N, L, num_classes]``.
+
+        Args:
+          x: ``[N, ...]`` features as the dataset stores them, not normalised.
+          client: name or position of the client whose model predicts; None: the global model.
+
+        Raises:
+          RunError: for features of another shape or type, an unknown client, or if the algorithm
+            has no global model.
+        """
+        x = self._checked_features(x)
+        if client is None:
+            if self.global_params is None:
+                name = self.config["algorithm"]["name"]
+                raise RunError(f"{name} has no global model; name a client")
+            params, apply = self.global_params, self.model.apply
+        else:
+            params = self.personal_params(client)
+            apply = self._source.algorithm.predict or self.model.apply
+        # Batches are of one size, so that one program is compiled; no examples are one batch, too.
+        size = min(BATCH, max(len(x), 1))
+        logits = []
+        for start in range(0, max(len(x), 1), BATCH):
+            batch = x[start : start + BATCH]
+            missing = np.zeros((size - len(batch), *x.shape[1:]), x.dtype)
+            found = self._logits(apply, params, np.concatenate([batch, missing]))
+            logits.append(np.asarray(found)[: len(batch)])
+        return np.concatenate(logits)
+
+    @functools.cached_property
+    def _logits(self) -> Any:
+        mean, std = (np.asarray(self._source.data[name], np.float32) for name in ("mean", "std"))
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def logits(apply, params, x):
+            return apply(params, normalise(x, mean, std))
+
+        return logits
+
+    @functools.cached_property
+    def _first_state(self) -> Any:
+        """Return the state of a client that never took part."""
+        key = jax.random.wrap_key_data(
+            jnp.asarray(self._source.saved.key), impl=self._source.saved.key_impl
+        )
+        example = _example(self._source.data)
+        params = self.model.init(
+            jax.random.fold_in(key, INIT), jnp.zeros(example.shape, example.dtype)
+        )
+        return self._source.algorithm.init(params, jax.random.fold_in(key, STATES))[1]
+
+    def _state_of(self, k: int) -> Any:
+        """Return the state of the client at position ``k``."""
+        if self._source.saved.clients.positions is not None:
+            found = client_of(self._source.saved.clients, k, None)
+            return self._first_state if found is None else found
+        # Every process kept the states of its own clients.
+        for directory in files.client_state_dirs(self._source.workdir):
+            store = DiskStore(self._first_state, len(self.client_names), directory, self.round)
+            if store.written()[k]:
+                return jax.tree.map(lambda a: jnp.asarray(a[0]), store.read(np.array([k])))
+        return self._first_state
+
+    def _position(self, client: str | int) -> int:
+        names = self.client_names
+        if isinstance(client, str) and client in names:
+            return names.index(client)
+        if isinstance(client, int) and 0 <= client < len(names):
+            return client
+        some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise RunError(
+            f"client {client!r} is not in {self._source.workdir}, which has {len(names)}: {some}"
+        )
+
+    def _checked_features(self, x: np.ndarray) -> np.ndarray:
+        x, data = np.asarray(x), self._source.data
+        shape, dtype = data["features_shape"], np.dtype(data["features_dtype"])
+        if list(x.shape[1:]) != shape or (x.dtype != dtype and not np.can_cast(x.dtype, dtype)):
+            raise RunError(
+                f"x is {x.dtype}{list(x.shape)}; the models of {self._source.workdir} take {dtype} "
+                f"of shape [N, {', '.join(map(str, shape))}], features as {data['name']} stores "
+                "them"
+            )
+        return x.astype(dtype, copy=False)
+
+
+class _LazyData:
+    """A client's `ClientData`, read when an algorithm first looks at it: few of them do."""
+
+    def __init__(self, config: Mapping[str, Any], k: int):
+        self._config, self._k = config, k
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._read, name)
+
+    @functools.cached_property
+    def _read(self) -> ClientData:
+        return training_data(build_dataset(self._config), self._k)
+
+
+def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
+    """Load what a run left in its directory, finished or not.
+
+    Client states are read when they are first asked for, all at once unless they are on disk.
+
+    Args:
+      workdir: the run's directory.
+      which: ``"last"``, ``"best"`` (on validation) or a round that has a checkpoint.
+
+    Raises:
+      RunError: if the directory holds no run, or not this round.
+      CheckpointError: naming the checkpoint, if it is damaged or of another version.
+    """
+    workdir = pathlib.Path(workdir)
+    config, data = files.read_config(workdir), files.read_data(workdir)
+    directory = workdir / files.CHECKPOINTS
+    rounds = checkpoint_rounds(directory)
+    if not rounds:
+        raise RunError(
+            f"{directory} holds no checkpoint; run with checkpoints "
+            "(config.checkpoint_every is not 0), or let the run come to its first one"
+        )
+    chosen, names = _choose(directory, rounds, which), tuple(data["client_names"])
+    model = build_model(config, data["num_classes"])
+    algorithm = build_algorithm(config, model, data["num_classes"], len(names))
+    params = jax.eval_shape(model.init, jax.random.key(0), _example(data))
+    shapes = jax.eval_shape(algorithm.init, params, jax.random.key(0))
+    own = own_states(config)
+    saved, _ = load_checkpoint(directory, chosen, shapes, own)
+    if saved.clients.positions is None and own.clients != "clients":
+        raise RunError(
+            f"{workdir} keeps client states on disk together with what messages left out; such "
+            "runs cannot be loaded, only resumed"
+        )
+    received = algorithm.broadcast(jax.tree.map(jnp.asarray, saved.server))
+    shared = None if algorithm.global_params is None else algorithm.global_params(received)
+    size = read_about(directory, rounds[-1])["about"]["files"][files.METRICS]
+    rows = files.read_rows(workdir, size)
+    source = _Source(workdir, data, algorithm, received, saved)
+    return Run(config, rows, chosen, model, names, shared, source)
+
+
+def _choose(directory: pathlib.Path, rounds: list[int], which: str | int) -> int:
+    """Return the round of a checkpoint."""
+    if which == "last":
+        return rounds[-1]
+    if which == "best":
+        scores = {r: read_about(directory, r)["score"] for r in rounds}
+        scored = {r: score for r, score in scores.items() if score is not None}
+        if scored:
+            return max(scored, key=lambda r: (scored[r], -r))
+        raise RunError(f"{directory} has no checkpoint with a validation score")
+    if not isinstance(which, int) or which not in rounds:
+        raise RunError(
+            f"which={which!r} is not possible; {directory} has rounds {rounds}: use one of them, "
+            "'last' or 'best'"
+        )
+    return which
+
+
+def _example(data: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+    """Return shape and type of a batch of one example, as the model takes it."""
+    tokens = are_tokens(np.dtype(data["features_dtype"]))
+    return jax.ShapeDtypeStruct((1, *data["features_shape"]), jnp.int32 if tokens else jnp.float32)

@@ -1,0 +1,45 @@
+"""One run at a time has a directory."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+from pflalign_jax.runs import files
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Hold a directory's lock, which the system lets go when the process ends, however it ends.
+
+    Args:
+      path: the directory; the lock is its file ``lock``, which says who has it.
+      say: is told of a run that left its name but is gone, and of a file system without locks.
+
+    Raises:
+      WorkdirError: naming who holds it.
+    """
+    with (path / files.LOCK).open("a+") as file:
+        file.seek(0)
+        holder = file.read().strip()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise files.WorkdirError(
+                f"workdir {path} is in use by {holder or 'another run'}; wait for it, stop it, or "
+                "choose another --workdir"
+            ) from error
+        except OSError as error:
+            say(f"{path} cannot be locked ({error.strerror}); see to it that no other run uses it")
+        else:
+            if holder:
+                say(f"the lock of {path} was left by {holder}, which is gone")
+        file.truncate(0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
+        file.flush()
+        yield
+        file.truncate(0)

@@ -1,0 +1,324 @@
+"""The rounds of a run: train, check, count, evaluate, write, save."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from pflalign_jax.federated import (
+    ClientScores,
+    Federation,
+    FederationState,
+    RoundResult,
+    summarise,
+)
+from pflalign_jax.federated.inject_hyperparams import hyperparams_of
+from pflalign_jax.runs import files
+from pflalign_jax.runs.build import Experiment
+from pflalign_jax.runs.checkpointing import Checkpointing, start_checkpointing
+from pflalign_jax.runs.diagnostics_log import DiagnosticsLog
+from pflalign_jax.runs.hardware import matmul_peak, room_on_devices, step_flops
+from pflalign_jax.runs.metrics import (
+    CHOSEN_BY,
+    Row,
+    Tally,
+    examples_visited,
+    finite_or_none,
+    privacy_columns,
+    speed_columns,
+    summary_of,
+    traffic_columns,
+)
+from pflalign_jax.runs.processes import agree
+from pflalign_jax.runs.round_checks import DivergedError, check_round
+from pflalign_jax.runs.signals import StoppedError
+
+
+class Start(NamedTuple):
+    """Where a run begins, or goes on.
+
+    Attributes:
+      state: of the federation; None for a new run.
+      rows: those of ``metrics.jsonl`` so far.
+      tally: what was counted since the last of them.
+      seconds: that the run has taken so far.
+    """
+
+    state: FederationState | None = None
+    rows: tuple[Row, ...] = ()
+    tally: Tally = Tally()
+    seconds: float = 0.0
+
+
+class RunPlan(NamedTuple):
+    """What `train` is to do.
+
+    Attributes:
+      experiment: from `pflalign_jax.runs.build.build`.
+      workdir: directory that the run's files are written to as they come, described before by
+        `pflalign_jax.runs.resuming.prepare`; None writes nothing, as all processes but the first
+        do.
+      start: from `pflalign_jax.runs.resuming.prepare`; the default is a new run.
+      checkpoints: directory of the run's checkpoints, the same in all processes; None: without.
+      on_round: called after every round with the number done and, if it was evaluated, its row.
+      stop: the signal to stop for, 0 as long as there is none; asked after every round.
+      save_last: whether the last round's state is saved, too.
+    """
+
+    experiment: Experiment
+    workdir: pathlib.Path | None = None
+    start: Start = Start()
+    checkpoints: pathlib.Path | None = None
+    on_round: Callable[[int, Row | None], None] = lambda done, row: None
+    stop: Callable[[], int] = lambda: 0
+    save_last: bool = True
+
+
+class Outcome(NamedTuple):
+    """A finished run.
+
+    Attributes:
+      summary: as in ``summary.json``.
+      rows: as in ``metrics.jsonl``.
+      scores: `ClientScores` by name, of the last round.
+      experiment: what was run.
+    """
+
+    summary: dict[str, Any]
+    rows: list[Row]
+    scores: dict[str, ClientScores]
+    experiment: Experiment
+
+
+class Progress(NamedTuple):
+    """How far a run is: all that changes from round to round.
+
+    Attributes:
+      done: rounds.
+      state: of the federation after them.
+      tally: what was counted since the last row.
+      rows: of ``metrics.jsonl``.
+      scores: of the last evaluated round; empty if there was none since the run went on.
+    """
+
+    done: int
+    state: FederationState
+    tally: Tally
+    rows: tuple[Row, ...]
+    scores: Mapping[str, ClientScores]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunInProgress:
+    """A run between its first and its last round; see `in_progress`.
+
+    Attributes:
+      plan: what it is to do.
+      checkpointing: saves its states; None: it has no checkpoints.
+      diagnostics: takes what its rounds measure besides scores.
+      began: when it began on `time.perf_counter`, without the pauses in which it was interrupted.
+      step_flops, matmul_peak: see `speed_columns`.
+    """
+
+    plan: RunPlan
+    checkpointing: Checkpointing | None
+    diagnostics: DiagnosticsLog
+    began: float
+    step_flops: float
+    matmul_peak: float
+
+    def first(self) -> Progress:
+        """Return how far the run is at its start."""
+        config, federation = self.plan.experiment.config, self.plan.experiment.federation
+        start, state = self.plan.start, self.plan.start.state
+        if state is None:
+            # Hyperparameters that the compiled programs take as data.
+            values = {name: config.algorithm[name] for name in hyperparams_of(federation.shapes[0])}
+            state = federation.init(jax.random.key(config.seed), **values)
+        return Progress(int(state.round), state, start.tally, start.rows, {})
+
+    def is_over(self, progress: Progress) -> bool:
+        """Tell whether all rounds are done."""
+        return progress.done >= self.plan.experiment.config.rounds
+
+    def is_evaluated(self, done: int) -> bool:
+        """Tell whether all clients are scored after a round."""
+        config = self.plan.experiment.config
+        return done % config.eval_every == 0 or done == config.rounds
+
+    def scores_cohort(self, progress: Progress) -> bool:
+        """Tell whether the next round also scores the models that its cohort has trained."""
+        # If the cohort is everyone, nobody needs to train once more to be scored.
+        return self.plan.experiment.federation.everyone and self.is_evaluated(progress.done + 1)
+
+    def after_round(
+        self, before: Progress, state: FederationState, result: RoundResult, seconds: float
+    ) -> Progress:
+        """Do everything that follows a round, and return how far the run is then.
+
+        Args:
+          before: how far it was.
+          state, result: what the round returned.
+          seconds: that it took.
+
+        Raises:
+          DivergedError: when the training loss is not finite, or one client's with
+            ``config.on_nonfinite="raise"``; after a checkpoint.
+          StoppedError: after a checkpoint, when the plan's ``stop`` says so.
+          MemoryExhaustedError: when a device has no room.
+          WorkdirError, CheckpointError, StoreError: for what cannot be written.
+        """
+        plan, experiment = self.plan, self.plan.experiment
+        progress = before._replace(done=before.done + 1, state=state)
+        done = progress.done
+        try:
+            loss = check_round(done, result, experiment.config, experiment.dataset, plan.workdir)
+        except DivergedError:
+            self._save(progress, None, now=True)
+            raise
+        examples = examples_visited(experiment, result.cohort)
+        progress = progress._replace(tally=progress.tally.plus(result, examples, seconds))
+        self.diagnostics.add(done, result.metrics)
+        row = None
+        if self.is_evaluated(done):
+            row, scores = self._evaluate(progress, result, loss)
+            progress = progress._replace(rows=(*progress.rows, row), scores=scores, tally=Tally())
+        plan.on_round(done, row)
+        (signum,) = agree(plan.stop())  # one process was asked, all stop
+        save_last = plan.save_last and self.is_over(progress)
+        score = None if row is None else row.get(CHOSEN_BY)
+        self._save(progress, score, now=save_last or bool(signum))
+        if signum and not self.is_over(progress):
+            raise StoppedError(signum, done)
+        return progress
+
+    def finish(self, progress: Progress) -> Outcome:
+        """Write the summary and return what came of the run."""
+        experiment, workdir = self.plan.experiment, self.plan.workdir
+        if self.checkpointing is not None:
+            self.checkpointing.wait()
+        scores = dict(progress.scores)
+        if not scores and workdir is not None:  # it was killed after its last evaluation
+            names = experiment.dataset.client_names
+            scores = files.read_scores(workdir, experiment.config.rounds, names)
+        summary = summary_of(experiment, progress.rows)
+        if workdir is not None:
+            files.write_summary(workdir, summary)
+        return Outcome(summary, list(progress.rows), scores, experiment)
+
+    def _evaluate(
+        self, progress: Progress, result: RoundResult, loss: float
+    ) -> tuple[Row, dict[str, ClientScores]]:
+        """Score all clients, write the scores, and return the row and the scores."""
+        experiment, workdir = self.plan.experiment, self.plan.workdir
+        dataset, federation = experiment.dataset, experiment.federation
+        clock = time.perf_counter()
+        with room_on_devices(federation.client_chunk):
+            # Where everyone took part, the round itself has scored the adapted models.
+            adapt = not federation.everyone
+            scores = {**federation.evaluate(progress.state, adapt=adapt), **result.adapted}
+            new = {} if dataset.new_clients is None else federation.evaluate_new(progress.state)
+        tally, devices = progress.tally, federation.mesh.size
+        row = finite_or_none(
+            {
+                "round": progress.done,
+                "seconds": tally.seconds / tally.rounds,
+                "seconds_evaluation": time.perf_counter() - clock,
+                "seconds_total": self._seconds(),
+                **speed_columns(tally, result.work, devices, self.step_flops, self.matmul_peak),
+                **traffic_columns(tally, federation),
+                **privacy_columns(experiment, progress.done),
+                "loss/train/mean": loss,
+                **summarise({**scores, **new}),
+            }
+        )
+        if workdir is not None:
+            files.append_row(workdir, row)
+            files.append_clients(workdir, progress.done, dataset.client_names, scores)
+            if dataset.new_clients is not None:
+                names = dataset.new_clients.client_names
+                files.append_clients(workdir, progress.done, names, new)
+        return row, scores
+
+    def _save(self, progress: Progress, score: float | None, now: bool) -> None:
+        """Save a checkpoint if it is time for one, or ``now``."""
+        if self.checkpointing is not None:
+            about = functools.partial(self._about, progress.tally)
+            self.checkpointing.after_round(progress.state, score, about, now)
+
+    def _about(self, tally: Tally) -> dict[str, Any]:
+        """Return what a checkpoint says besides the state; `resuming` reads it."""
+        self.diagnostics.write()
+        workdir = self.plan.workdir
+        return {
+            "files": {} if workdir is None else files.sync_sizes(workdir),
+            "tally": {**tally._asdict(), "seconds_total": self._seconds()},
+            "processes": jax.process_count(),
+        }
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.began
+
+
+@contextlib.contextmanager
+def in_progress(plan: RunPlan) -> Iterator[RunInProgress]:
+    """Yield a run that is about to begin or to go on; at the end everything is written."""
+    config, dataset, model, federation, _ = plan.experiment
+    with contextlib.ExitStack() as stack:
+        checkpointing = None
+        if plan.checkpoints is not None and config.checkpoint_every != 0:
+            scored = [r[CHOSEN_BY] for r in plan.start.rows if r.get(CHOSEN_BY) is not None]
+            checkpointing = start_checkpointing(
+                plan.checkpoints,
+                federation,
+                config.checkpoint_every,
+                config.checkpoints_kept,
+                max(scored, default=None),
+            )
+            stack.callback(checkpointing.close)
+        diagnostics = DiagnosticsLog(plan.workdir if config.diagnostics else None)
+        stack.callback(diagnostics.close)
+        peak, flops = matmul_peak(), step_flops(model, dataset, config.batch_size)
+        began = time.perf_counter() - plan.start.seconds
+        yield RunInProgress(plan, checkpointing, diagnostics, began, flops, peak)
+
+
+def timed_rounds(
+    federation: Federation, states: Sequence[FederationState], scores_cohort: bool
+) -> tuple[list[tuple[FederationState, RoundResult]], float]:
+    """Do a round of one run, or of several as one program, to its end.
+
+    Returns:
+      The next state and the result of each, and the seconds of each: of several an equal share.
+
+    Raises:
+      MemoryExhaustedError: when a device has no room.
+    """
+    clock = time.perf_counter()
+    with room_on_devices(federation.client_chunk):
+        results = federation.run_rounds(states, scores_cohort)
+        jax.block_until_ready([result.metrics for _, result in results])
+    return results, (time.perf_counter() - clock) / len(results)
+
+
+def train(plan: RunPlan) -> Outcome:
+    """Run all rounds that are still to be done; see `RunPlan`.
+
+    Raises:
+      DivergedError, StoppedError, MemoryExhaustedError, WorkdirError, CheckpointError, StoreError:
+        as `RunInProgress.after_round`.
+    """
+    federation = plan.experiment.federation
+    with in_progress(plan) as run:
+        progress = run.first()
+        while not run.is_over(progress):
+            results, seconds = timed_rounds(
+                federation, [progress.state], run.scores_cohort(progress)
+            )
+            progress = run.after_round(progress, *results[0], seconds)
+        return run.finish(progress)

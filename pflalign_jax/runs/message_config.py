@@ -1,0 +1,292 @@
+"""The section ``messages`` of a config: what happens to what clients send.
+
+In this order: clients clip, compress or add noise; corrupted clients attack; the server defends
+itself, by robust aggregation or by a differentially private mean.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
+
+from ml_collections import ConfigDict, FieldReference
+
+from pflalign_jax import messages
+from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.federated import Algorithm, Participation
+from pflalign_jax.runs.config_checks import ConfigError, checked, one_of
+
+COMPRESSIONS = ("top_k", "int8", "low_rank")
+ATTACKS = ("label_flip", "sign_flip", "scaled_update")
+RULES = ("coordinate_median", "trimmed_mean", "norm_bound")
+
+FIELDS = {
+    "clip": (float, "clients scale their messages down to this Euclidean norm"),
+    "compression": (str, f"how clients compress: {', '.join(COMPRESSIONS)}"),
+    "fraction": (float, "top_k: share of coordinates that is sent, in (0, 1]"),
+    "rank": (int, "low_rank: of the factors that are sent"),
+    "error_feedback": (bool, "True: clients keep what compression left out, for the next time"),
+    "local_noise": (float, "standard deviation of Gaussian noise that clients add after clip "
+                    "(local differential privacy)"),
+    "attack": (str, f"what corrupted clients do: {', '.join(ATTACKS)}"),
+    "corrupted": (int, "how many clients are corrupted"),
+    "attack_factor": (float, "sign_flip: messages times minus this, None = 1; scaled_update: times "
+                      "this, None = 10"),
+    "robust": (str, f"instead of the mean of messages: {', '.join(RULES)}"),
+    "trim": (float, "trimmed_mean: share left out at either end, in [0, 0.5)"),
+    "max_norm": (float, "norm_bound: the server scales messages down to this norm"),
+    "private_clip": (float, "norm that the server clips to for a differentially private mean"),
+    "noise_multiplier": (float, "of the private mean: noise on the sum of messages over "
+                         "private_clip; 0 only clips"),
+    "delta": (float, "delta at which epsilon is reported; None = 1e-5, or a tenth of 1 / clients "
+              "if that is less"),
+}  # fmt: skip
+"""Name to (type, meaning); None, the default of all, leaves out what the field is for."""
+
+BELONGS = {
+    "fraction": ("compression", ("top_k",)),
+    "rank": ("compression", ("low_rank",)),
+    "error_feedback": ("compression", COMPRESSIONS),
+    "corrupted": ("attack", ATTACKS),
+    "attack_factor": ("attack", ("sign_flip", "scaled_update")),
+    "trim": ("robust", ("trimmed_mean",)),
+    "max_norm": ("robust", ("norm_bound",)),
+}
+"""Fields that only mean something with certain values of another."""
+
+NEEDS = {
+    ("compression", "top_k"): "fraction",
+    ("compression", "low_rank"): "rank",
+    ("robust", "trimmed_mean"): "trim",
+    ("robust", "norm_bound"): "max_norm",
+    **{("attack", attack): "corrupted" for attack in ATTACKS},
+}
+"""Values that mean nothing without another field."""
+
+
+def default_section() -> ConfigDict:
+    """Return the section with every field at None."""
+    return ConfigDict({name: FieldReference(None, field_type=object) for name in FIELDS})
+
+
+def resolve_section(section: ConfigDict) -> ConfigDict:
+    """Check the section's fields, alone and together.
+
+    Raises:
+      ConfigError: for an unknown name, a wrong type, a field that is missing or does not go with
+        the others.
+    """
+    fields = {k: checked(f"messages.{k}", section[k], FIELDS[k][0] | None) for k in FIELDS}
+    for name, choices in (("compression", COMPRESSIONS), ("attack", ATTACKS), ("robust", RULES)):
+        if fields[name] is not None:
+            one_of(f"messages.{name}", fields[name], choices)
+    given = {name for name, value in fields.items() if value is not None}
+
+    def refuse(name, reason):
+        raise ConfigError(f"config.messages.{name}={fields[name]!r} {reason}")
+
+    for name in given & set(BELONGS):
+        other, values = BELONGS[name]
+        if fields[other] not in values:
+            refuse(name, f"does not go with {other}={fields[other]!r}, only with {values}")
+    for (name, value), needed in NEEDS.items():
+        if fields[name] == value and needed not in given:
+            refuse(name, f"needs config.messages.{needed}; set it")
+    if fields["local_noise"] is not None:
+        if fields["clip"] is None:
+            refuse("local_noise", "needs config.messages.clip: without it there is no privacy")
+        if fields["compression"] is not None:
+            refuse("local_noise", "does not go with compression: with noise messages are dense")
+    if ("private_clip" in given) != ("noise_multiplier" in given):
+        (name,) = given & {"private_clip", "noise_multiplier"}
+        refuse(name, "needs both private_clip and noise_multiplier; set the other")
+    if "private_clip" in given and "robust" in given:
+        refuse("robust", "does not go with private_clip, which bounds every client already")
+    if "delta" in given:
+        if not given & {"noise_multiplier", "local_noise"}:
+            refuse("delta", "does not go without noise_multiplier or local_noise")
+        if not 0 < cast(float, fields["delta"]) < 1:
+            refuse("delta", "is not allowed; it must be in (0, 1)")
+    return ConfigDict({k: FieldReference(v, field_type=object) for k, v in fields.items()})
+
+
+def wrap(
+    algorithm: Algorithm, config: ConfigDict, dataset: FederatedDataset
+) -> tuple[Algorithm, FederatedDataset]:
+    """Return the algorithm and the data of a federation with the section's messages.
+
+    Args:
+      algorithm: as the config names it.
+      config: resolved.
+      dataset: honest.
+
+    Raises:
+      ConfigError: naming the value that is not possible.
+    """
+    try:
+        for stage in _stages(config):
+            algorithm, dataset = stage.change(algorithm, dataset)
+        return algorithm, dataset
+    except ValueError as error:
+        raise ConfigError(f"config.messages: {error}") from error
+
+
+class StatePaths(NamedTuple):
+    """Where the algorithm's own states are in those of a run: names of fields, joined by dots."""
+
+    server: str
+    clients: str
+
+
+class _Stage(NamedTuple):
+    """One change that the section makes to a federation.
+
+    Attributes:
+      change: ``(algorithm, dataset) -> (algorithm, dataset)``.
+      around: the state that holds something more afterwards, ``"server"`` or ``"clients"``: what
+        it was before is its field ``own``. None: states stay as they are.
+    """
+
+    change: Callable[[Algorithm, FederatedDataset], tuple[Algorithm, FederatedDataset]]
+    around: str | None = None
+
+
+def own_states(config: Mapping[str, Any]) -> StatePaths:
+    """Return where the algorithm's own states are in the states of a run."""
+    around = [stage.around for stage in _stages(config)]
+    server, clients = (
+        ".".join([name] + ["own"] * around.count(name)) for name in ("server", "clients")
+    )
+    return StatePaths(server, clients)
+
+
+def _stages(config: Mapping[str, Any]) -> list[_Stage]:
+    """Return the changes of a resolved config, in order."""
+    fields, stages = config["messages"], []
+    transforms = _transforms(fields)
+    if transforms:
+        chain = messages.chain(*transforms)
+        stages.append(
+            _Stage(
+                lambda algorithm, dataset: (
+                    messages.transform_messages(algorithm, chain, dataset),
+                    dataset,
+                ),
+                around="clients",
+            )
+        )
+    if fields["attack"] is not None:
+        stages.append(_Stage(functools.partial(_attacked, config)))
+    if fields["robust"] is not None:
+        argument = {"trimmed_mean": fields["trim"], "norm_bound": fields["max_norm"]}
+        given = (argument[fields["robust"]],) if fields["robust"] in argument else ()
+        rule = getattr(messages, fields["robust"])(*given)
+        stages.append(
+            _Stage(lambda algorithm, dataset: (messages.robust(algorithm, rule), dataset))
+        )
+    if fields["private_clip"] is not None:
+        stages.append(_Stage(functools.partial(_private, config), around="server"))
+    return stages
+
+
+def _transforms(fields: Mapping[str, Any]) -> list[messages.MessageTransform]:
+    """Return what clients do to their messages."""
+    transforms = [messages.clip(fields["clip"])] if fields["clip"] is not None else []
+    feedback = bool(fields["error_feedback"])
+    if fields["compression"] == "top_k":
+        transforms.append(messages.top_k(fields["fraction"], feedback))
+    elif fields["compression"] == "int8":
+        transforms.append(messages.int8(feedback))
+    elif fields["compression"] == "low_rank":
+        transforms.append(messages.low_rank(fields["rank"], feedback))
+    if fields["local_noise"] is not None:
+        transforms.append(messages.gaussian_noise(fields["local_noise"]))
+    return transforms
+
+
+def _attacked(
+    config: Mapping[str, Any], algorithm: Algorithm, dataset: FederatedDataset
+) -> tuple[Algorithm, FederatedDataset]:
+    fields = config["messages"]
+    ids = messages.corrupted_clients(dataset, fields["corrupted"], config["seed"])
+    if fields["attack"] == "label_flip":
+        return algorithm, messages.label_flip(dataset, ids)
+    factor = () if fields["attack_factor"] is None else (fields["attack_factor"],)
+    return getattr(messages, fields["attack"])(algorithm, ids, *factor), dataset
+
+
+def _private(
+    config: Mapping[str, Any], algorithm: Algorithm, dataset: FederatedDataset
+) -> tuple[Algorithm, FederatedDataset]:
+    fields = config["messages"]
+    private = messages.private_mean(
+        algorithm,
+        fields["private_clip"],
+        fields["noise_multiplier"],
+        cohort_size=config["cohort_size"] or dataset.num_clients,
+        seed=config["seed"],
+    )
+    return private, dataset
+
+
+def seed_in_program(config: ConfigDict) -> bool:
+    """Tell whether a run's seed chooses more than its key: who is corrupted, the server's noise."""
+    return config.messages.attack is not None or config.messages.private_clip is not None
+
+
+def check_accountable(config: ConfigDict, participation: Participation, num_clients: int) -> None:
+    """Refuse noise whose privacy cannot be accounted for.
+
+    Raises:
+      ConfigError: as `privacy`.
+    """
+    privacy(config, participation, num_clients, rounds=1)
+
+
+def privacy(
+    config: ConfigDict, participation: Participation, num_clients: int, rounds: int
+) -> dict[str, Any]:
+    """Return what ``rounds`` rounds are worth, for metrics and summary; empty without noise.
+
+    Keys: ``epsilon`` (central) and ``epsilon_local`` (of a client that takes part in every round),
+    each infinite without noise, and ``delta``.
+
+    Args:
+      config: resolved.
+      participation: sampling only counts where invitations are uniform.
+      num_clients: K.
+      rounds: so far.
+
+    Raises:
+      ConfigError: if the accountant is not installed.
+    """
+    fields = config.messages
+    if fields.noise_multiplier is None and fields.local_noise is None:
+        return {}
+    delta = min(1e-5, 0.1 / num_clients) if fields.delta is None else fields.delta
+    values: dict[str, Any] = {}
+    try:
+        if fields.noise_multiplier is not None:
+            cohort = config.cohort_size or num_clients
+            most = min(
+                math.ceil(round(cohort * config.participation.over_selection, 6)), num_clients
+            )
+            values["epsilon"] = messages.central_epsilon(
+                fields.noise_multiplier,
+                rounds,
+                invited=min(most, num_clients) if participation.amplifies else num_clients,
+                num_clients=num_clients,
+                delta=delta,
+            )
+        if fields.local_noise is not None:
+            values["epsilon_local"] = messages.local_epsilon(
+                fields.local_noise, fields.clip, rounds, delta
+            )
+    except ImportError as error:
+        raise ConfigError(f"config.messages: {error}") from error
+    return {**values, "delta": delta}
+
+
+def explain() -> list[str]:
+    """Return a line for every field, for ``--help``."""
+    return [f"  messages.{name}: {text}" for name, (_, text) in FIELDS.items()]

@@ -1,0 +1,215 @@
+"""Begin a run in its directory, or go on with the one that is in it."""
+
+import importlib.metadata
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.federated import Federation, FederationState
+from pflalign_jax.federated.snapshot import Snapshot
+from pflalign_jax.runs import files
+from pflalign_jax.runs.build import Experiment
+from pflalign_jax.runs.checkpoints import (
+    CheckpointError,
+    checkpoint_rounds,
+    load_checkpoint,
+    read_about,
+    set_aside,
+)
+from pflalign_jax.runs.files import WorkdirError
+from pflalign_jax.runs.loop import Start
+from pflalign_jax.runs.metrics import Tally
+from pflalign_jax.runs.processes import agree, is_first_process
+
+MAY_CHANGE = ("rounds", "client_chunk", "checkpoint_every", "checkpoints_kept")
+"""Fields that a run may go on with other values of; ``rounds`` not below what is done."""
+
+Checkpoint = tuple[Snapshot, dict[str, Any]]
+"""A state, and what its checkpoint says besides."""
+
+
+def prepare(workdir: pathlib.Path, experiment: Experiment, say: Callable[[str], None]) -> Start:
+    """Describe a new run in its directory, or find where an unfinished one goes on.
+
+    Its growing files are cut to what they were when the checkpoint was saved. Every process of a
+    run calls this; the first one decides and writes, the others follow it.
+
+    Args:
+      workdir: from `pflalign_jax.runs.files.create`; all processes see it.
+      experiment: from `pflalign_jax.runs.build.build`.
+      say: told where the run goes on and what could not be used.
+
+    Raises:
+      WorkdirError: for a run of another config, other data or another number of processes; if
+        there are checkpoints, but none can be used.
+      StoreError: if client states on disk do not go with the checkpoint.
+    """
+    config, dataset, _, federation, _ = experiment
+    directory, first = workdir / files.CHECKPOINTS, is_first_process()
+    if first:
+        found = _find(workdir, experiment, say)
+        agree(0 if found is None else found[0].round)
+    else:
+        (done,) = agree(0)
+        found = load_checkpoint(directory, done, federation.shapes) if done else None
+    if found is None:
+        return Start()
+    saved, about = found
+    state = _restored(federation, saved, directory)
+    if first:
+        files.write_description(workdir, config, dataset)  # fields that may change have changed
+        where = f"going on in {workdir} after round {saved.round} of {config.rounds}"
+        say(f"{where}{_other_versions(directory, saved)}")
+    rows = tuple(files.read_rows(workdir)) if first else ()
+    counted = about["tally"]
+    tally = Tally(**{name: counted[name] for name in Tally._fields if name in counted})
+    return Start(state, rows, tally, counted["seconds_total"])
+
+
+def is_unfinished(workdir: pathlib.Path) -> bool:
+    """Tell whether a directory holds a run that can go on from a checkpoint."""
+    held = checkpoint_rounds(workdir / files.CHECKPOINTS)
+    return bool(held) and not files.is_finished(workdir)
+
+
+def _find(
+    workdir: pathlib.Path, experiment: Experiment, say: Callable[[str], None]
+) -> Checkpoint | None:
+    """Return the checkpoint that a run goes on from, its files cut back; None for a new run."""
+    config, dataset, _, federation, _ = experiment
+    if not files.has_config(workdir):
+        files.write_description(workdir, config, dataset)
+        return None
+    _refuse_other_config(workdir, config)
+    _refuse_other_data(workdir, dataset)
+    found = _last_usable(workdir / files.CHECKPOINTS, federation.shapes, say)
+    if found is None:
+        _start_again(workdir)
+        files.write_description(workdir, config, dataset)
+        say(f"{workdir} holds an unfinished run without a checkpoint; it starts again from round 0")
+        return None
+    saved, about = found
+    if saved.round > config.rounds:
+        raise WorkdirError(
+            f"{workdir} is after round {saved.round} already; config.rounds={config.rounds} is too "
+            "few"
+        )
+    if saved.clients.positions is None and about["processes"] != jax.process_count():
+        raise WorkdirError(
+            f"{workdir} has client states on the disks of {about['processes']} processes; go on "
+            f"with as many, not {jax.process_count()}"
+        )
+    files.cut_back(workdir, about["files"])
+    return found
+
+
+def _restored(federation: Federation, saved: Snapshot, directory: pathlib.Path) -> FederationState:
+    """Return a checkpoint's state; client states on disk are kept for those before it as well."""
+    held = [r for r in checkpoint_rounds(directory) if r < saved.round]
+    return federation.restore(saved, held)
+
+
+def _last_usable(
+    directory: pathlib.Path, shapes: tuple[Any, Any], say: Callable[[str], None]
+) -> Checkpoint | None:
+    """Load the last checkpoint that is whole; set aside those that are not."""
+    rounds, reasons = checkpoint_rounds(directory), []
+    for round_index in reversed(rounds):
+        try:
+            found = load_checkpoint(directory, round_index, shapes)
+        except CheckpointError as error:
+            reasons.append(str(error))
+            continue
+        for reason, bad in zip(reasons, reversed(rounds), strict=False):
+            say(f"{reason}; it is set aside as {set_aside(directory, bad).name}")
+        return found
+    if reasons:
+        raise WorkdirError(
+            f"no checkpoint in {directory} can be used: {'; '.join(reasons)}. To start again, "
+            "choose another --workdir or delete this one"
+        )
+    return None
+
+
+def _start_again(workdir: pathlib.Path) -> None:
+    """Empty what the first rounds of a run left that has no checkpoint yet.
+
+    A run that was not to save checkpoints may have come far; it is refused.
+    """
+    if not (workdir / files.CHECKPOINTS).is_dir() and (workdir / files.METRICS).exists():
+        raise WorkdirError(
+            f"workdir {workdir} holds an unfinished run that saved no checkpoints; it is not "
+            "overwritten. Choose another --workdir, or move or delete that directory"
+        )
+    files.cut_back(workdir, dict.fromkeys(files.GROWING, 0))
+    files.forget_client_states(workdir)
+
+
+def _refuse_other_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    before = files.flat_fields(files.read_config(workdir))
+    now = files.flat_fields(files.as_written(config.to_dict()))
+    differ = [
+        f"config.{name} was {before.get(name, 'not there')}, is {now.get(name, 'not there')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name not in MAY_CHANGE
+    ]
+    if differ:
+        raise WorkdirError(
+            f"workdir {workdir} holds an unfinished run of another config: {'; '.join(differ)}. Go "
+            "on with its own config, or choose another --workdir"
+        )
+
+
+def _refuse_other_data(workdir: pathlib.Path, dataset: FederatedDataset) -> None:
+    before = files.read_data(workdir, default={})
+    now = files.as_written(files.describe_data(dataset))
+    # What an earlier version did not write cannot differ; label counts follow from the rest.
+    compared = (before.keys() & now.keys()) - {"label_counts"}
+    differ = sorted(k for k in compared if before[k] != now[k])
+    if differ:
+        raise WorkdirError(
+            f"workdir {workdir} holds an unfinished run of other data than {dataset.name} is now: "
+            f"{', '.join(differ)} differ{_who_changed(workdir, dataset, before, now)}. Put the "
+            "data back as they were, or choose another --workdir"
+        )
+
+
+def _who_changed(
+    workdir: pathlib.Path,
+    dataset: FederatedDataset,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+) -> str:
+    """Name up to ten clients that are gone, are new, or own another number of examples."""
+    names, names_now = before.get("client_names", ()), now["client_names"]
+    known, known_now = set(names), set(names_now)
+    changes = {
+        "gone are clients": [name for name in names if name not in known_now],
+        "new are clients": [name for name in names_now if name not in known],
+    }
+    if not any(changes.values()):
+        changes = {"other examples have clients": _other_sizes(workdir, dataset)}
+    return "".join(f"; {what} {', '.join(who[:10])}" for what, who in changes.items() if who)
+
+
+def _other_sizes(workdir: pathlib.Path, dataset: FederatedDataset) -> list[str]:
+    """Return the names of clients that owned another number of examples."""
+    differ = np.zeros(dataset.num_clients, bool)
+    for split, owned in dataset.splits.items():
+        differ |= files.read_sizes(workdir, split) != owned.sizes
+    return dataset.client_names[differ].tolist()
+
+
+def _other_versions(directory: pathlib.Path, saved: Snapshot) -> str:
+    """Say it if other versions than now wrote the checkpoint."""
+    written = read_about(directory, saved.round)["versions"]
+    other = {k: v for k, v in written.items() if importlib.metadata.version(k) != v}
+    if not other:
+        return ""
+    text = ", ".join(f"{k} {v}" for k, v in other.items())
+    return f" (which {text} computed: last digits may differ from here on)"

@@ -1,0 +1,148 @@
+import importlib
+import inspect
+
+import jax
+import pytest
+
+import pflalign_jax as pfl
+from pflalign_jax.runs.build import build
+from pflalign_jax.runs.config import (
+    FACTORIES,
+    HELP,
+    OWN_FIELDS,
+    ConfigError,
+    default_config,
+    explain,
+    parameters,
+    resolve,
+)
+
+
+def changed(**fields):
+    config = default_config()
+    for path, value in fields.items():
+        section, _, key = path.rpartition("__")
+        (config[section] if section else config)[key] = value
+    return config
+
+
+def test_defaults_come_from_the_functions_named():
+    config = resolve(changed(algorithm__name="pflalign", dataset__num_clients=7))
+    signature = inspect.signature(FACTORIES["algorithm"]["pflalign"])
+    assert config.algorithm.beta == signature.parameters["beta"].default
+    assert config.dataset.num_clients == 7
+    assert "features" not in config.model and "conv" not in config.model
+
+
+def test_learning_rate_is_the_experiments_own_for_the_algorithm():
+    config = default_config()
+    config.learning_rates.fedavg = 0.7
+    config.algorithm.name = "fedavg"
+    assert resolve(config).algorithm.learning_rate == 0.7
+    config.algorithm.learning_rate = 0.2
+    assert resolve(config).algorithm.learning_rate == 0.2
+
+
+@pytest.mark.parametrize("name", FACTORIES["algorithm"])
+def test_negative_learning_rates_are_refused(name):
+    with pytest.raises(ConfigError, match=r"learning_rate=-0\.5"):
+        build(changed(algorithm__name=name, algorithm__learning_rate=-0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "given"),
+    [
+        ("ditto", "personal_tx", 3.0, {"personal_tx": pfl.align_transform(3.0)}),
+        ("pflalign", "before", 5.0, {"before": pfl.federated.proximal(5.0), "learning_rate": 1.0}),
+    ],
+)
+def test_transforms_are_made_from_numbers(name, field, value, given):
+    """A round of the config's algorithm is that of the one composed in Python."""
+    config = changed(
+        algorithm__name=name, dataset__num_clients=3, dataset__fraction=0.1, model__name="logistic"
+    )
+
+    def after_a_round(config, algorithm=None):
+        experiment = build(config)
+        federation = experiment.federation
+        if algorithm is not None:
+            federation = pfl.federate(algorithm, experiment.model, experiment.dataset)
+        _, result = federation.run_round(federation.init(jax.random.key(0)), score=True)
+        return result.adapted["test/personal/adapted"].loss
+
+    plain = after_a_round(config)
+    model = pfl.models.logistic(10)
+    composed = after_a_round(config, getattr(pfl.algorithms, name)(model, **given))
+    config.algorithm[field] = value
+    assert after_a_round(config).tolist() == composed.tolist() != plain.tolist()
+
+
+def test_every_field_is_explained():
+    fields = {
+        f"{section}.{key}"
+        for section, factories in FACTORIES.items()
+        for name in factories
+        for key in parameters(section, name)
+    }
+    sections = {f"{section}.name" for section in FACTORIES}
+    others = {"learning_rates"} | {f"compare.{key}" for key in default_config().compare}
+    assert fields | sections | others == set(HELP)
+    text = explain()
+    for field in fields | set(OWN_FIELDS):
+        assert field in text
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "femnist", "shakespeare"])
+def test_experiments_resolve(name):
+    config = importlib.import_module(f"experiments.{name}").get_config()
+    if name == "shakespeare":
+        with pytest.raises(ConfigError, match=r"config\.dataset\.path is not set"):
+            resolve(config)
+        config.dataset.path = "anywhere"
+    for algorithm in FACTORIES["algorithm"]:
+        config.algorithm.name = algorithm
+        chosen = config.learning_rates[algorithm]
+        assert resolve(config).algorithm.learning_rate == chosen or chosen is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"algorithm__name": "fedavgg"}, r"algorithm\.name='fedavgg'.*did you mean 'fedavg'"),
+        ({"dataset__name": "digit"}, r"dataset\.name='digit'.*did you mean 'digits'"),
+        ({"model__name": "resnext"}, r"model\.name='resnext'.*did you mean 'resnet'"),
+        ({"model__conv": "lax"}, r"model\.conv='lax' does not go with model 'mlp'.*hidden"),
+        ({"rounds": 0}, r"config\.rounds=0"),
+        ({"rounds": 1.5}, r"config\.rounds=1\.5.*int"),
+        ({"eval_every": 0}, r"config\.eval_every=0"),
+        ({"cohort_size": "ten"}, r"cohort_size='ten'.*int or NoneType"),
+        ({"dataset__alpha": "big"}, r"dataset\.alpha='big'.*float"),
+        ({"algorithm__beta": True}, r"algorithm\.beta=True.*float"),
+        ({"model__hidden": "wide"}, r"model\.hidden='wide'.*Sequence"),
+        ({"model__hidden": (8, "9")}, r"model\.hidden=\(8, '9'\)"),
+        ({"algorithm__learning_rate": -1.0}, r"config\.algorithm: .*learning_rate=-1\.0"),
+        (
+            {"algorithm__name": "ditto", "algorithm__personal_tx": -3.0},
+            r"config\.algorithm: personal_tx=-3\.0: .*not allowed",
+        ),
+        ({"algorithm__correction": 2}, r"config\.algorithm: .*correction=2"),
+        ({"algorithm__correction": "probable"}, r"config\.algorithm: .*'probable'"),
+        ({"cohort_size": 21}, r"cohort_size=21 .* 20 clients"),
+        ({"client_chunk": 0}, r"client_chunk=0"),
+        ({"local_epochs": 0}, r"local_epochs=0"),
+        ({"batch_size": 0}, r"batch_size=0"),
+        ({"dataset__partition": "dirichle"}, r"'dirichle'.*did you mean 'dirichlet'"),
+        ({"dataset__num_clients": 2000}, r"num_clients=2000"),
+    ],
+)
+def test_bad_values_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        build(changed(**fields))
+
+
+def test_every_algorithm_can_have_its_own_grid():
+    config = default_config()
+    assert config.compare.grids.pflalign == (0.3, 1.0, 3.0, 10.0)
+    for name in FACTORIES["algorithm"]:
+        config.compare.grids[name] = (0.1, 0.2)  # as --config.compare.grids.NAME does
+        assert config.compare.grids[name] == (0.1, 0.2)

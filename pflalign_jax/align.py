@@ -82,16 +82,17 @@ def preconditioner(state: Any, eps: float = 1e-12) -> Params:
     >>> print(preconditioner((optax.EmptyState(), state)))
     {'w': Array([0., 0.], dtype=float32)}
     """
-    found = _align_states(state, "preconditioner")
-    if len(found) > 1:
+    align_state, *others = _align_states(state, "preconditioner")
+    if others:
         raise ValueError(
-            f"preconditioner: {len(found)} AlignStates found in a state of type "
+            f"preconditioner: {1 + len(others)} AlignStates found in a state of type "
             f"{type(state).__name__}; pass one of them"
         )
+    # u and v may be stored in bfloat16: their quotient is formed in float32, as in a step.
     return jax.tree.map(
         lambda u, v: _preconditioner(u.astype(_wide(u)), v.astype(_wide(v)), eps),
-        found[0].u,
-        found[0].v,
+        align_state.u,
+        align_state.v,
     )
 
 
@@ -124,9 +125,8 @@ def align_transform(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Return the local step of pFLAlign: updates ``-eta * P * g - gamma * direction / T``.
 
-    ``P`` shrinks noisy coordinates. In practice its mean is well below 0.1, so a good learning
-    rate is 10 to 100 times that of SGD. Without ``direction`` the update is the preconditioned step
-    alone, so the transform works in any optax training loop.
+    ``P`` shrinks noisy coordinates: its mean is often well below 0.1, so a good learning rate is 10
+    to 100 times that of SGD. Without ``direction`` the update is the preconditioned step alone.
 
     ``update(grads, state, params=None, *, direction=None, num_steps=None)`` takes two extra
     arguments; both may be traced:
@@ -174,6 +174,7 @@ def align_transform(
             return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=dtype or _wide(x)), params)
 
         count = jnp.zeros((), jnp.int32)
+        # m lives for one round and is not stored, so it keeps full precision.
         return AlignState(count, zeros(), zeros(memory_dtype), zeros(memory_dtype))
 
     def update(updates, state, params=None, *, direction=None, num_steps=None, **extra):

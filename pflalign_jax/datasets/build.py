@@ -67,6 +67,7 @@ def assemble(
             f"{str(trained.names[empty[0]])!r}; give them some, raise min_examples or remove them"
         )
     train = trained.splits["train"]
+    # Over clients that train alone: new ones must not be seen before they are scored.
     mean_array, std_array = _normalisation(examples, train, normalise, mean, std)
     # New clients are shifted like the others, so shifts are drawn for all of them together.
     num_trained, num_all = len(trained.names), len(trained.names) + len(new.names)
@@ -154,7 +155,8 @@ def _normalisation(
         values = examples.mean, examples.std
     else:
         values = (127.5, 127.5) if examples.x.dtype == np.uint8 else (0.0, 1.0)
-    # Two scalars if both have one value, since scalars broadcast against features of any shape.
+    # float32, as the arithmetic on devices. Two scalars if both have one value, since scalars
+    # broadcast against features of any shape.
     if all(np.size(value) == 1 for value in values):
         values = np.squeeze(values[0]), np.squeeze(values[1])
     return np.asarray(values[0], np.float32), np.asarray(values[1], np.float32)

@@ -148,6 +148,7 @@ def pathological(
         every label, or a label with fewer examples than holders.
     """
 
+    # As even as whole numbers allow: the first holders get one example more.
     def even_cuts(rng: np.random.Generator, examples: int, holders: int) -> np.ndarray:
         del rng
         sizes = np.full(holders, examples // holders)

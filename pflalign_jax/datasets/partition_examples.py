@@ -165,7 +165,8 @@ def partition_examples(
             examples, partition, arguments, num_clients, num_new_clients, seed
         )
         examples = examples._replace(notes=(*examples.notes, *notes))
-        # A source's own split belongs to its natural owners; a partition mixes owners anyway.
+        # A source's own split is kept for its natural owners only. A partition mixes the source's
+        # train and test examples in every client, as PFLlib does.
         given = examples.split if partition == "natural" and source_split else None
         splits = _split(
             examples.y, parts, given, validation_fraction, test_fraction, validation_count,
@@ -227,6 +228,7 @@ def _arguments(partition: str, given: Mapping[str, Any]) -> dict[str, Any]:
         raise DatasetError(
             f"partition={partition!r} is unknown; {hint}Choose from {tuple(PARTITIONS)}"
         )
+    # An argument that does nothing is an error: the user would believe that it counts.
     defaults = PARTITIONS[partition].defaults
     for name, value in given.items():
         # min_examples is checked after the fact where a partition does not guarantee it.
@@ -272,6 +274,7 @@ def _natural_owners(
             f"{left_out} of {len(names)} owners with fewer than {min_examples} examples are left "
             "out."
         )
+    # Positions among all owners, in the order of their names.
     kept = np.flatnonzero(sizes >= min_examples)
     if not len(kept):
         raise DatasetError(

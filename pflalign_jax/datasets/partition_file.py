@@ -72,6 +72,7 @@ def read_partition(path: str | os.PathLike, examples: Examples) -> list[Group]:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
+        # Before indices are used; whether labels agree is checked when the dataset is built.
         if int(arrays["num_examples"]) != len(examples.y):
             raise DatasetError(
                 f"partition file {path} was made for {arrays['num_examples']} examples of "

@@ -49,6 +49,7 @@ def features_of(dataset: FederatedDataset, client: int, indices: np.ndarray) -> 
     x = dataset.x[indices]
     if dataset.shift is None:
         return x
+    # The same function as on devices, so that a plot shows what a model is given.
     kind, amounts, low, high, seed = dataset.shift
     amount, number = np.full(len(x), amounts[client]), indices.astype(np.int32)
     return np.asarray(
@@ -75,6 +76,7 @@ def select_clients(dataset: FederatedDataset, positions: np.ndarray) -> Federate
         raise DatasetError(
             f"positions={positions} are not different clients out of {dataset.num_clients}"
         )
+    # Ids move with their clients: draws keyed by them stay the same in another order.
     shift = dataset.shift
     return dataset._replace(
         splits={split: owned.of_clients(positions) for split, owned in dataset.splits.items()},

@@ -55,6 +55,7 @@ def load_ag_news(path: str | None = None, length: int = 64, vocabulary: int = 20
         )
     directory = fetch(SOURCE) if path is None else pathlib.Path(path)
     items = {s: _items(find_file(directory, (f"{s}.csv",), SOURCE)) for s in ("train", "test")}
+    # Of training texts alone: a vocabulary with words of the test would have seen it.
     counts = collections.Counter(word for words, _ in items["train"] for word in words)
     # The word breaks ties, so that the vocabulary does not depend on the order of the file.
     frequent = sorted(counts, key=lambda word: (-counts[word], word))[: vocabulary - 2]

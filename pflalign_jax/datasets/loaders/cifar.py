@@ -178,6 +178,7 @@ def _read(source: Source, origin: pathlib.Path, folder: str, name: str) -> bytes
     try:
         if origin.is_dir():
             return (origin / name).read_bytes()
+        # Opened for each of the six files, which reads the archive up to it: seconds, but simple.
         with tarfile.open(origin) as archive:
             member = archive.extractfile(f"{folder}/{name}")
             if member is None:

@@ -221,6 +221,7 @@ def _users(file: pathlib.Path) -> Iterator[User]:
                 "must be equal"
             )
         yield User(name, x, y, file)
+    # An example that is silently dropped would be a wrong dataset, so leftovers are an error.
     unlisted = [name for name, user in data.items() if isinstance(user, dict) and user.get("y")]
     if unlisted:
         raise DatasetError(
@@ -241,6 +242,7 @@ def _numbers(user: User, shape: tuple[int, ...] | None) -> tuple[np.ndarray, np.
             f"{user.file}: user {user.name!r} has examples of mixed shapes, or not of numbers "
             f"({error})"
         ) from error
+    # FedProx's generator writes labels as 3.0.
     if y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.round(y)).all():
         y = y.astype(np.int64)
     if y.ndim != 1 or y.dtype.kind not in "iuU":

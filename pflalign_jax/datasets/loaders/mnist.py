@@ -169,6 +169,7 @@ def load_emnist(path: str | None = None, variant: str = "balanced") -> Examples:
         stem = f"emnist-{variant}-{split}"
         pairs[split] = read(f"{stem}-images-idx3-ubyte"), read(f"{stem}-labels-idx1-ubyte")
     examples = _examples(EMNIST, given, pairs)
+    # The files of "letters" count from 1, which `mapped_labels` turns into 0..25.
     train, test, classes = EMNIST_VARIANTS[variant]
     y, num_classes, notes = mapped_labels(examples.y, given)
     source = EMNIST._replace(counts={"train": train, "test": test}, classes=classes)

@@ -174,6 +174,7 @@ def _checked(
 ) -> _Arrays:
     """Return the arrays if they fit together; raise an error otherwise."""
     split = None if split is None else split.astype(str)  # from fixed-width bytes, too
+    # A second axis of y is allowed only where it is that of x: one label for each token.
     sequences = y.ndim == 2 and y.shape == x.shape and x.dtype.kind in "iu"
     others = [("y", y), ("client", client)] + ([] if split is None else [("split", split)])
     for name, array in others:

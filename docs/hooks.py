@@ -1,6 +1,7 @@
 """What the site's build adds: pages from the repository's root, and names on the API pages."""
 
 import importlib
+import inspect
 import pathlib
 import re
 import types
@@ -8,12 +9,19 @@ import types
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from pflalign_jax import algorithms
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
 }
+SHARED_ARGUMENTS = (
+    *("model", "learning_rate", "loss", "local_epochs", "batch_size"),
+    *("num_clients", "num_classes", "diagnostics"),
+)
+"""Of algorithms: what all take, or the runner supplies."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -43,7 +51,16 @@ def with_links(text: str, repo_url: str) -> str:
 
 
 def on_page_markdown(markdown: str, **kwargs: object) -> str:
-    """Replace ``::: all MODULE`` by an entry for every name that the module exports."""
+    """Fill in what is made from the code, and point links to pages of the root to the site's.
+
+    ``::: all MODULE`` becomes an entry for every name that the module exports, and
+    ``::: table of algorithms`` a row for every algorithm.
+    """
+    for source, page in PAGES.items():
+        markdown = re.sub(rf"\]\(((?:\.\./)*)\.\./{source}", rf"](\1{page}", markdown)
+    markdown = re.sub(
+        r"^::: table of algorithms$", lambda m: algorithm_table(), markdown, flags=re.M
+    )
     return re.sub(r"^::: all (\S+)$", lambda m: entries(m[1]), markdown, flags=re.M)
 
 
@@ -63,3 +80,36 @@ def entries(module_name: str) -> str:
         where = value.__module__ if defined else module_name
         text.append(f"::: {where}.{name}\n    options:\n      show_root_heading: true\n")
     return "\n".join(text)
+
+
+def algorithm_table() -> str:
+    """Return a table of all algorithms, from their modules, signatures and docstrings."""
+    lines = ["| name | idea | own hyperparameters | reference |", "|---|---|---|---|"]
+    for name in algorithms.NAMES:
+        factory = getattr(algorithms, name)
+        idea = (inspect.getdoc(inspect.getmodule(factory)) or "").split("\n")[0]
+        given = inspect.signature(factory).parameters
+        own = [n for n in given if n not in SHARED_ARGUMENTS]
+        fields = ", ".join(f"`{n}`{default(given[n])}" for n in own)
+        lines.append(
+            f"| `{name}` | {idea} | {fields} | {reference(inspect.getdoc(factory) or '')} |"
+        )
+    return "\n".join(lines)
+
+
+def default(parameter: inspect.Parameter) -> str:
+    """Return an argument's default where it is a value that says something."""
+    plain = isinstance(parameter.default, int | float | str)
+    return f" {parameter.default}" if plain else ""
+
+
+def reference(docstring: str) -> str:
+    """Return a link to the paper that a docstring names, or its authors."""
+    _, _, text = docstring.partition("References:\n")
+    authors = re.match(r"\s*(.*?), (?:\"|arXiv)", text)
+    paper = re.search(r"arXiv:(\d{4}\.\d{5})", text)
+    if not authors:
+        return ""
+    if not paper:
+        return authors[1]
+    return f"[{authors[1]}, arXiv:{paper[1]}](https://arxiv.org/abs/{paper[1]})"

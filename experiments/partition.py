@@ -20,6 +20,7 @@ from pflalign_jax.cli import plots
 from pflalign_jax.cli.command import run_command
 from pflalign_jax.cli.flags import CONFIG, WORKDIR, default_workdir, parse_config_flags
 from pflalign_jax.datasets import SPLITS, FederatedDataset
+from pflalign_jax.datasets.queries import client_label_counts
 from pflalign_jax.runs import config as vocabulary
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import build_dataset
@@ -35,13 +36,13 @@ def table_rows(dataset: FederatedDataset) -> list[dict[str, object]]:
     ``label_entropy`` is the entropy of a client's labels in bits; ``label_distance`` the total
     variation distance, in [0, 1], between them and the labels of all clients that train.
     """
-    whole = datasets.label_counts(dataset).sum(0)
+    whole = client_label_counts(dataset).sum(0)
     whole = whole / whole.sum()
     rows = []
     for group, new in ((dataset, 0), (dataset.new_clients, 1)):
         if group is None:
             continue
-        counts = datasets.label_counts(group)
+        counts = client_label_counts(group)
         shares = counts / counts.sum(1, keepdims=True)
         entropy = (shares * -np.log2(np.where(shares > 0, shares, 1))).sum(1) + 0.0
         distance = 0.5 * np.abs(shares - whole).sum(1)

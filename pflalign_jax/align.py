@@ -22,13 +22,13 @@ The idea and the claims are those of D. Kim and G. Lee, "Personalized Federated 
 Gradient Alignment", arXiv:2605.02143; its full text was not available to this project. The update
 is Algorithm 1 as a public PyTorch reimplementation (github.com/kdwaha/Flex) states it.
 
-How P is computed here: multiplied out, the recursion says that $(v+\epsilon) P$ is the EMA
-of $m^2$, up to $\epsilon$. So the state keeps the average
+How P is computed here: multiplied by $v+\epsilon$, the recursion says that $(v+\epsilon) P$ is
+the exponential moving average (EMA) of $m^2$, up to $\epsilon$. So the state keeps that average,
 $u \leftarrow \beta u + (1-\beta) m^2$, and $P = \min(u / (v+\epsilon), 1)$ needs one
 division and one pass over memory. The two agree to 1e-10 wherever $v \gg \epsilon$ and the
-recursion stays in [0, 1]. It can leave it: after a gradient vanishes, $m^2$ outlives
-$g^2$ and the recursion climbs as far as $1 + \beta$. The cap at 1 is ours: P is a
-shrinkage factor, it should not lengthen a step.
+recursion stays in [0, 1]. The recursion can leave this interval: when a gradient vanishes, $g^2$
+is 0 at once but $m^2$ is not, and the recursion climbs as far as $1 + \beta$. The cap at 1 is
+ours: P is a shrinkage factor and should not make a step longer.
 """
 
 import math
@@ -64,20 +64,54 @@ class AlignState(NamedTuple):
     u: Params
 
 
-def preconditioner(state: AlignState, eps: float = 1e-12) -> Params:
+def preconditioner(state: Any, eps: float = 1e-12) -> Params:
     """Return the preconditioner ``P = min(u / (v + eps), 1)`` of a state, a tree in [0, 1].
 
     Args:
-      state: of `align_transform`; may be stacked over clients.
+      state: an `AlignState`, or any optax state that holds one (chained, masked, partitioned); may
+        be stacked over clients.
       eps: as given to `align_transform`.
+
+    Returns:
+      A tree like the parameters; `optax.MaskedNode` where the transform is masked.
+
+    Raises:
+      ValueError: if there is no `AlignState` in ``state``, or more than one.
+
+    >>> state = align_transform().init({"w": jnp.ones(2)})
+    >>> print(preconditioner((optax.EmptyState(), state)))
+    {'w': Array([0., 0.], dtype=float32)}
     """
+    found = _align_states(state, "preconditioner")
+    if len(found) > 1:
+        raise ValueError(
+            f"preconditioner: {len(found)} AlignStates found in a state of type "
+            f"{type(state).__name__}; pass one of them"
+        )
     return jax.tree.map(
-        lambda u, v: _preconditioner(u.astype(_wide(u)), v.astype(_wide(v)), eps), state.u, state.v
+        lambda u, v: _preconditioner(u.astype(_wide(u)), v.astype(_wide(v)), eps),
+        found[0].u,
+        found[0].v,
     )
 
 
-def _preconditioner(u, v, eps):
+def _preconditioner(u: jax.Array, v: jax.Array, eps: jax.typing.ArrayLike) -> jax.Array:
     return jnp.minimum(u / (v + eps), 1)
+
+
+def _is_align(node: Any) -> bool:
+    return isinstance(node, AlignState)
+
+
+def _align_states(state: Any, caller: str) -> list[AlignState]:
+    """Return every `AlignState` inside an optax state; an error if there is none."""
+    found = [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_align) if _is_align(leaf)]
+    if not found:
+        raise ValueError(
+            f"{caller}: no AlignState found in a state of type {type(state).__name__}; "
+            "pass the optimiser state of a chain that contains align_transform()"
+        )
+    return found
 
 
 def align_transform(
@@ -90,16 +124,16 @@ def align_transform(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Return the local step of pFLAlign: updates ``-eta * P * g - gamma * direction / T``.
 
-    ``P`` shrinks noisy coordinates; in practice its mean is well below 0.1, so the right learning
-    rate is 10 to 100 times SGD's. Without ``direction`` the update is the preconditioned step
-    alone, which makes the transform usable in any optax training loop.
+    ``P`` shrinks noisy coordinates. In practice its mean is well below 0.1, so a good learning
+    rate is 10 to 100 times that of SGD. Without ``direction`` the update is the preconditioned step
+    alone, so the transform works in any optax training loop.
 
     ``update(grads, state, params=None, *, direction=None, num_steps=None)`` takes two extra
-    arguments, both may be traced:
+    arguments; both may be traced:
 
     * ``direction``: tree like the parameters, the client's direction $\Delta_i$;
-    * ``num_steps``: scalar, local steps T of this client in this round. Under `jax.vmap` over
-      stacked clients each has its own.
+    * ``num_steps``: scalar, the number of local steps T of this client in this round. Under
+      `jax.vmap` over stacked clients, each client has its own.
 
     Args:
       learning_rate: step size ``eta`` >= 0, or an optax schedule of the client's step count.
@@ -109,17 +143,17 @@ def align_transform(
       correction: how much of the direction a round removes, the factor gamma:
         ``"probability"`` (the method), ``"sign"`` (½ + ½ sign(m Δ)), ``"none"`` (0), or a
         constant in [0, 1].
-      memory_dtype: what ``v`` and ``u``, a client's memory across rounds, are stored in;
-        ``"bfloat16"`` halves them. Arithmetic stays in float32; in 200 noisy steps P was off by
-        0.5 % (root mean square), at most 1.1 %, the updates by 0.5 %. None: float32, or float64
-        for float64 parameters.
+      memory_dtype: dtype of the stored ``v`` and ``u``, a client's memory across rounds;
+        ``"bfloat16"`` halves their size. Arithmetic stays in float32; after 200 noisy steps the
+        error of P was 0.5 % (root mean square), at most 1.1 %, that of the updates 0.5 %. None:
+        float32, or float64 for float64 parameters.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; its updates have the gradients' dtype.
 
     Raises:
-      ValueError: for a hyperparameter out of range; in ``update``, for ``direction`` without
-        ``num_steps`` and for trees that do not match.
+      ValueError: for a hyperparameter out of range; ``update`` raises it for ``direction``
+        without ``num_steps`` and for trees that do not match.
 
     References:
       Kim and Lee, arXiv:2605.02143, Algorithm 1 (see the module's docstring).
@@ -185,9 +219,9 @@ def align_transform(
 def removed(
     correction: str | float, m: jax.Array, v: jax.Array, eps: float, delta: jax.Array
 ) -> jax.Array:
-    """Return γ Δ, the part of the direction that a round's steps remove, coordinate by coordinate.
+    """Return γ Δ, the part of the direction that a round's steps remove, for each coordinate.
 
-    With γ = ½ + ½ erf(|z|) sign(m Δ), and erf odd, it is ½ (Δ + erf(z) |Δ|) for z with m's sign.
+    γ = ½ + ½ erf(|z|) sign(m Δ). As erf is odd, γ Δ = ½ (Δ + erf(z) |Δ|) if z has the sign of m.
 
     Args:
       correction: as given to `align_transform`.
@@ -200,6 +234,7 @@ def removed(
     if correction == "sign":
         return 0.5 * (delta + jnp.sign(m) * jnp.abs(delta))
     if correction == "probability":
+        # v is an average of g² and may be below m² by rounding: without the maximum, z is NaN.
         z = m * jax.lax.rsqrt(2 * jnp.maximum(v - m * m, 0) + eps)
         return 0.5 * (delta + erf(z) * jnp.abs(delta))
     return jnp.asarray(correction) * delta
@@ -210,34 +245,28 @@ def new_round(state: Any, *, required: bool = True) -> Any:
 
     Args:
       state: an `AlignState`, or any optax state that holds some (chained, masked, partitioned).
-      required: False returns a state that holds none as it is.
+      required: False: a state without an `AlignState` is returned unchanged.
 
     Returns:
       A state of the same structure, with ``m`` zeros like ``v`` (also where it was None).
 
     Raises:
-      ValueError: if there is no `AlignState` in ``state``, unless it is not required.
+      ValueError: if an `AlignState` is required and ``state`` holds none.
 
     >>> state = align_transform().init({"w": jnp.ones(2)})._replace(m=None)
     >>> print(new_round((state, optax.EmptyState()))[0].m)
     {'w': Array([0., 0.], dtype=float32)}
     """
+    if required:
+        _align_states(state, "new_round")
 
-    def is_align(node):
-        return isinstance(node, AlignState)
-
-    if required and not any(map(is_align, jax.tree.leaves(state, is_leaf=is_align))):
-        raise ValueError(
-            f"new_round: no AlignState found in a state of type {type(state).__name__}; "
-            "pass the optimiser state of a chain that contains align_transform()"
-        )
-
-    def reset(node):
-        if not is_align(node):
+    def reset(node: Any) -> Any:
+        if not _is_align(node):
             return node
+        # Zeros like v, not like m: m is None in a state that was stored between rounds.
         return node._replace(m=jax.tree.map(lambda v: jnp.zeros_like(v, dtype=_wide(v)), node.v))
 
-    return jax.tree.map(reset, state, is_leaf=is_align)
+    return jax.tree.map(reset, state, is_leaf=_is_align)
 
 
 def realign(global_params: Params, delta: Params) -> Params:
@@ -245,11 +274,11 @@ def realign(global_params: Params, delta: Params) -> Params:
 
     Args:
       global_params: tree of the global model ``w``.
-      delta: the client's direction, a tree of the same shapes; or of many clients, with leaves
-        ``[K, ...]``.
+      delta: the client's direction, a tree of the same shapes; or the directions of many clients,
+        with leaves ``[K, ...]``.
 
     Returns:
-      ``w + Δ`` in ``w``'s dtypes; stacked ``[K, ...]`` where ``delta`` is.
+      ``w + Δ`` in the dtypes of ``w``; stacked ``[K, ...]`` if ``delta`` is.
 
     Raises:
       ValueError: for trees that do not match, with the path of the first leaf that differs.
@@ -264,11 +293,12 @@ def direction(local_params: Params, global_params: Params) -> Params:
     """Return a client's direction ``Δ = w_i - w``, with ``w`` as received in this round.
 
     Args:
-      local_params: the client's local model; or of many clients, with leaves ``[K, ...]``.
+      local_params: the client's local model; or the models of many clients, with leaves
+        ``[K, ...]``.
       global_params: tree of the global model.
 
     Returns:
-      ``w_i - w`` in ``w_i``'s dtypes; stacked ``[K, ...]`` where ``local_params`` is.
+      ``w_i - w`` in the dtypes of ``w_i``; stacked ``[K, ...]`` if ``local_params`` is.
 
     Raises:
       ValueError: for trees that do not match, with the path of the first leaf that differs.
@@ -284,82 +314,93 @@ def direction(local_params: Params, global_params: Params) -> Params:
 def check_same_structure(
     tree: Any, reference: Any, name: str, reference_name: str, *, stacked: bool = False
 ) -> None:
-    """Refuse trees whose leaves or shapes differ, naming the first leaf that does.
+    """Raise an error if two trees differ in their leaves or in the shapes of these.
 
     Args:
       tree, reference: trees of arrays.
-      name, reference_name: what to call them in the message.
-      stacked: allow ``tree`` to be stacked over clients: one leading axis ``K`` more, the same
+      name, reference_name: their names in the message.
+      stacked: allow ``tree`` to be stacked over clients: one more leading axis ``K``, the same
         in all leaves.
 
     Raises:
       ValueError: with the path of the first leaf that differs and both shapes.
     """
-    found = jax.tree_util.tree_leaves_with_path(tree)
-    wanted = jax.tree_util.tree_leaves_with_path(reference)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    reference_leaves = jax.tree_util.tree_leaves_with_path(reference)
     keystr = jax.tree_util.keystr
-    lead = None  # what comes before the reference's axes: () or (K,), the same for all leaves
-    for (path, leaf), (wanted_path, wanted_leaf) in zip(found, wanted, strict=False):
-        if path != wanted_path:
+    # The axes in front of the reference's: () or (K,). The first leaf decides it for all others,
+    # so that leaves of different K, or stacked and unstacked ones, do not pass together.
+    lead: tuple[int, ...] | None = None
+    # Not strict: a leaf that differs is named before a different number of leaves is.
+    for (path, leaf), (expected_path, expected) in zip(leaves, reference_leaves, strict=False):
+        if path != expected_path:
             raise ValueError(
                 f"{name} does not match {reference_name}: the first leaf that differs is "
-                f"{keystr(path)} in {name}, {keystr(wanted_path)} in {reference_name}"
+                f"{keystr(path)} in {name}, {keystr(expected_path)} in {reference_name}"
             )
-        shape, wanted_shape = jnp.shape(leaf), jnp.shape(wanted_leaf)
+        shape, expected_shape = jnp.shape(leaf), jnp.shape(expected)
         if lead is None:
-            lead = shape[:1] if stacked and len(shape) == len(wanted_shape) + 1 else ()
-        if shape != lead + wanted_shape:
+            lead = shape[:1] if stacked and len(shape) == len(expected_shape) + 1 else ()
+        if shape != lead + expected_shape:
             among = f" stacked over {lead[0]} clients" if lead else ""
             raise ValueError(
                 f"{name}{among} does not match {reference_name}: leaf {keystr(path)} has shape "
-                f"{shape} in {name}, {wanted_shape} in {reference_name}"
+                f"{shape} in {name}, {expected_shape} in {reference_name}"
             )
-    if len(found) != len(wanted):
-        longer, where = (found, name) if len(found) > len(wanted) else (wanted, reference_name)
-        extra = keystr(longer[min(len(found), len(wanted))][0])
-        raise ValueError(
-            f"{name} does not match {reference_name}: leaf {extra} exists only in {where}"
-        )
+    common = min(len(leaves), len(reference_leaves))
+    for longer, owner in ((leaves, name), (reference_leaves, reference_name)):
+        if len(longer) > common:
+            raise ValueError(
+                f"{name} does not match {reference_name}: leaf {keystr(longer[common][0])} exists "
+                f"only in {owner}"
+            )
 
 
-def _unmasked(tree, updates):
-    """Drop from ``tree`` what `optax.masked` has hidden in ``updates``."""
+def _unmasked(tree: Any, updates: Any) -> Any:
+    """Drop from ``tree`` what `optax.masked` has hidden in ``updates``.
 
-    def is_masked(node):
+    `optax.masked` masks updates and params, but passes extra arguments, as the direction, whole.
+    """
+
+    def is_masked(node: Any) -> bool:
         return isinstance(node, optax.MaskedNode)
 
+    # Without masks the tree is left alone, so that a mismatch is found by check_same_structure.
     if not any(map(is_masked, jax.tree.leaves(updates, is_leaf=is_masked))):
         return tree
     return jax.tree.map(lambda u, t: u if is_masked(u) else t, updates, tree, is_leaf=is_masked)
 
 
-def _wide(x):
-    """Return float32, or float64 for float64 parameters."""
+def _wide(x: jax.Array) -> jnp.dtype:
+    """Return the dtype to compute in: float32, or float64 for float64 parameters."""
     return jnp.promote_types(jnp.result_type(x), jnp.float32)
 
 
-def _check_hyperparameters(learning_rate, beta, eps, correction, memory_dtype):
-    """Refuse bad values by name; traced ones (`optax.inject_hyperparams`) cannot be looked at."""
+def _check_hyperparameters(
+    learning_rate: Any, beta: Any, eps: Any, correction: Any, memory_dtype: Any
+) -> None:
+    """Raise an error for bad values; traced ones (`optax.inject_hyperparams`) are not checked."""
 
-    def refuse(name, value, allowed):
+    def refuse(name: str, value: Any, allowed: str) -> None:
         raise ValueError(f"align_transform: {name}={value!r} is not allowed; {allowed}")
 
-    def known(value):
+    def is_concrete(value: Any) -> bool:
         return not isinstance(value, jax.core.Tracer)
 
-    if not callable(learning_rate) and known(learning_rate):
+    if not callable(learning_rate) and is_concrete(learning_rate):
         if not (float(learning_rate) >= 0 and math.isfinite(learning_rate)):
             refuse("learning_rate", learning_rate, "it must be finite and >= 0, or a schedule")
-    if known(beta) and not 0 <= float(beta) < 1:
+    if is_concrete(beta) and not 0 <= float(beta) < 1:
         refuse("beta", beta, "it must be in [0, 1)")
-    if known(eps) and not jnp.finfo(jnp.float32).tiny <= float(eps) < math.inf:
+    # An eps that underflows to 0 would divide 0 by 0 where the gradient has always been 0.
+    if is_concrete(eps) and not jnp.finfo(jnp.float32).tiny <= float(eps) < math.inf:
         refuse("eps", eps, "it must be > 0, finite, and not vanish in float32")
     if isinstance(correction, str):
         if correction not in CORRECTIONS:
             refuse("correction", correction, f"use one of {CORRECTIONS} or a constant in [0, 1]")
-    elif isinstance(correction, bool):
+    elif isinstance(correction, bool):  # True is 1 to Python, but nobody means γ = 1 by it
         refuse("correction", correction, f"use one of {CORRECTIONS} or a constant in [0, 1]")
-    elif known(correction) and not 0 <= float(correction) <= 1:
+    elif is_concrete(correction) and not 0 <= float(correction) <= 1:
         refuse("correction", correction, "a constant must be in [0, 1]")
     if memory_dtype not in (None, "float32", "bfloat16", "float16"):
         refuse("memory_dtype", memory_dtype, "use 'bfloat16', 'float16', 'float32' or None")

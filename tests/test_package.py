@@ -57,7 +57,7 @@ sys.modules["experiments"] = None  # a clone's root may be on the path
 import jax, pflalign_jax as pfl
 data = pfl.datasets.digits(num_clients=3, fraction=0.1)
 model = pfl.models.logistic(10)
-federation = pfl.federate(pfl.algorithms.pflalign(pfl.models.cross_entropy(model)), model, data)
+federation = pfl.federate(pfl.algorithms.pflalign(model), model, data)
 state, result = federation.run_round(federation.init(jax.random.key(0)))
 print(pfl.__file__, result.cohort.tolist())
 

@@ -38,7 +38,7 @@ class OurRound:
     ):
         factory = {"fedavg": algorithms.fedavg, "pflalign": algorithms.pflalign}[algorithm]
         rate = {"fedavg": 0.01, "pflalign": 0.1}[algorithm]
-        made = factory(models.cross_entropy(model), rate, batch_size=BATCH)
+        made = factory(model, rate, batch_size=BATCH)
         self.federation = federate(made, model, dataset, **options)
         self.state = self.federation.init(jax.random.key(0))
         self.steps: list[int] = []

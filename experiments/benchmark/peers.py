@@ -136,4 +136,4 @@ def _examples(dataset):
 
 def _owned(dataset):
     train = dataset.splits["train"]
-    return [train.indices[a:b] for a, b in zip(train.offsets[:-1], train.offsets[1:], strict=True)]
+    return [train.of_client(k) for k in range(dataset.num_clients)]

@@ -1,7 +1,7 @@
 """Algorithms, one file each; a factory returns an `Algorithm`."""
 
 from pflalign_jax.algorithms.apfl import apfl
-from pflalign_jax.algorithms.averaging import averaging
+from pflalign_jax.algorithms.averaging import averaged, averaging
 from pflalign_jax.algorithms.ditto import ditto
 from pflalign_jax.algorithms.fedadam import fedadam
 from pflalign_jax.algorithms.fedala import fedala
@@ -22,9 +22,10 @@ from pflalign_jax.algorithms.fedrep import fedrep
 from pflalign_jax.algorithms.fedrod import fedrod
 from pflalign_jax.algorithms.fedyogi import fedyogi
 from pflalign_jax.algorithms.gpfl import gpfl
+from pflalign_jax.algorithms.ifca import ifca
 from pflalign_jax.algorithms.lgfedavg import lgfedavg
 from pflalign_jax.algorithms.local import local
-from pflalign_jax.algorithms.partly_local import partly_local
+from pflalign_jax.algorithms.partly_local import partly_local, shared_in_part
 from pflalign_jax.algorithms.perfedavg import perfedavg
 from pflalign_jax.algorithms.pfedme import pfedme
 from pflalign_jax.algorithms.pflalign import pflalign
@@ -32,7 +33,6 @@ from pflalign_jax.algorithms.scaffold import scaffold
 
 __all__ = [
     "apfl",
-    "averaging",
     "ditto",
     "fedadam",
     "fedala",
@@ -44,7 +44,6 @@ __all__ = [
     "fedcp",
     "feddbe",
     "feddyn",
-    "fedopt",
     "fedpac",
     "fedper",
     "fedproto",
@@ -53,14 +52,17 @@ __all__ = [
     "fedrod",
     "fedyogi",
     "gpfl",
+    "ifca",
     "lgfedavg",
     "local",
-    "partly_local",
     "perfedavg",
     "pfedme",
     "pflalign",
     "scaffold",
 ]
 
-NAMES = tuple(n for n in __all__ if n not in ("averaging", "fedopt", "partly_local"))
-"""What a config's ``algorithm.name`` can be; the others are made from optimisers or masks."""
+NAMES = tuple(__all__)
+"""What a config's ``algorithm.name`` can be."""
+
+# What takes an optimiser, a mask or a client's update, from which algorithms are made.
+__all__ += ["averaged", "averaging", "fedopt", "partly_local", "shared_in_part"]

@@ -7,9 +7,16 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.algorithms.averaging import averaged
-from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.local import Loss, local_sgd, local_training, projected
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    Loss,
+    local_sgd,
+    local_training,
+    projected,
+)
 from pflalign_jax.federated.validation import at_most_one
+from pflalign_jax.models import Model, cross_entropy
 
 
 class ClientState(NamedTuple):
@@ -28,11 +35,12 @@ class Triple(NamedTuple):
 
 
 def apfl(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 0.1,
     *,
     alpha: float = 0.5,
     adaptive: bool = True,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -44,9 +52,9 @@ def apfl(
     training.
 
     Args:
-      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
-      alpha: the first ``α``; the paper tries 0.25, 0.5 and 0.75.
-      adaptive: whether α is learnt.
+      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      alpha: ``α`` in [0, 1], the first share of the own model; the paper tries 0.25, 0.5 and 0.75.
+      adaptive: whether the share is learnt, as in the paper; False keeps it fixed.
 
     References:
       Deng, Kamani and Mahdavi, "Adaptive Personalized Federated Learning", arXiv:2003.13461,
@@ -55,18 +63,21 @@ def apfl(
       not parameters, and pulls α towards 0.
     """
     at_most_one("apfl", alpha=alpha)
-    grad = jax.value_and_grad(loss)
+    loss = loss or cross_entropy(model)
+    value_and_grad = jax.value_and_grad(loss)
 
-    def mixed(share, v, w):
-        return jax.tree.map(lambda v, w: share * v + (1 - share) * w, v, w)
+    def mixed(alpha, v, w):
+        return jax.tree.map(lambda v, w: alpha * v + (1 - alpha) * w, v, w)
 
-    def gradient(params, batch, key):
-        w, v, share = params
-        _, g = grad(w, batch, key)
-        value, own = grad(mixed(share, v, w), batch, key)
-        slope = optax.tree.vdot(optax.tree.sub(v, w), own) if adaptive else jnp.zeros(())
-        return value, Triple(g, optax.tree.scale(share, own), slope)
+    def gradient(triple, batch, key):
+        w, v, alpha = triple
+        w_key, mixed_key = jax.random.split(key)
+        _, w_grad = value_and_grad(w, batch, w_key)
+        value, mixed_grad = value_and_grad(mixed(alpha, v, w), batch, mixed_key)
+        slope = optax.tree.vdot(optax.tree.sub(v, w), mixed_grad) if adaptive else jnp.zeros(())
+        return value, Triple(w_grad, optax.tree.scale(alpha, mixed_grad), slope)
 
+    # Only the share is kept in [0, 1], at every step: else it would wind up beyond its bounds.
     sgd, parts = local_sgd(learning_rate), Triple("model", "model", "share")  # type: ignore[arg-type]
     tx = optax.multi_transform({"model": sgd, "share": optax.chain(sgd, projected(0, 1))}, parts)
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True, gradient=gradient)
@@ -74,13 +85,15 @@ def apfl(
     def client_update(server, client, data, key):
         start = Triple(server.params, client.params, client.alpha)
         result = local.train(start, tx.init(start), data, key)
-        w, v, share = result.params
+        w, v, alpha = result.params
         message = optax.tree.sub(w, server.params)
-        state = ClientState(v, share)
-        return ClientOutput(message, state, mixed(share, v, w), result.steps, result.metrics)
+        state = ClientState(v, alpha)
+        return ClientOutput(message, state, mixed(alpha, v, w), result.steps, result.metrics)
 
     return averaged(
         client_update,
-        lambda params: ClientState(params, jnp.float32(alpha)),
-        lambda server, client, data: mixed(client.alpha, client.params, server.params),
+        personal_params=lambda server, client, data: mixed(
+            client.alpha, client.params, server.params
+        ),
+        first_state=lambda params: ClientState(params, jnp.float32(alpha)),
     )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_training
+from pflalign_jax.federated import Algorithm, ClientData, ClientOutput, Loss, local_training
 
 
 class ServerState(NamedTuple):
@@ -30,13 +30,9 @@ def averaging(
       tx: the local optimiser, elementwise, new in every round; its ``update`` gets the global
         model as ``centre``.
       server_tx: takes minus the mean of ``w_i - w`` for its gradient; None adds the mean.
-      local_epochs, batch_size: local work per round.
+      local_epochs, batch_size: as in `fedavg`.
     """
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
-
-    def init(params, key):
-        del key
-        return ServerState(params, () if server_tx is None else server_tx.init(params)), ()
 
     def client_update(server, client, data, key):
         w = server.params
@@ -44,44 +40,51 @@ def averaging(
         delta = optax.tree.sub(result.params, w)
         return ClientOutput(delta, client, result.params, result.steps, result.metrics)
 
+    def personal_params(server, client, data):
+        return server.params
+
+    if server_tx is None:
+        return averaged(client_update, personal_params)
+
+    def init(params, key):
+        return ServerState(params, server_tx.init(params)), ()
+
     def server_update(server, aggregate):
-        mean_delta = aggregate.value
-        if server_tx is None:
-            return ServerState(optax.apply_updates(server.params, mean_delta))
-        gradient = optax.tree.scale(-1, mean_delta)
+        # What the clients moved on average points downhill, a gradient points uphill.
+        gradient = optax.tree.scale(-1, aggregate.value)
         updates, opt_state = server_tx.update(gradient, server.opt_state, server.params)
         return ServerState(optax.apply_updates(server.params, updates), opt_state)
 
-    return Algorithm(
+    return averaged(
+        client_update,
+        personal_params,
         init=init,
-        client_update=client_update,
         server_update=server_update,
-        personal_params=lambda server, client, data: server.params,
-        global_params=lambda server: server.params,
         broadcast=lambda server: ServerState(server.params),
     )
 
 
 def averaged(
-    client_update: Callable[..., ClientOutput],
-    own: Callable[[Any], Any],
-    personal_params: Callable[[ServerState, Any, Any], Any],
-    **others: Any,
+    client_update: Callable[[Any, Any, ClientData, Any], ClientOutput],
+    personal_params: Callable[[Any, Any, ClientData], Any],
+    first_state: Callable[[Any], Any] = lambda params: (),
+    **fields: Any,
 ) -> Algorithm:
     """Return an algorithm whose server averages models as FedAvg does, by messages ``w_i - w``.
 
     Args:
-      client_update, personal_params: of `Algorithm`; what is received is the `ServerState`.
-      own: from the first parameters to a client's first state.
-      others: further fields of `Algorithm`, or other values of its server's.
+      client_update, personal_params: of `Algorithm`; what they receive has the global model as
+        ``params``.
+      first_state: from the first global model to a client's first state; by default it has none.
+      fields: further fields of `Algorithm`, or others in place of those that are made here.
     """
-    fields: dict[str, Any] = {
-        "init": lambda params, key: (ServerState(params), own(params)),
+    made: dict[str, Any] = {
+        "init": lambda params, key: (ServerState(params), first_state(params)),
         "client_update": client_update,
-        "server_update": lambda s, aggregate: ServerState(
-            optax.apply_updates(s.params, aggregate.value)
+        "server_update": lambda server, aggregate: ServerState(
+            optax.apply_updates(server.params, aggregate.value)
         ),
         "personal_params": personal_params,
         "global_params": lambda server: server.params,
     }
-    return Algorithm(**fields | others)
+    return Algorithm(**made | fields)

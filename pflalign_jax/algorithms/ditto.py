@@ -1,4 +1,4 @@
-"""Ditto: FedAvg, and beside it personal models that are pulled towards the global one."""
+"""Ditto: FedAvg, and next to it personal models that are pulled towards the global one."""
 
 from typing import Any, NamedTuple
 
@@ -6,8 +6,15 @@ import optax
 
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.align import new_round
-from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.local import Loss, local_sgd, local_training, proximal
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    Loss,
+    local_sgd,
+    local_training,
+    proximal,
+)
+from pflalign_jax.models import Model, cross_entropy
 
 
 class ClientState(NamedTuple):
@@ -18,11 +25,12 @@ class ClientState(NamedTuple):
 
 
 def ditto(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 0.1,
     *,
     lam: float = 0.1,
     personal_tx: optax.GradientTransformation | None = None,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -32,16 +40,19 @@ def ditto(
     of ``v_i -= η (∇F(v_i) + λ (v_i - w))``, on the same batches. λ = 0 is local training.
 
     Args:
-      loss, learning_rate, local_epochs, batch_size: as in `fedavg`, for each of the two models.
-      lam: ``λ`` >= 0; the paper chooses among 0.1, 1 and 2.
-      personal_tx: elementwise optimiser of the personal model instead of SGD, for example
-        `pflalign_jax.align_transform`, whose state stays with the client and starts its rounds.
+      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      lam: ``λ`` >= 0, the pull of the personal to the global model; the paper chooses among 0.1, 1
+        and 2.
+      personal_tx: elementwise optimiser of the personal model, whose state stays with the client
+        and starts its rounds; None: SGD. In a config it is the step size of
+        `pflalign_jax.align_transform`.
 
     References:
       Li et al., "Ditto: Fair and Robust Federated Learning Through Personalization",
       arXiv:2012.04221, Algorithm 1. Departure: the mean is weighted by examples with uniformly
       drawn clients; the authors' code draws by examples and weights equally.
     """
+    loss = loss or cross_entropy(model)
     tx = local_sgd(learning_rate)
     personal_tx = optax.chain(proximal(lam, "lam"), tx if personal_tx is None else personal_tx)
     shared = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
@@ -51,13 +62,15 @@ def ditto(
         w = server.params
         result = shared.train(w, tx.init(w), data, key)
         memory = new_round(client.opt_state, required=False)
-        own = personal.train(client.params, memory, data, key, centre=w)
+        # The same key on purpose: both models take the same batches, as in the authors' code.
+        fitted = personal.train(client.params, memory, data, key, centre=w)
         message = optax.tree.sub(result.params, w)
-        state = ClientState(own.params, own.opt_state)
-        return ClientOutput(message, state, own.params, result.steps + own.steps, own.metrics)
+        state = ClientState(fitted.params, fitted.opt_state)
+        steps = result.steps + fitted.steps
+        return ClientOutput(message, state, fitted.params, steps, fitted.metrics)
 
     return averaged(
         client_update,
-        lambda params: ClientState(params, personal_tx.init(params)),
-        lambda server, client, data: client.params,
+        personal_params=lambda server, client, data: client.params,
+        first_state=lambda params: ClientState(params, personal_tx.init(params)),
     )

@@ -7,10 +7,19 @@ import jax
 import optax
 
 from pflalign_jax.algorithms.averaging import averaged
-from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.local import Loss, local_sgd, local_training, projected
-from pflalign_jax.federated.param_parts import combine_params, part_mask, partition_params
-from pflalign_jax.federated.validation import at_least_one
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    Loss,
+    combine_params,
+    local_sgd,
+    local_training,
+    part_mask,
+    partition_params,
+    projected,
+)
+from pflalign_jax.federated.validation import at_least_one, head_layers
+from pflalign_jax.models import Model, cross_entropy
 
 
 class ClientState(NamedTuple):
@@ -21,12 +30,13 @@ class ClientState(NamedTuple):
 
 
 def fedala(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 0.1,
     *,
-    head: Sequence[str],
+    head: Sequence[str] | None = None,
     weight_learning_rate: float = 1.0,
     weight_epochs: int = 1,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -37,10 +47,12 @@ def fedala(
     ``W = clip(W - η_W ∇F (w - θ), 0, 1)``; then T steps of SGD. The server averages as FedAvg does.
 
     Args:
-      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
-      head: names of the higher layers that are mixed, see `pflalign_jax.federated.part_mask`.
-      weight_learning_rate: ``η_W``; the paper uses 1.
-      weight_epochs: passes over the data for W in every round; the paper's later rounds take 1.
+      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      head: names of the higher layers that are mixed (`pflalign_jax.federated.part_mask`); None:
+        the model's head.
+      weight_learning_rate: ``η_W``, the step size of the mixing weights; the paper takes 1.
+      weight_epochs: passes over the data for the mixing weights in every round; the paper takes 1
+        after its first rounds.
 
     References:
       Zhang et al., "FedALA: Adaptive Local Aggregation for Personalized Federated Learning",
@@ -50,41 +62,46 @@ def fedala(
       model; here ``received`` mixes with the last W, ``adapted`` comes after the local steps, too.
     """
     at_least_one("fedala", weight_epochs=weight_epochs)
+    layers = head_layers("fedala", model, head)
+    loss = loss or cross_entropy(model)
     tx = local_sgd(learning_rate)
-    weight_tx = optax.chain(
-        local_sgd(weight_learning_rate, "weight_learning_rate"), projected(0, 1)
-    )
-    work: dict[str, Any] = {"batch_size": batch_size, "elementwise": True}
-    training = local_training(loss, tx, local_epochs=local_epochs, **work)
+    weight_sgd = local_sgd(weight_learning_rate, "weight_learning_rate")
+    weight_tx = optax.chain(weight_sgd, projected(0, 1))
+    training = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def mixed(server, client, weights):
-        mask = part_mask(server.params, head)
-        (own, _), (received, lower) = (
-            partition_params(client.params, mask),
-            partition_params(server.params, mask),
+        """Return the model that a client starts its local steps with."""
+        mask = part_mask(server.params, layers)
+        own_head, _ = partition_params(client.params, mask)
+        received_head, lower_layers = partition_params(server.params, mask)
+        start_head = jax.tree.map(
+            lambda own, w, weight: own + weight * (w - own), own_head, received_head, weights
         )
-        top = jax.tree.map(lambda o, r, a: o + a * (r - o), own, received, weights)
-        return combine_params(top, lower)
+        return combine_params(start_head, lower_layers)
 
     def client_update(server, client, data, key):
         def weight_loss(weights, batch, key):
             return loss(mixed(server, client, weights), batch, key)
 
-        learning = local_training(weight_loss, weight_tx, local_epochs=weight_epochs, **work)
-        learnt = learning.train(
-            client.weights, weight_tx.init(client.weights), data, jax.random.fold_in(key, 1)
+        weight_key, local_key = jax.random.split(key)
+        learning = local_training(
+            weight_loss, weight_tx, weight_epochs, batch_size, elementwise=True
         )
+        learnt = learning.train(client.weights, weight_tx.init(client.weights), data, weight_key)
         start = mixed(server, client, learnt.params)
-        result = training.train(start, tx.init(start), data, key)
+        result = training.train(start, tx.init(start), data, local_key)
         message = optax.tree.sub(result.params, server.params)
         state = ClientState(result.params, learnt.params)
         steps = learnt.steps + result.steps
         return ClientOutput(message, state, result.params, steps, result.metrics)
 
-    def own(params):
-        weights, _ = partition_params(optax.tree.ones_like(params), part_mask(params, head))
+    def first_state(params):
+        # With weights of 1 a client takes in the whole global model, as FedAvg's do.
+        weights, _ = partition_params(optax.tree.ones_like(params), part_mask(params, layers))
         return ClientState(params, weights)
 
     return averaged(
-        client_update, own, lambda server, client, data: mixed(server, client, client.weights)
+        client_update,
+        personal_params=lambda server, client, data: mixed(server, client, client.weights),
+        first_state=first_state,
     )

@@ -6,9 +6,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.federated.algorithm import GATHERED, Algorithm, ClientOutput
-from pflalign_jax.federated.local import Loss, local_sgd, local_training, proximal
+from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
+from pflalign_jax.federated import (
+    GATHERED,
+    Algorithm,
+    ClientOutput,
+    Loss,
+    local_sgd,
+    local_training,
+    proximal,
+)
 from pflalign_jax.federated.validation import nonnegative, positive
+from pflalign_jax.models import Model, cross_entropy
 
 
 class ServerState(NamedTuple):
@@ -24,13 +33,14 @@ class ServerState(NamedTuple):
 
 
 def fedamp(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 0.1,
     *,
     num_clients: int,
     alpha: float = 1e4,
     sigma: float = 0.1,
     lam: float = 1.0,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -42,14 +52,14 @@ def fedamp(
     of all cloud models.
 
     Args:
-      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
-      num_clients: K, the identities ``0..K-1`` of all clients.
-      alpha: ``α``, the step size of the attention; the weights of all others together are kept at
-        most 1, which the paper asks α to ensure. Where they are capped, as they mostly are with
+      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      num_clients: K, the number of all clients, whose identities are ``0..K-1``.
+      alpha: ``α`` > 0, the step size of the attention; the weights of all others together are kept
+        at most 1, which the paper asks α to ensure. Where they are capped, as they mostly are with
         these defaults, the client's own model has weight 0.
       sigma: ``σ`` > 0, the scale of squared distances; a client's own model keeps some weight only
         where ``Σ_j ξ_ij < 1``, that is with σ above ``α`` times the number of clients.
-      lam: ``λ``.
+      lam: ``λ``, the pull to the cloud model.
 
     References:
       Huang et al., "Personalized Cross-Silo Federated Learning on Non-IID Data", arXiv:2007.03797,
@@ -59,13 +69,16 @@ def fedamp(
     positive("fedamp", alpha=alpha, sigma=sigma, num_clients=num_clients)
     nonnegative("fedamp", lam=lam)
     tx = optax.chain(proximal(lam / alpha), local_sgd(learning_rate))
+    loss = loss or cross_entropy(model)
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def cloud_models(models):
-        rows = jnp.concatenate([a.reshape(num_clients, -1) for a in jax.tree.leaves(models)], 1)
-        distance = jax.lax.map(lambda own: jnp.sum((rows - own[None]) ** 2, axis=1), rows)
-        attention = alpha * jnp.exp(-distance / sigma) / sigma
+        vectors = jnp.concatenate([a.reshape(num_clients, -1) for a in jax.tree.leaves(models)], 1)
+        # One client at a time: all differences at once would take K models for each of K clients.
+        distances = jax.lax.map(lambda w: jnp.sum((vectors - w[None]) ** 2, axis=1), vectors)
+        attention = alpha * jnp.exp(-distances / sigma) / sigma
         attention *= 1 - jnp.eye(num_clients)
+        # Without the cap the own weight below could be negative, and models would run away.
         attention /= jnp.maximum(attention.sum(1, keepdims=True), 1)
         weights = attention + jnp.diag(1 - attention.sum(1))
         return jax.tree.map(lambda a: jnp.tensordot(weights, a, 1), models)
@@ -76,22 +89,12 @@ def fedamp(
 
     def server_update(server, aggregate):
         inbox = aggregate.value
-        place = jnp.where(inbox.weights > 0, inbox.ids, num_clients)
-        models = jax.tree.map(
-            lambda a, b: a.at[place].set(b, mode="drop"), server.models, inbox.messages
-        )
+        models = with_answers(server.models, inbox.messages, inbox)
         return ServerState(models, cloud_models(models))
 
-    def deliver(clouds, client_id):
-        known = client_id < num_clients
-        return jax.tree.map(
-            lambda a: jnp.where(known, a[jnp.where(known, client_id, 0)], a.mean(0)), clouds
-        )
-
     def init(params, key):
-        del key
-        stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_clients, *a.shape)), params)
-        return ServerState(stacked, stacked), ()
+        models = repeated(params, num_clients)
+        return ServerState(models, clouds=models), ()
 
     return Algorithm(
         init=init,
@@ -100,6 +103,6 @@ def fedamp(
         personal_params=lambda cloud, client, data: cloud,
         global_params=None,
         broadcast=lambda server: server.clouds,
-        deliver=deliver,
+        deliver=own_row,
         aggregation=GATHERED,
     )

@@ -2,10 +2,16 @@
 
 from pflalign_jax.algorithms.averaging import averaging
 from pflalign_jax.federated import Algorithm, Loss, local_sgd
+from pflalign_jax.models import Model, cross_entropy
 
 
 def fedavg(
-    loss: Loss, learning_rate: float = 0.1, *, local_epochs: int = 1, batch_size: int = 10
+    model: Model,
+    learning_rate: float = 0.1,
+    *,
+    loss: Loss | None = None,
+    local_epochs: int = 1,
+    batch_size: int = 10,
 ) -> Algorithm:
     """Return FedAvg.
 
@@ -14,14 +20,20 @@ def fedavg(
     personal model is the global one; ``personal / adapted`` scores it after the local steps.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: ``η`` of SGD.
-      local_epochs, batch_size: local work per round.
+      model: what is trained.
+      learning_rate: ``η``, the step size of a client's SGD.
+      loss: ``(params, Batch, key) -> scalar``, the mean over a batch's real examples; None: the
+        model's `pflalign_jax.models.cross_entropy`.
+      local_epochs: passes over its data that a client makes in a round.
+      batch_size: examples in a local step.
 
     References:
       McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
       Data", AISTATS 2017, Algorithm 1.
     """
     return averaging(
-        loss, local_sgd(learning_rate), local_epochs=local_epochs, batch_size=batch_size
+        loss or cross_entropy(model),
+        local_sgd(learning_rate),
+        local_epochs=local_epochs,
+        batch_size=batch_size,
     )

@@ -5,23 +5,25 @@ import optax
 from pflalign_jax.algorithms.fedopt import fedopt
 from pflalign_jax.federated import Algorithm, Loss
 from pflalign_jax.federated.validation import below_one, nonnegative
+from pflalign_jax.models import Model
 
 
 def fedavgm(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 0.1,
     *,
     server_learning_rate: float = 1.0,
     momentum: float = 0.9,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
     """Return FedAvgM: `fedopt` with heavy-ball momentum on the server.
 
     Args:
-      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
-      server_learning_rate: of the server.
-      momentum: ``β``; the paper searches 0 to 0.997.
+      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      server_learning_rate: step size of the server; the paper takes 1.
+      momentum: ``β``, the server's momentum; the paper searches 0 to 0.997.
 
     References:
       Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated
@@ -30,5 +32,11 @@ def fedavgm(
     """
     nonnegative("fedavgm", server_learning_rate=server_learning_rate)
     below_one("fedavgm", momentum=momentum)
-    server = optax.sgd(server_learning_rate, momentum=momentum)
-    return fedopt(loss, server, learning_rate, local_epochs=local_epochs, batch_size=batch_size)
+    return fedopt(
+        model,
+        learning_rate,
+        server_optimizer=optax.sgd(server_learning_rate, momentum=momentum),
+        loss=loss,
+        local_epochs=local_epochs,
+        batch_size=batch_size,
+    )

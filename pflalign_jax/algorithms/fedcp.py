@@ -9,6 +9,7 @@ import optax
 from pflalign_jax import models
 from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
 from pflalign_jax.federated.validation import nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class ServerState(NamedTuple):
@@ -61,9 +62,9 @@ def fedcp(
     head H frozen. The server averages bodies, policies, and ``(H_i + H) / 2``.
 
     Args:
-      model: one with a single dense head.
+      model: what is trained, with a single dense head.
       learning_rate, local_epochs, batch_size: as in `fedavg`.
-      lam: ``λ``; the paper takes 5.
+      lam: ``λ``, the pull to the received body's features; the paper takes 5.
 
     References:
       Zhang et al., "FedCP: Separating Feature Information for Personalized Federated Learning via
@@ -74,55 +75,57 @@ def fedcp(
       same in all runs.
     """
     nonnegative("fedcp", lam=lam)
-    head = models.single_head("fedcp", model)
+    head = single_head("fedcp", model)
     tx = local_sgd(learning_rate)
 
-    def logits(params, z, noise=0.0):
-        hidden = models.dense(params.policy, z * params.context[None])
+    def logits(gated, z, noise=0.0):
+        """Return ``[N, C]`` logits of ``[N, F]`` features."""
+        hidden = dense(gated.policy, z * gated.context[None])
         hidden = jax.nn.relu(jax.nn.standardize(hidden))
         split = jax.nn.softmax(hidden.reshape(*z.shape[:-1], 2, -1) + noise, axis=-2)
-        own = models.dense(params.model[head], z * split[..., 0, :])
-        return own + models.dense(params.head, z * split[..., 1, :])
+        personal = dense(gated.model[head], z * split[..., 0, :])
+        return personal + dense(gated.head, z * split[..., 1, :])
 
-    def personal(server, client, data=None):
-        del data
+    def personal_model(server, client):
         context = client.head["kernel"].sum(1)
-        context /= jnp.maximum(jnp.linalg.norm(context), 1e-12)
-        own = {**server.model, head: client.head}
-        return Gated(own, server.policy, server.model[head], context)
+        context /= jnp.maximum(jnp.linalg.norm(context), 1e-12)  # a head of zeros has no direction
+        with_own_head = {**server.model, head: client.head}
+        return Gated(with_own_head, server.policy, server.model[head], context)
 
     def client_update(server, client, data, key):
-        start = personal(server, client)
+        start = personal_model(server, client)
 
         def loss(trained, batch, key):
-            z, y, mask = models.labelled_features(model, trained[0], batch)
+            params, policy = trained
+            z, y, mask = labelled_features(model, params, batch)
+            received_z, _, _ = labelled_features(model, start.model, batch)
+            # Gumbel noise on both of a pair: the split is a softened draw between the heads.
             noise = jax.random.gumbel(key, (*z.shape[:-1], 2, z.shape[-1]))
-            fixed = start._replace(model=trained[0], policy=trained[1])
-            losses = models.example_losses(logits(fixed, z, noise), y)
-            apart = discrepancy(z, models.labelled_features(model, start.model, batch)[0], mask)
-            return models.mean_of_real(losses, mask) + lam * apart
+            gated = start._replace(model=params, policy=policy)
+            losses = models.example_losses(logits(gated, z, noise), y)
+            return mean_of_real(losses, mask) + lam * discrepancy(z, received_z, mask)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
-        given = (start.model, start.policy)
-        result = local.train(given, tx.init(given), data, key)
-        trained, policy = result.params
-        middle = jax.tree.map(lambda a, b: (a + b) / 2, trained[head], start.head)
-        sent = ServerState({**trained, head: middle}, policy)
+        trained = (start.model, start.policy)
+        result = local.train(trained, tx.init(trained), data, key)
+        params, policy = result.params
+        middle_head = jax.tree.map(lambda a, b: (a + b) / 2, params[head], start.head)
+        sent = ServerState({**params, head: middle_head}, policy)
         return ClientOutput(
-            optax.tree.sub(sent, server),
-            ClientState(trained[head]),
-            start._replace(model=trained, policy=policy),
-            result.steps,
-            result.metrics,
+            message=optax.tree.sub(sent, server),
+            state=ClientState(params[head]),
+            params=start._replace(model=params, policy=policy),
+            steps=result.steps,
+            metrics=result.metrics,
         )
 
-    def predict(params, x):
-        z = model.features(params.model, x)
-        return logits(params, z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
+    def predict(gated, x):
+        z = model.features(gated.model, x)
+        return logits(gated, z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
 
     def init(params, key):
-        del key
         width = params[head]["kernel"].shape[0]
+        # A key of its own, not the run's: these first weights are the same in all runs.
         kernel = jax.nn.initializers.lecun_normal()(jax.random.key(0), (width, 2 * width))
         policy = {"kernel": kernel, "bias": jnp.zeros(2 * width)}
         return ServerState(params, policy), ClientState(params[head])
@@ -131,7 +134,7 @@ def fedcp(
         init=init,
         client_update=client_update,
         server_update=lambda server, aggregate: optax.apply_updates(server, aggregate.value),
-        personal_params=personal,
+        personal_params=lambda server, client, data: personal_model(server, client),
         global_params=None,
         predict=predict,
     )
@@ -142,7 +145,8 @@ def discrepancy(a: jax.Array, b: jax.Array, mask: jax.Array) -> jax.Array:
     pairs = mask[:, None] * mask[None, :] / jnp.maximum(mask.sum(), 1) ** 2
 
     def mean_kernel(x, y):
-        distance = jnp.sum(x * x, 1)[:, None] + jnp.sum(y * y, 1)[None] - 2 * x @ y.T
-        return sum(jnp.sum(pairs * jnp.exp(-0.5 * distance / s)) for s in (10, 15, 20, 50))
+        # ‖x - y‖² multiplied out: no [N, N, F] array of differences.
+        distances = jnp.sum(x * x, 1)[:, None] + jnp.sum(y * y, 1)[None] - 2 * x @ y.T
+        return sum(jnp.sum(pairs * jnp.exp(-0.5 * distances / s)) for s in (10, 15, 20, 50))
 
     return mean_kernel(a, a) + mean_kernel(b, b) - 2 * mean_kernel(a, b)

@@ -7,10 +7,15 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax import models
-from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.class_statistics import class_features
-from pflalign_jax.federated.local import local_sgd, local_training
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    class_features,
+    local_sgd,
+    local_training,
+)
 from pflalign_jax.federated.validation import nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class ServerState(NamedTuple):
@@ -56,10 +61,10 @@ def feddbe(
     features is a bias of logits.
 
     Args:
-      model: one with a single dense head.
+      model: what is trained, with a single dense head.
       learning_rate, local_epochs, batch_size: as in `fedavg`.
-      kappa: ``κ``; the paper chooses among 0.001 to 100. The authors' code halves the square;
-        its 50 for the CNN is 25 here.
+      kappa: ``κ``, the pull of mean features to the consensus; the paper chooses among 0.001 to
+        100. The authors' code halves the square: its 50 for the CNN is 25 here.
 
     References:
       Zhang et al., "Eliminating Domain Bias for Federated Learning in Representation Space",
@@ -68,31 +73,35 @@ def feddbe(
       locally for that before the first round.
     """
     nonnegative("feddbe", kappa=kappa)
-    head = models.single_head("feddbe", model)
+    head = single_head("feddbe", model)
     tx = local_sgd(learning_rate)
 
-    def personal(params, bias):
+    def personal_model(params, bias):
         layer = params[head]
         return {**params, head: {**layer, "bias": layer["bias"] + bias @ layer["kernel"]}}
 
     def client_update(server, client, data, key):
         def loss(pair, batch, key):
-            del key
-            z, y, mask = models.labelled_features(model, pair.model, batch)
-            logits = models.dense(pair.model[head], z + pair.bias[None])
-            count = jnp.maximum(jnp.sum(mask), 1)
-            gap = jnp.sum(z * mask[:, None], axis=0) / count - server.mean
-            own = models.mean_of_real(models.example_losses(logits, y), mask)
-            return own + kappa * server.known * jnp.mean(gap**2)
+            z, y, mask = labelled_features(model, pair.model, batch)
+            logits = dense(pair.model[head], z + pair.bias[None])
+            examples = jnp.maximum(jnp.sum(mask), 1)
+            gap = jnp.sum(z * mask[:, None], axis=0) / examples - server.mean
+            prediction_loss = mean_of_real(models.example_losses(logits, y), mask)
+            return prediction_loss + kappa * server.known * jnp.mean(gap**2)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         start = Pair(server.params, client.bias)
         result = local.train(start, tx.init(start), data, key)
-        found = class_features(model, result.params.model, data, 1, batch_size)
-        mean = found.sums[0] / jnp.maximum(found.counts[0], 1)
-        message = (optax.tree.sub(result.params.model, server.params), mean)
-        state = ClientState(result.params.bias)
-        return ClientOutput(message, state, personal(*result.params), result.steps, result.metrics)
+        # One class for all labels: the sums are over all of the client's examples.
+        features = class_features(model, result.params.model, data, 1, batch_size)
+        mean = features.sums[0] / jnp.maximum(features.counts[0], 1)
+        return ClientOutput(
+            message=(optax.tree.sub(result.params.model, server.params), mean),
+            state=ClientState(result.params.bias),
+            params=personal_model(*result.params),
+            steps=result.steps,
+            metrics=result.metrics,
+        )
 
     def server_update(server, aggregate):
         delta, mean = aggregate.value
@@ -101,14 +110,13 @@ def feddbe(
         return ServerState(params, agreed, jnp.ones_like(server.known))
 
     def init(params, key):
-        del key
-        none = jnp.zeros(params[head]["kernel"].shape[0])
-        return ServerState(params, none, jnp.zeros(())), ClientState(none)
+        zeros = jnp.zeros(params[head]["kernel"].shape[0])
+        return ServerState(params, mean=zeros, known=jnp.zeros(())), ClientState(zeros)
 
     return Algorithm(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal_params=lambda server, client, data: personal(server.params, client.bias),
+        personal_params=lambda server, client, data: personal_model(server.params, client.bias),
         global_params=lambda server: server.params,
     )

@@ -3,17 +3,27 @@
 import optax
 
 from pflalign_jax.algorithms.scaffold import ClientState, ServerState
-from pflalign_jax.federated.algorithm import MEAN_BY_CLIENTS, Algorithm, ClientOutput
-from pflalign_jax.federated.local import Loss, add_drift, local_sgd, local_training, proximal
+from pflalign_jax.federated import (
+    MEAN_BY_CLIENTS,
+    Algorithm,
+    ClientOutput,
+    Loss,
+    add_drift,
+    local_sgd,
+    local_training,
+    proximal,
+)
 from pflalign_jax.federated.validation import positive
+from pflalign_jax.models import Model, cross_entropy
 
 
 def feddyn(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 0.1,
     *,
     num_clients: int,
     alpha: float = 0.01,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -25,9 +35,9 @@ def feddyn(
     h in the place of SCAFFOLD's control variates.
 
     Args:
-      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
-      num_clients: K, of all clients.
-      alpha: ``α`` > 0; the paper tries 0.1, 0.01 and 0.001.
+      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      num_clients: K, the number of all clients.
+      alpha: ``α`` > 0, the pull to the global model; the paper tries 0.1, 0.01 and 0.001.
 
     References:
       Acar et al., "Federated Learning Based on Dynamic Regularization", arXiv:2111.04263,
@@ -38,12 +48,12 @@ def feddyn(
     """
     positive("feddyn", alpha=alpha, num_clients=num_clients)
     tx = optax.chain(proximal(alpha), add_drift(), local_sgd(learning_rate))
+    loss = loss or cross_entropy(model)
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def init(params, key):
-        del key
-        none = optax.tree.zeros_like(params)
-        return ServerState(params, none), ClientState(none)
+        zeros = optax.tree.zeros_like(params)
+        return ServerState(params, zeros), ClientState(zeros)
 
     def client_update(server, client, data, key):
         w, drift = server.params, optax.tree.scale(-1, client.control)
@@ -53,7 +63,8 @@ def feddyn(
         return ClientOutput(delta, state, result.params, result.steps, result.metrics)
 
     def server_update(server, aggregate):
-        delta, answered = aggregate
+        # h sums over all K clients; those that did not answer have not moved.
+        delta, answered = aggregate.value, aggregate.weight
         h = optax.tree.add_scale(server.control, -alpha * answered / num_clients, delta)
         mean = optax.tree.add(server.params, delta)
         return ServerState(optax.tree.add_scale(mean, -1 / alpha, h), h)

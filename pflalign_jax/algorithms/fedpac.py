@@ -7,14 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.optimize import nnls
 
 from pflalign_jax import models
-from pflalign_jax.federated.algorithm import GATHERED, Algorithm, ClientOutput
-from pflalign_jax.federated.class_statistics import class_features
-from pflalign_jax.federated.local import local_sgd, local_training
-from pflalign_jax.federated.param_parts import combine_params, part_mask, partition_params
-from pflalign_jax.federated.validation import at_least_one, nonnegative
+from pflalign_jax.algorithms.fedproto import new_means
+from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
+from pflalign_jax.federated import (
+    GATHERED,
+    Aggregate,
+    Algorithm,
+    ClassFeatures,
+    ClientOutput,
+    class_features,
+    combine_params,
+    local_sgd,
+    local_training,
+    part_mask,
+    partition_params,
+)
+from pflalign_jax.federated.validation import at_least_one, head_layers, nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class Shared(NamedTuple):
@@ -33,29 +44,52 @@ class Shared(NamedTuple):
     known: jax.Array
 
 
-class ServerState(NamedTuple):
-    """What the server keeps.
+class Statistics(NamedTuple):
+    """What the clients last said of their features, in the order of their ids.
 
     Attributes:
-      shared: as above; after a round's program with the heads as they were sent.
-      h: ``[K, C, F]`` the last round's class means of features times class shares.
+      h: ``[K, C, F]`` class means of features times class shares.
       variance: ``[K]`` their variances over the number of examples.
       weights: ``[K]`` examples of who took part in the last round, 0 of others.
     """
 
-    shared: Shared
     h: jax.Array
     variance: jax.Array
     weights: jax.Array
+
+
+class ServerState(NamedTuple):
+    """What the server keeps; after a round's program ``shared`` has the heads as they were sent."""
+
+    shared: Shared
+    statistics: Statistics
+
+
+class Message(NamedTuple):
+    """What a client sends.
+
+    Attributes:
+      delta: what the body has moved.
+      head: the client's own, fitted.
+      h, variance: as in `Statistics`.
+      sums, counts: ``[C, F]`` and ``[C]``, of its features and examples after training.
+    """
+
+    delta: Any
+    head: Any
+    h: jax.Array
+    variance: jax.Array
+    sums: jax.Array
+    counts: jax.Array
 
 
 def fedpac(
     model: models.Model,
     learning_rate: float = 0.1,
     *,
-    num_classes: int,
     num_clients: int,
-    head: Sequence[str],
+    num_classes: int,
+    head: Sequence[str] | None = None,
     lam: float = 1.0,
     head_epochs: int = 1,
     local_epochs: int = 1,
@@ -70,15 +104,16 @@ def fedpac(
     times class shares, V_j their variance over n_j, both before training.
 
     Args:
-      model: one with a single dense head.
-      learning_rate: of SGD, for both.
-      num_classes: C.
-      num_clients: K, the identities ``0..K-1`` of all clients.
-      head: names of the layers that are combined, see `pflalign_jax.federated.part_mask`.
-      lam: ``λ``; the authors' code takes 1.
-      head_epochs: passes over the data for the head.
+      model: what is trained, with a single dense head.
+      learning_rate: step size of SGD, for head and body.
+      num_clients: K, the number of all clients, whose identities are ``0..K-1``.
+      num_classes: C, the number of labels.
+      head: names of the layers that are combined (`pflalign_jax.federated.part_mask`); None: the
+        model's head.
+      lam: ``λ``, the pull of features to the global centroids; the authors' code takes 1.
+      head_epochs: passes over the data for the head; the paper takes 1.
       local_epochs: passes over the data for the body; the paper takes 5.
-      batch_size: examples per step.
+      batch_size: as in `fedavg`.
 
     References:
       Xu, Tong and Huang, "Personalized Federated Learning with Feature Alignment and Classifier
@@ -88,97 +123,101 @@ def fedpac(
       the mean of all heads.
     """
     nonnegative("fedpac", lam=lam)
-    layer = models.single_head("fedpac", model)
+    layer = single_head("fedpac", model)
+    head_names = head_layers("fedpac", model, head)
     at_least_one("fedpac", num_clients=num_clients, head_epochs=head_epochs)
     tx, objective = local_sgd(learning_rate), models.cross_entropy(model)
     work = {"batch_size": batch_size, "elementwise": True}
 
     def client_update(received, client, data, key):
-        def head_loss(own, batch, key):
-            return objective(combine_params(own, received.body), batch, key)
+        received_head = received.heads  # its own: `deliver` has taken the client's row
+
+        def head_loss(own_head, batch, key):
+            return objective(combine_params(own_head, received.body), batch, key)
 
         def body_loss(body, batch, key):
-            del key
             params = combine_params(fitted.params, body)
-            z, y, mask = models.labelled_features(model, params, batch)
-            apart = ((z - received.mean[y]) ** 2).mean(-1) * received.known[y]
-            losses = models.example_losses(models.dense(params[layer], z), y)
-            return models.mean_of_real(losses + lam * apart, mask)
+            z, y, mask = labelled_features(model, params, batch)
+            distances = ((z - received.mean[y]) ** 2).mean(-1) * received.known[y]
+            losses = models.example_losses(dense(params[layer], z), y)
+            return mean_of_real(losses + lam * distances, mask)
 
         def features(params):
             return class_features(model, params, data, num_classes, batch_size)
 
-        before = features(combine_params(received.heads, received.body))
-        examples = jnp.maximum(before.counts.sum(), 1)
-        h = before.sums / examples
-        variance = (before.squares / examples - jnp.sum(h * h)) / examples
+        h, variance = shares_and_variance(features(combine_params(received_head, received.body)))
+        head_key, body_key = jax.random.split(key)
         train_head = local_training(head_loss, tx, local_epochs=head_epochs, **work).train
         train_body = local_training(body_loss, tx, local_epochs=local_epochs, **work).train
-        fitted = train_head(received.heads, tx.init(received.heads), data, key)
-        again = jax.random.fold_in(key, 1)
-        result = train_body(received.body, tx.init(received.body), data, again)
+        fitted = train_head(received_head, tx.init(received_head), data, head_key)
+        result = train_body(received.body, tx.init(received.body), data, body_key)
         params = combine_params(fitted.params, result.params)
-        after = features(params)
+
+        after = features(params)  # the centroids are of the trained model, h is of the received
         delta = optax.tree.sub(result.params, received.body)
-        message = (delta, fitted.params, h, variance, after.sums, after.counts)
+        message = Message(delta, fitted.params, h, variance, after.sums, after.counts)
         steps = fitted.steps + result.steps
         return ClientOutput(message, client, params, steps, result.metrics)
 
-    def personal_params(received, client, data):
-        del client, data
-        return combine_params(received.heads, received.body)
-
-    def server_update(server, aggregate):
-        inbox = aggregate.value
-        last, weights = server.shared, inbox.weights
-        delta, heads, h, variance, sums, counts = inbox.messages
-        shares, here = weights / weights.sum(), (weights > 0).astype(jnp.float32)
-        moved = jax.tree.map(lambda a: jnp.tensordot(shares, a, 1), delta)
-        place = jnp.where(weights > 0, inbox.ids, num_clients)
-        heads, h, variance, weights = jax.tree.map(
-            lambda a, b: a.at[place].set(b, mode="drop"),
-            (last.heads, server.h, server.variance, jnp.zeros(num_clients)),
-            (heads, h, variance, weights),
-        )
-        sums, counts = (jnp.tensordot(here, a, 1) for a in (sums, counts))
-        seen = counts > 0
-        fresh = sums / jnp.where(seen, counts, 1)[:, None]
-        mean = jnp.where(seen[:, None], fresh, last.mean)
-        body = optax.tree.add(last.body, moved)
-        shared = Shared(body, heads, mean, jnp.maximum(last.known, seen))
-        return ServerState(shared, h, variance, weights)
-
-    def between_rounds(server):
-        alpha = combinations(*jax.tree.map(np.asarray, server[1:]))
-        heads = jax.tree.map(lambda a: np.tensordot(alpha, a, 1), server.shared.heads)
-        return server._replace(shared=server.shared._replace(heads=heads))
-
-    def deliver(shared, client_id):
-        known = client_id < num_clients
-        heads = jax.tree.map(
-            lambda a: jnp.where(known, a[jnp.where(known, client_id, 0)], a.mean(0)), shared.heads
-        )
-        return shared._replace(heads=heads)
-
     def init(params, key):
-        del key
-        own, body = partition_params(params, part_mask(params, head))
-        heads = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_clients, *a.shape)), own)
+        first_head, body = partition_params(params, part_mask(params, head_names))
         mean = jnp.zeros((num_classes, params[layer]["kernel"].shape[0]))
-        shared, none = Shared(body, heads, mean, jnp.zeros(num_classes)), jnp.zeros(num_clients)
-        return ServerState(shared, jnp.zeros((num_clients, *mean.shape)), none, none), ()
+        zeros = jnp.zeros(num_clients)
+        heads = repeated(first_head, num_clients)
+        return ServerState(
+            Shared(body, heads, mean, known=jnp.zeros(num_classes)),
+            Statistics(repeated(mean, num_clients), variance=zeros, weights=zeros),
+        ), ()
 
     return Algorithm(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal_params=personal_params,
+        personal_params=lambda received, client, data: combine_params(
+            received.heads, received.body
+        ),
         global_params=None,
         broadcast=lambda server: server.shared,
         deliver=deliver,
-        between_rounds=between_rounds,
+        between_rounds=combine_heads,  # on the host: SciPy solves the QP
         aggregation=GATHERED,
     )
+
+
+def shares_and_variance(features: ClassFeatures) -> tuple[jax.Array, jax.Array]:
+    """Return a client's ``h`` ``[C, F]`` and its variance, a scalar, as in `Statistics`."""
+    examples = jnp.maximum(features.counts.sum(), 1)
+    h = features.sums / examples
+    return h, (features.squares / examples - jnp.sum(h * h)) / examples
+
+
+def server_update(server: ServerState, aggregate: Aggregate) -> ServerState:
+    """Average bodies and centroids; heads and statistics of those that answered replace theirs."""
+    inbox, last = aggregate.value, server.shared
+    sent, weights = inbox.messages, inbox.weights
+    shares = weights / weights.sum()
+    moved = jax.tree.map(lambda a: jnp.tensordot(shares, a, 1), sent.delta)
+    # Who is absent keeps its head and statistics, but lends its head to none: weight 0.
+    absent = server.statistics._replace(weights=jnp.zeros_like(server.statistics.weights))
+    heads, statistics = with_answers(
+        (last.heads, absent), (sent.head, Statistics(sent.h, sent.variance, weights)), inbox
+    )
+    answered = (weights > 0).astype(jnp.float32)
+    sums, counts = (jnp.tensordot(answered, a, 1) for a in (sent.sums, sent.counts))
+    mean, known = new_means(last.mean, last.known, sums, counts)
+    return ServerState(Shared(optax.tree.add(last.body, moved), heads, mean, known), statistics)
+
+
+def deliver(shared: Shared, client_id: jax.Array) -> Shared:
+    """Return what a client downloads: of the heads its own."""
+    return shared._replace(heads=own_row(shared.heads, client_id))
+
+
+def combine_heads(server: ServerState) -> ServerState:
+    """Return the server's state with every client's combined head in place of the one it sent."""
+    alpha = combinations(*jax.tree.map(np.asarray, server.statistics))
+    heads = jax.tree.map(lambda a: np.tensordot(alpha, a, 1), server.shared.heads)
+    return server._replace(shared=server.shared._replace(heads=heads))
 
 
 def combinations(h: np.ndarray, variance: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -188,16 +227,20 @@ def combinations(h: np.ndarray, variance: np.ndarray, weights: np.ndarray) -> np
     ``β >= 0``, scaled to the sum 1: a non-negative least squares problem, SciPy's.
 
     Args:
-      h, variance, weights: as in `ServerState`; who is absent keeps its head, and lends it to none.
+      h, variance, weights: as in `Statistics`; who is absent keeps its head, and lends it to none.
     """
-    there = np.flatnonzero(weights > 0)
-    points = h[there].reshape(len(there), -1).astype(float)
-    noise = np.diag(np.maximum(variance[there].astype(float), 0))
+    # SciPy takes a while to start, and nothing else needs it.
+    from scipy.optimize import nnls
+
+    present = np.flatnonzero(weights > 0)
+    points = h[present].reshape(len(present), -1).astype(float)
+    # A variance is a difference of sums, which rounding can make negative.
+    noise = np.diag(np.maximum(variance[present].astype(float), 0))
     alpha = np.diag((weights == 0).astype(np.float32))
-    for i, own in zip(there, points, strict=True):
-        values, vectors = np.linalg.eigh(noise + (own - points) @ (own - points).T)
+    for i, point in zip(present, points, strict=True):
+        values, vectors = np.linalg.eigh(noise + (point - points) @ (point - points).T)
         factor = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
-        target = np.append(np.zeros(len(there)), 1)
-        beta, _ = nnls(np.vstack([factor, np.ones(len(there))]), target)
-        alpha[i, there] = beta / beta.sum()
+        target = np.append(np.zeros(len(present)), 1)
+        beta, _ = nnls(np.vstack([factor, np.ones(len(present))]), target)
+        alpha[i, present] = beta / beta.sum()
     return alpha

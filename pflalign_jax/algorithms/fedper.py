@@ -4,13 +4,16 @@ from collections.abc import Sequence
 
 from pflalign_jax.algorithms.partly_local import partly_local
 from pflalign_jax.federated import Algorithm, Loss, local_sgd, part_mask
+from pflalign_jax.federated.validation import head_layers
+from pflalign_jax.models import Model, cross_entropy
 
 
 def fedper(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 0.1,
     *,
-    head: Sequence[str],
+    head: Sequence[str] | None = None,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -21,14 +24,19 @@ def fedper(
     an empty head it is FedAvg.
 
     Args:
-      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
-      head: names of the layers that stay local, see `pflalign_jax.federated.part_mask`.
+      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      head: names of the layers that stay with the client (`pflalign_jax.federated.part_mask`);
+        None: the model's head.
 
     References:
       Arivazhagan et al., "Federated Learning with Personalization Layers", arXiv:1912.00818,
       Algorithm 1. Departure: all heads start equal, as in PFLlib; there each is drawn at random.
     """
-    tx = local_sgd(learning_rate)
+    layers = head_layers("fedper", model, head)
     return partly_local(
-        loss, tx, lambda p: part_mask(p, head), local_epochs=local_epochs, batch_size=batch_size
+        loss or cross_entropy(model),
+        local_sgd(learning_rate),
+        own_mask=lambda params: part_mask(params, layers),
+        local_epochs=local_epochs,
+        batch_size=batch_size,
     )

@@ -6,10 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from pflalign_jax import models
-from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.class_statistics import class_features
-from pflalign_jax.federated.local import local_sgd, local_training
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    class_features,
+    local_sgd,
+    local_training,
+)
 from pflalign_jax.federated.validation import nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class ServerState(NamedTuple):
@@ -47,10 +52,10 @@ def fedproto(
     prototype; that is a dense head with kernel 2 c and bias -‖c‖².
 
     Args:
-      model: one with a single dense head.
+      model: what is trained, with a single dense head.
       learning_rate, local_epochs, batch_size: as in `fedavg`.
-      num_classes: C.
-      lam: ``λ``; the paper takes 0.1 to 1 by dataset.
+      num_classes: C, the number of labels.
+      lam: ``λ``, the pull of features to their prototypes; the paper takes 0.1 to 1 by dataset.
 
     References:
       Tan et al., "FedProto: Federated Prototype Learning across Heterogeneous Clients",
@@ -61,54 +66,66 @@ def fedproto(
       model predicts with its own head.
     """
     nonnegative("fedproto", lam=lam)
-    head = models.single_head("fedproto", model)
+    head = single_head("fedproto", model)
     tx = local_sgd(learning_rate)
 
-    def personal(server, params):
+    def personal_model(server, params):
         """Return the model with prototypes for a head, where some are known."""
-        unknown = -1e9 * (1 - server.known)
+        # ‖z - c‖² is ‖z‖² - (2 c z - ‖c‖²), and ‖z‖² is the same for all classes.
+        unknown = -1e9 * (1 - server.known)  # below any real class, and finite
         nearest = {"kernel": 2 * server.mean.T, "bias": unknown - (server.mean**2).sum(1)}
-        some = server.known.sum() > 0
-        layer = jax.tree.map(lambda a, b: jnp.where(some, a, b), nearest, params[head])
+        some_known = server.known.sum() > 0
+        layer = jax.tree.map(lambda a, b: jnp.where(some_known, a, b), nearest, params[head])
         return {**params, head: layer}
 
     def client_update(server, client, data, key):
         def loss(params, batch, key):
-            del key
-            z, y, mask = models.labelled_features(model, params, batch)
-            apart = ((z - server.mean[y]) ** 2).mean(-1) * server.known[y]
-            losses = models.example_losses(models.dense(params[head], z), y)
-            return models.mean_of_real(losses + lam * apart, mask)
+            z, y, mask = labelled_features(model, params, batch)
+            distances = ((z - server.mean[y]) ** 2).mean(-1) * server.known[y]
+            losses = models.example_losses(dense(params[head], z), y)
+            return mean_of_real(losses + lam * distances, mask)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         result = local.train(client.params, tx.init(client.params), data, key)
-        found = class_features(model, result.params, data, num_classes, batch_size)
+        features = class_features(model, result.params, data, num_classes, batch_size)
+        # The server weights messages by examples, which undoes this division.
         examples = jnp.maximum(data.size, 1).astype(jnp.float32)
-        message = (found.sums / examples, found.counts / examples)
-        params = personal(server, result.params)
         return ClientOutput(
-            message, ClientState(result.params), params, result.steps, result.metrics
-        )
-
-    def server_update(server, aggregate):
-        mean = aggregate.value
-        sums, counts = mean
-        seen = counts > 0
-        fresh = sums / jnp.where(seen, counts, 1)[:, None]
-        return ServerState(
-            jnp.where(seen[:, None], fresh, server.mean), jnp.maximum(server.known, seen)
+            message=(features.sums / examples, features.counts / examples),
+            state=ClientState(result.params),
+            params=personal_model(server, result.params),
+            steps=result.steps,
+            metrics=result.metrics,
         )
 
     def init(params, key):
-        del key
         width = params[head]["kernel"].shape[0]
-        none = ServerState(jnp.zeros((num_classes, width)), jnp.zeros(num_classes))
-        return none, ClientState(params)
+        nothing_known = ServerState(jnp.zeros((num_classes, width)), jnp.zeros(num_classes))
+        return nothing_known, ClientState(params)
 
     return Algorithm(
         init=init,
         client_update=client_update,
-        server_update=server_update,
-        personal_params=lambda server, client, data: personal(server, client.params),
+        server_update=lambda server, aggregate: ServerState(
+            *new_means(server.mean, server.known, *aggregate.value)
+        ),
+        personal_params=lambda server, client, data: personal_model(server, client.params),
         global_params=None,
     )
+
+
+def new_means(
+    mean: jax.Array, known: jax.Array, sums: jax.Array, counts: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return a round's means of features by class, and which classes are known.
+
+    A class of which nobody had examples in this round keeps its last mean.
+
+    Args:
+      mean, known: as in `ServerState`, so far.
+      sums: ``[C, F]`` of features.
+      counts: ``[C]`` of examples, in any unit, the same as that of ``sums``.
+    """
+    seen = counts > 0
+    new = sums / jnp.where(seen, counts, 1)[:, None]
+    return jnp.where(seen[:, None], new, mean), jnp.maximum(known, seen)

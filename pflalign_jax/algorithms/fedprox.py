@@ -4,13 +4,15 @@ import optax
 
 from pflalign_jax.algorithms.averaging import averaging
 from pflalign_jax.federated import Algorithm, Loss, local_sgd, proximal
+from pflalign_jax.models import Model, cross_entropy
 
 
 def fedprox(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 0.1,
     *,
     mu: float = 0.01,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -20,8 +22,8 @@ def fedprox(
     averages as FedAvg does. μ = 0 is FedAvg.
 
     Args:
-      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
-      mu: ``μ`` >= 0; the paper tries 0.001, 0.01, 0.1 and 1.
+      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      mu: ``μ`` >= 0, the pull to the global model; the paper tries 0.001, 0.01, 0.1 and 1.
 
     References:
       Li et al., "Federated Optimization in Heterogeneous Networks", arXiv:1812.06127, Algorithm 2.
@@ -29,4 +31,5 @@ def fedprox(
       weighted and the mean is not); all clients finish their steps.
     """
     tx = optax.chain(proximal(mu), local_sgd(learning_rate))
+    loss = loss or cross_entropy(model)
     return averaging(loss, tx, local_epochs=local_epochs, batch_size=batch_size)

@@ -5,23 +5,25 @@ import optax
 from pflalign_jax.algorithms.fedopt import fedopt
 from pflalign_jax.federated import Algorithm, Loss
 from pflalign_jax.federated.validation import below_one, nonnegative
+from pflalign_jax.models import Model
 
 
 def fedyogi(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 0.1,
     *,
     server_learning_rate: float = 0.01,
     b1: float = 0.9,
     b2: float = 0.99,
     tau: float = 1e-3,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
     """Return FedYogi: `fedopt` with Yogi on the server.
 
     Args:
-      loss, learning_rate, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
       server_learning_rate, b1, b2, tau: as in `fedadam`.
 
     References:
@@ -31,5 +33,11 @@ def fedyogi(
     """
     nonnegative("fedyogi", server_learning_rate=server_learning_rate, tau=tau)
     below_one("fedyogi", b1=b1, b2=b2)
-    server = optax.yogi(server_learning_rate, b1, b2, tau)
-    return fedopt(loss, server, learning_rate, local_epochs=local_epochs, batch_size=batch_size)
+    return fedopt(
+        model,
+        learning_rate,
+        server_optimizer=optax.yogi(server_learning_rate, b1, b2, tau),
+        loss=loss,
+        local_epochs=local_epochs,
+        batch_size=batch_size,
+    )

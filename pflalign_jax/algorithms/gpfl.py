@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax import models
-from pflalign_jax.federated import Algorithm, ClientOutput, label_counts, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, class_counts, local_sgd, local_training
 from pflalign_jax.federated.validation import nonnegative
+from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
 class ServerState(NamedTuple):
@@ -35,6 +36,14 @@ class ClientState(NamedTuple):
 
     head: Any
     shares: jax.Array
+
+
+class Trained(NamedTuple):
+    """What a client trains: body and own head, class embeddings, valve."""
+
+    model: Any
+    classes: jax.Array
+    valve: Any
 
 
 class Conditioned(NamedTuple):
@@ -64,11 +73,13 @@ def gpfl(
     decay μ on embeddings and valve. Heads stay; the server averages the rest.
 
     Args:
-      model: one with a single dense head.
+      model: what is trained, with a single dense head.
       learning_rate, local_epochs, batch_size: as in `fedavg`.
-      num_classes: C.
-      lam: ``λ``; the authors take 0.01, for ResNet and fastText 0.0001.
-      mu: ``μ``; the authors take 0.1, for ResNet and fastText 0, for the HAR CNN 1.
+      num_classes: C, the number of labels.
+      lam: ``λ``, the pull of global features to the received embeddings; the authors take 0.01, for
+        ResNet and fastText 0.0001.
+      mu: ``μ``, the weight decay of embeddings and valve; the authors take 0.1, for ResNet and
+        fastText 0, for the HAR CNN 1.
 
     References:
       Zhang et al., "GPFL: Simultaneously Learning Global and Personalized Feature Information for
@@ -79,81 +90,84 @@ def gpfl(
       first embeddings.
     """
     nonnegative("gpfl", lam=lam, mu=mu)
-    head = models.single_head("gpfl", model)
-    tx = optax.chain(
-        optax.masked(optax.add_decayed_weights(mu), (False, True, True)), local_sgd(learning_rate)
-    )
+    head = single_head("gpfl", model)
+    decayed = Trained(model=False, classes=True, valve=True)  # type: ignore[arg-type]
+    tx = optax.chain(optax.masked(optax.add_decayed_weights(mu), decayed), local_sgd(learning_rate))
 
-    def opened(valve, z, condition):
-        gain, offset = (
-            jax.nn.standardize(jax.nn.relu(models.dense(valve[name], condition)))
-            for name in ("gain", "offset")
-        )
-        return jax.nn.relu(z * (1 + gain)[None] + offset[None])
+    def body_of(params):
+        return {name: layer for name, layer in params.items() if name != head}
 
-    def personal(server, client, data=None):
-        del data
-        own = {**server.body, head: client.head}
-        return Conditioned(own, server.valve, client.shares @ server.classes)
+    def personal_model(server, client):
+        with_own_head = {**server.body, head: client.head}
+        return Conditioned(with_own_head, server.valve, client.shares @ server.classes)
 
     def client_update(server, client, data, key):
-        counts = label_counts(data, num_classes)
+        counts = class_counts(data, num_classes)
         shares = counts / jnp.maximum(counts.sum(), 1)
-        start = personal(server, ClientState(client.head, shares))
+        start = personal_model(server, ClientState(client.head, shares))
 
         def loss(trained, batch, key):
-            del key
             params, classes, valve = trained
-            z, y, mask = models.labelled_features(model, params, batch)
-            own = models.dense(params[head], opened(valve, z, start.condition))
-            z = opened(valve, z, server.classes.mean(0))
-            cosines = _unit(z) @ _unit(classes).T
-            losses = models.example_losses(own, y) + models.example_losses(cosines, y)
-            apart = (z - server.classes[y]) * mask[:, None]
-            far = jnp.sqrt(jnp.sum(apart**2) + 1e-12)
-            return models.mean_of_real(losses, mask) + lam * far
+            z, y, mask = labelled_features(model, params, batch)
+            personal_z = _through_valve(valve, z, start.condition)
+            global_z = _through_valve(valve, z, server.classes.mean(0))
+            losses = models.example_losses(dense(params[head], personal_z), y)
+            losses += models.example_losses(_unit(global_z) @ _unit(classes).T, y)
+            gaps = (global_z - server.classes[y]) * mask[:, None]
+            distance = jnp.sqrt(jnp.sum(gaps**2) + 1e-12)  # a root has no gradient at 0
+            return mean_of_real(losses, mask) + lam * distance
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
-        given = (start.model, server.classes, server.valve)
-        result = local.train(given, tx.init(given), data, key)
+        trained = Trained(start.model, server.classes, server.valve)
+        result = local.train(trained, tx.init(trained), data, key)
         params, classes, valve = result.params
-        body = {name: layer for name, layer in params.items() if name != head}
         return ClientOutput(
-            optax.tree.sub(ServerState(body, classes, valve), server),
-            ClientState(params[head], shares),
-            Conditioned(params, valve, start.condition),
-            result.steps,
-            result.metrics,
+            message=optax.tree.sub(ServerState(body_of(params), classes, valve), server),
+            state=ClientState(params[head], shares),
+            params=start._replace(model=params, valve=valve),
+            steps=result.steps,
+            metrics=result.metrics,
         )
 
-    def predict(params, x):
-        z = model.features(params.model, x)
-        rows = opened(params.valve, z.reshape(-1, z.shape[-1]), params.condition)
-        return models.dense(params.model[head], rows).reshape(*z.shape[:-1], -1)
+    def predict(conditioned, x):
+        params, valve, condition = conditioned
+        z = model.features(params, x)
+        passed = _through_valve(valve, z.reshape(-1, z.shape[-1]), condition)
+        return dense(params[head], passed).reshape(*z.shape[:-1], -1)
 
     def init(params, key):
-        del key
-        width, keys = params[head]["kernel"].shape[0], jax.random.split(jax.random.key(0), 3)
-        body = {name: layer for name, layer in params.items() if name != head}
-        normal = jax.nn.initializers.lecun_normal()
-        valve = {
-            name: {"kernel": normal(k, (width, width)), "bias": jnp.zeros(width)}
-            for name, k in zip(("gain", "offset"), keys, strict=False)
-        }
-        classes = jax.random.normal(keys[2], (num_classes, width))
-        shares = jnp.full(num_classes, 1 / num_classes)
-        return ServerState(body, classes, valve), ClientState(params[head], shares)
+        width = params[head]["kernel"].shape[0]
+        # Keys of their own, not the run's: these first weights are the same in all runs.
+        gain_key, offset_key, classes_key = jax.random.split(jax.random.key(0), 3)
+        valve = {"gain": _first_layer(gain_key, width), "offset": _first_layer(offset_key, width)}
+        classes = jax.random.normal(classes_key, (num_classes, width))
+        client = ClientState(params[head], shares=jnp.full(num_classes, 1 / num_classes))
+        return ServerState(body_of(params), classes, valve), client
 
     return Algorithm(
         init=init,
         client_update=client_update,
         server_update=lambda server, aggregate: optax.apply_updates(server, aggregate.value),
-        personal_params=personal,
+        personal_params=lambda server, client, data: personal_model(server, client),
         global_params=None,
         predict=predict,
     )
 
 
-def _unit(rows):
-    """Return rows of norm 1."""
-    return rows / jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True) + 1e-12)
+def _unit(vectors):
+    """Return ``[N, F]`` vectors of norm 1; zeros stay zeros."""
+    return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=1, keepdims=True) + 1e-12)
+
+
+def _through_valve(valve, z, condition):
+    """Return ``[N, F]`` features as a conditional input ``[F]`` lets them pass."""
+    gain, offset = (
+        jax.nn.standardize(jax.nn.relu(dense(valve[name], condition)))
+        for name in ("gain", "offset")
+    )
+    return jax.nn.relu(z * (1 + gain)[None] + offset[None])
+
+
+def _first_layer(key, width):
+    kernel = jax.nn.initializers.lecun_normal()(key, (width, width))
+    return {"kernel": kernel, "bias": jnp.zeros(width)}

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
+from pflalign_jax.models import Model, cross_entropy
 
 
 class ClientState(NamedTuple):
@@ -12,7 +13,12 @@ class ClientState(NamedTuple):
 
 
 def local(
-    loss: Loss, learning_rate: float = 0.1, *, local_epochs: int = 1, batch_size: int = 10
+    model: Model,
+    learning_rate: float = 0.1,
+    *,
+    loss: Loss | None = None,
+    local_epochs: int = 1,
+    batch_size: int = 10,
 ) -> Algorithm:
     """Return local training: every client runs SGD on its own data, all from the same start.
 
@@ -20,15 +26,13 @@ def local(
     are the client's model before and after a round's steps.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: of SGD.
-      local_epochs, batch_size: local work per round.
+      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
     """
     tx = local_sgd(learning_rate)
+    loss = loss or cross_entropy(model)
     training = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def client_update(received, client, data, key):
-        del received
         result = training.train(client.params, tx.init(client.params), data, key)
         state = ClientState(result.params)
         return ClientOutput((), state, result.params, result.steps, result.metrics)

@@ -5,9 +5,15 @@ from typing import Any, NamedTuple
 
 import optax
 
-from pflalign_jax.federated.algorithm import Algorithm, ClientOutput
-from pflalign_jax.federated.local import Loss, local_training
-from pflalign_jax.federated.param_parts import combine_params, partition_params
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientData,
+    ClientOutput,
+    Loss,
+    combine_params,
+    local_training,
+    partition_params,
+)
 
 
 class ServerState(NamedTuple):
@@ -36,7 +42,7 @@ def partly_local(
       loss: ``(params, Batch, key) -> scalar``.
       tx: the local optimiser of both parts, elementwise, new in every round.
       own_mask: from parameters to a tree of bools, True for what stays local.
-      local_epochs, batch_size: local work per round.
+      local_epochs, batch_size: as in `fedavg`.
     """
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
@@ -51,24 +57,28 @@ def partly_local(
 
 
 def shared_in_part(
-    client_update: Callable[..., ClientOutput], own_mask: Callable[[Any], Any]
+    client_update: Callable[[Any, Any, ClientData, Any], ClientOutput],
+    own_mask: Callable[[Any], Any],
 ) -> Algorithm:
     """Return an algorithm whose server averages the shared parts, by what they have moved.
 
     Args:
-      client_update: of `Algorithm`; it is given a `ServerState` and a `ClientState`.
-      own_mask: as above.
+      client_update: of `Algorithm`; what it receives has the shared part as ``shared``, the
+        client's state its own part as ``own``, and the message is what the shared part has moved.
+      own_mask: from parameters to a tree of bools, True for what stays local.
     """
 
     def init(params, key):
-        del key
         own, shared = partition_params(params, own_mask(params))
         return ServerState(shared), ClientState(own)
+
+    def server_update(server, aggregate):
+        return ServerState(optax.tree.add(server.shared, aggregate.value))
 
     return Algorithm(
         init=init,
         client_update=client_update,
-        server_update=lambda s, aggregate: ServerState(optax.tree.add(s.shared, aggregate.value)),
+        server_update=server_update,
         personal_params=lambda server, client, data: combine_params(client.own, server.shared),
         global_params=None,
     )

@@ -7,16 +7,17 @@ import optax
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
 from pflalign_jax.federated.validation import nonnegative, positive
-from pflalign_jax.models import Batch
+from pflalign_jax.models import Batch, Model, cross_entropy
 
 
 def perfedavg(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 0.1,
     *,
     alpha: float = 0.01,
     hessian_free: bool = False,
     delta: float = 1e-3,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -29,13 +30,13 @@ def perfedavg(
     step size α makes of the received one.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      learning_rate: ``β``, of the meta-steps.
-      alpha: ``α``, of the adaptation steps; the paper takes 0.01.
-      hessian_free: whether to add the second-order term.
-      delta: ``δ`` of its finite difference.
-      local_epochs: of meta-steps in a round.
-      batch_size: examples of a meta-step, both halves together; even.
+      model, loss: as in `fedavg`.
+      learning_rate: ``β``, the step size of the meta-steps.
+      alpha: ``α``, the step size of the adaptation; the paper takes 0.01.
+      hessian_free: True adds the second-order term; False is the first-order variant.
+      delta: ``δ`` > 0, the width of the finite difference in the second-order term; ours.
+      local_epochs: passes over its data with meta-steps that a client makes in a round.
+      batch_size: examples in a meta-step, both halves together; even.
 
     References:
       Fallah, Mokhtari and Ozdaglar, "Personalized Federated Learning: A Meta-Learning Approach",
@@ -47,15 +48,21 @@ def perfedavg(
         raise ValueError(f"perfedavg: batch_size={batch_size} is not allowed; it must be even")
     nonnegative("perfedavg", alpha=alpha)
     positive("perfedavg", delta=delta)
+    loss = loss or cross_entropy(model)
     grad = jax.grad(loss)
 
     def gradient(params, batch, key):
         first, second = _halves(batch)
-        value, g = jax.value_and_grad(loss)(params, first, key)
-        d = grad(optax.tree.add_scale(params, -alpha, g), second, key)
+        first_key, second_key = jax.random.split(key)
+        value, g = jax.value_and_grad(loss)(params, first, first_key)
+        d = grad(optax.tree.add_scale(params, -alpha, g), second, second_key)
         if not hessian_free:
             return value, d
-        up, down = (grad(optax.tree.add_scale(params, e, d), first, key) for e in (delta, -delta))
+        # The Hessian is that of the loss in the step above, draws included: hence its key again.
+        up, down = (
+            grad(optax.tree.add_scale(params, step, d), first, first_key)
+            for step in (delta, -delta)
+        )
         return value, optax.tree.add_scale(d, -alpha / (2 * delta), optax.tree.sub(up, down))
 
     tx, adapting = local_sgd(learning_rate), local_sgd(alpha)
@@ -64,15 +71,17 @@ def perfedavg(
 
     def client_update(server, client, data, key):
         w = server.params
-        result = meta.train(w, tx.init(w), data, key)
-        adapted = adaptation.train(w, adapting.init(w), data, jax.random.fold_in(key, 1))
+        meta_key, adaptation_key = jax.random.split(key)
+        result = meta.train(w, tx.init(w), data, meta_key)
+        adapted = adaptation.train(w, adapting.init(w), data, adaptation_key)
         message = optax.tree.sub(result.params, w)
         return ClientOutput(message, client, adapted.params, result.steps, result.metrics)
 
-    return averaged(client_update, lambda params: (), lambda server, client, data: server.params)
+    return averaged(client_update, personal_params=lambda server, client, data: server.params)
 
 
 def _halves(batch):
+    """Return every other example and the rest, or a single example twice."""
     first, second = (Batch(*(a[start::2] for a in batch)) for start in (0, 1))
     alone = jnp.sum(second.mask) == 0
     return first, jax.tree.map(lambda a, b: jnp.where(alone, a, b), first, second)

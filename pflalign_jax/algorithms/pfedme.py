@@ -15,7 +15,8 @@ from pflalign_jax.federated import (
     local_sgd,
     local_training,
 )
-from pflalign_jax.federated.validation import at_least_one, known, nonnegative
+from pflalign_jax.federated.validation import at_least_one, is_concrete, nonnegative
+from pflalign_jax.models import Model, cross_entropy
 
 
 class ClientState(NamedTuple):
@@ -32,13 +33,14 @@ class Pair(NamedTuple):
 
 
 def pfedme(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 0.01,
     *,
     personal_learning_rate: float = 0.01,
     lam: float = 15.0,
     inner_steps: int = 5,
     beta: float = 1.0,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -49,14 +51,13 @@ def pfedme(
     ``w = (1 - β) w + β mean(w_i)``, clients counted equally.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``.
+      model, loss, local_epochs, batch_size: as in `fedavg`.
       learning_rate: ``η`` of the local copy; ``η λ`` is how far it moves to θ in a step.
-      personal_learning_rate: of the inner steps; less than ``2 / λ``, or they diverge. The authors'
-        commands choose it per model, 0.01 (CNN) to 0.1 (linear).
-      lam: ``λ``; the paper uses 15.
-      inner_steps: K; the paper uses 5.
-      beta: ``β`` of the server; 1 to 4 in the paper.
-      local_epochs, batch_size: local work per round.
+      personal_learning_rate: step size of the inner steps, below ``2 / λ``, or they diverge; the
+        authors' commands have 0.01 for their CNN to 0.1 for their linear model.
+      lam: ``λ``, the pull of the personal model to the local copy; the paper takes 15.
+      inner_steps: gradient steps of the personal model on each batch; the paper takes 5.
+      beta: ``β``, how far the server moves to the mean of the clients; the paper takes 1 to 4.
 
     References:
       Dinh, Tran and Nguyen, "Personalized Federated Learning with Moreau Envelopes",
@@ -69,24 +70,29 @@ def pfedme(
     """
     nonnegative("pfedme", personal_learning_rate=personal_learning_rate, lam=lam, beta=beta)
     at_least_one("pfedme", inner_steps=inner_steps)
-    if known(personal_learning_rate * lam) and personal_learning_rate * lam >= 2:
+    pull_per_step = personal_learning_rate * lam
+    if is_concrete(pull_per_step) and pull_per_step >= 2:
         raise ValueError(
             f"pfedme: personal_learning_rate={personal_learning_rate!r} is not allowed with "
             f"lam={lam!r}; it must be < 2 / lam"
         )
-    grad = jax.value_and_grad(loss)
+    loss = loss or cross_entropy(model)
+    value_and_grad = jax.value_and_grad(loss)
 
-    def gradient(params, batch, key):
-        def inner(_, carry):
-            _, theta = carry
-            value, g = grad(theta, batch, key)
-            pull = jax.tree.map(lambda g, t, w: g + lam * (t - w), g, theta, params.w)
-            return value, optax.tree.add_scale(theta, -personal_learning_rate, pull)
+    def gradient(pair, batch, key):
+        """Return the loss at the last inner step, and what a local step descends along."""
 
-        start = (jnp.zeros(()), params.theta)
-        value, theta = jax.lax.fori_loop(0, inner_steps, inner, start)
-        to_theta = optax.tree.scale(lam, optax.tree.sub(params.w, theta))
-        return value, Pair(to_theta, optax.tree.sub(params.theta, theta))
+        def inner_step(i, value_and_theta):
+            _, theta = value_and_theta
+            value, grads = value_and_grad(theta, batch, jax.random.fold_in(key, i))
+            pulled = jax.tree.map(lambda g, t, w: g + lam * (t - w), grads, theta, pair.w)
+            return value, optax.tree.add_scale(theta, -personal_learning_rate, pulled)
+
+        start = (jnp.zeros(()), pair.theta)
+        value, theta = jax.lax.fori_loop(0, inner_steps, inner_step, start)
+        to_theta = optax.tree.scale(lam, optax.tree.sub(pair.w, theta))
+        # With a step size of 1 this takes the personal model exactly to θ.
+        return value, Pair(to_theta, optax.tree.sub(pair.theta, theta))
 
     tx = optax.multi_transform(
         {"w": local_sgd(learning_rate), "theta": optax.sgd(1.0)}, Pair("w", "theta")
@@ -101,13 +107,12 @@ def pfedme(
         return ClientOutput(message, ClientState(theta), theta, result.steps, result.metrics)
 
     def server_update(server, aggregate):
-        mean = aggregate.value
-        return server._replace(params=optax.tree.add_scale(server.params, beta, mean))
+        return server._replace(params=optax.tree.add_scale(server.params, beta, aggregate.value))
 
     return averaged(
         client_update,
-        ClientState,
-        lambda server, client, data: client.params,
+        personal_params=lambda server, client, data: client.params,
+        first_state=ClientState,
         server_update=server_update,
         aggregation=MEAN_BY_CLIENTS,
     )

@@ -6,15 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.align import AlignState, align_transform, direction, new_round, realign
 from pflalign_jax.diagnostics import alignment_metrics
 from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_training
-
-
-class ServerState(NamedTuple):
-    """The global model ``w``."""
-
-    params: Any
+from pflalign_jax.models import Model, cross_entropy
 
 
 class ClientState(NamedTuple):
@@ -31,7 +27,7 @@ class ClientState(NamedTuple):
 
 
 def pflalign(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 1.0,
     *,
     beta: float = 0.9,
@@ -42,6 +38,7 @@ def pflalign(
     memory_dtype: str | None = None,
     before: optax.GradientTransformation | None = None,
     diagnostics: bool = False,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -55,14 +52,20 @@ def pflalign(
     ``realignment=False`` (no personalised initialisation, no correction); both False is FedAvg.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``, e.g. `pflalign_jax.models.cross_entropy(model)`.
-      learning_rate: ``η``; 10 to 100 times what suits FedAvg, since P shrinks the steps.
-      beta, eps, precondition, correction, memory_dtype: of `pflalign_jax.align_transform`.
+      model, loss, local_epochs, batch_size: as in `fedavg`.
+      learning_rate: ``η``, the step size; 10 to 100 times what suits FedAvg, since P shrinks the
+        steps.
+      beta: ``β`` in [0, 1), the decay of its averages; the method takes 0.9.
+      eps: ``ε`` > 0, added to denominators.
+      precondition: False steps along ``g`` instead of ``P g``.
+      correction: ``γ``, how much of the direction a round removes: "probability" (the method),
+        "sign", "none" or a constant in [0, 1].
       realignment: False keeps ``Δ`` at zero.
+      memory_dtype: "bfloat16" halves the averages that are kept between rounds; None: float32.
       before: an elementwise transform of gradients in front of the alignment, new in every round,
-        e.g. `pflalign_jax.federated.proximal`, whose ``centre`` is the received model.
+        whose ``centre`` is the received model. In a config it is ``μ`` of
+        `pflalign_jax.federated.proximal`.
       diagnostics: True adds `pflalign_jax.diagnostics.alignment_metrics` to the metrics.
-      local_epochs, batch_size: local work per round.
 
     References:
       Kim and Lee, arXiv:2605.02143; see `pflalign_jax.align` for what could be verified.
@@ -70,15 +73,15 @@ def pflalign(
     align = align_transform(learning_rate, beta, eps, precondition, correction, memory_dtype)
     before = optax.identity() if before is None else before
     tx = optax.chain(before, align)
+    loss = loss or cross_entropy(model)
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
-    def init(params, key):
-        del key
+    def first_state(params):
         delta = jax.tree.map(jnp.zeros_like, params) if realignment else None
-        return ServerState(params), ClientState(delta, align.init(params)._replace(m=None))
+        # m is zero at every round's start: None saves a model's worth of memory per client.
+        return ClientState(delta, align.init(params)._replace(m=None))
 
     def personal_params(server, client, data):
-        del data
         return realign(server.params, client.direction) if realignment else server.params
 
     def client_update(server, client, data, key):
@@ -95,10 +98,4 @@ def pflalign(
         state = ClientState(delta if realignment else None, last._replace(m=None))
         return ClientOutput(delta, state, result.params, result.steps, metrics)
 
-    def server_update(server, aggregate):
-        mean_delta = aggregate.value
-        return ServerState(optax.apply_updates(server.params, mean_delta))
-
-    return Algorithm(
-        init, client_update, server_update, personal_params, lambda server: server.params
-    )
+    return averaged(client_update, personal_params, first_state)

@@ -5,9 +5,17 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.federated.algorithm import MEAN_BY_CLIENTS, Algorithm, ClientOutput
-from pflalign_jax.federated.local import Loss, add_drift, local_sgd, local_training
+from pflalign_jax.federated import (
+    MEAN_BY_CLIENTS,
+    Algorithm,
+    ClientOutput,
+    Loss,
+    add_drift,
+    local_sgd,
+    local_training,
+)
 from pflalign_jax.federated.validation import nonnegative, positive
+from pflalign_jax.models import Model, cross_entropy
 
 
 class ServerState(NamedTuple):
@@ -24,11 +32,12 @@ class ClientState(NamedTuple):
 
 
 def scaffold(
-    loss: Loss,
+    model: Model,
     learning_rate: float = 0.1,
     *,
-    server_learning_rate: float = 1.0,
     num_clients: int,
+    server_learning_rate: float = 1.0,
+    loss: Loss | None = None,
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -41,10 +50,10 @@ def scaffold(
     the client's own optimum: it is not fine-tuned.
 
     Args:
-      loss, local_epochs, batch_size: as in `fedavg`.
-      learning_rate: ``η`` > 0 of the clients.
-      server_learning_rate: ``η_g``; the paper takes 1.
-      num_clients: K, of all clients.
+      model, loss, local_epochs, batch_size: as in `fedavg`.
+      learning_rate: ``η`` > 0, the step size of a client's SGD.
+      num_clients: K, the number of all clients.
+      server_learning_rate: ``η_g``, the step size of the server; the paper takes 1.
 
     References:
       Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning",
@@ -54,17 +63,18 @@ def scaffold(
     positive("scaffold", learning_rate=learning_rate, num_clients=num_clients)
     nonnegative("scaffold", server_learning_rate=server_learning_rate)
     tx = optax.chain(add_drift(), local_sgd(learning_rate))
+    loss = loss or cross_entropy(model)
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def init(params, key):
-        del key
-        none = optax.tree.zeros_like(params)
-        return ServerState(params, none), ClientState(none)
+        zeros = optax.tree.zeros_like(params)
+        return ServerState(params, zeros), ClientState(zeros)
 
     def client_update(server, client, data, key):
         w, drift = server.params, optax.tree.sub(server.control, client.control)
         result = local.train(w, tx.init(w), data, key, drift=drift)
         delta = optax.tree.sub(result.params, w)
+        # A padded row of the cohort takes no step; what it divides by 1 counts nowhere.
         steps = jnp.maximum(result.steps, 1).astype(jnp.float32)
         change = optax.tree.add_scale(
             optax.tree.scale(-1, server.control), -1 / (steps * learning_rate), delta
@@ -73,10 +83,12 @@ def scaffold(
         return ClientOutput((delta, change), state, result.params, result.steps, result.metrics)
 
     def server_update(server, aggregate):
-        (delta, change), answered = aggregate
+        delta, change = aggregate.value
+        # The changes of those that answered, as a mean over all K clients.
+        share = aggregate.weight / num_clients
         return ServerState(
             optax.tree.add_scale(server.params, server_learning_rate, delta),
-            optax.tree.add_scale(server.control, answered / num_clients, change),
+            optax.tree.add_scale(server.control, share, change),
         )
 
     return Algorithm(

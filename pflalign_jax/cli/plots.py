@@ -11,6 +11,7 @@ import numpy as np
 
 from pflalign_jax import datasets
 from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.datasets.queries import client_label_counts
 from pflalign_jax.federated import ClientScores
 from pflalign_jax.runs.loop import Outcome
 from pflalign_jax.runs.metrics import Row
@@ -126,7 +127,7 @@ def label_count_chart(dataset: FederatedDataset) -> Figure:
 
     Up to 60 clients and labels as bubbles whose area is the count, more as an image.
     """
-    counts = datasets.label_counts(dataset)
+    counts = client_label_counts(dataset)
     figure = new_figure((7, 3.6))
     axes = figure.subplots()
     title = f"{dataset.name}: examples per label and client"
@@ -166,7 +167,7 @@ def example_images(dataset: FederatedDataset, clients: int = 8, each: int = 10) 
     grid = figure.subplots(len(chosen), each, squeeze=False)
     owned = dataset.splits["train"]
     for row, k in zip(grid, chosen, strict=True):
-        indices = owned.indices[owned.offsets[k] : owned.offsets[k + 1]][:each]
+        indices = owned.of_client(k)[:each]
         images = datasets.features_of(dataset, int(k), indices)
         low, high = float(images.min()), float(images.max())
         for axes, image in itertools.zip_longest(row, images):

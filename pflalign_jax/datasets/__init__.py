@@ -4,7 +4,11 @@ from pflalign_jax.datasets import partition
 from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples, FederatedDataset, Owned
 from pflalign_jax.datasets.partition_examples import PARTITIONS, partition_examples
 from pflalign_jax.datasets.partition_file import partition_hash, save_partition
-from pflalign_jax.datasets.queries import describe, features_of, label_counts, select_clients
+from pflalign_jax.datasets.queries import (
+    dataset_summary,
+    features_of,
+    select_clients,
+)
 from pflalign_jax.datasets.registry import (
     SOURCES,
     ag_news,
@@ -57,13 +61,12 @@ __all__ = [
     "ag_news",
     "cifar10",
     "cifar100",
-    "describe",
+    "dataset_summary",
     "digits",
     "emnist",
     "fashion_mnist",
     "features_of",
     "femnist",
-    "label_counts",
     "leaf",
     "mnist",
     "nist_writers",

@@ -4,7 +4,7 @@ Shape letters used everywhere: ``K`` clients, ``C`` cohort, ``D`` devices, ``N``
 ``B`` batch, ``T`` local steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ class DatasetError(UserError, ValueError):
 
 
 class Examples(NamedTuple):
-    """A dataset as it was read, before it is dealt out to clients.
+    """A dataset as a loader read it, before a partition gives examples to clients.
 
     Attributes:
       name: for messages and files, e.g. ``"cifar10"``.
@@ -27,10 +27,10 @@ class Examples(NamedTuple):
         ``[N, L]``.
       y: ``[N]`` int32 labels in ``0..num_classes-1``; ``[N, L]`` for sequences.
       num_classes: number of labels.
-      owner: ``[N]`` natural owners, ints or strings; None where there are none.
-      split: ``[N]`` str, the source's own split, values in `SPLITS`; None where it has none.
-      mean, std: the fixed normalisation, ``(x - mean) / std``; None: [-1, 1] for uint8 images,
-        and as they are for everything else.
+      owner: ``[N]`` natural owners, ints or strings; None if there are none.
+      split: ``[N]`` str, the source's own split, values in `SPLITS`; None if it has none.
+      mean, std: the fixed normalisation, ``(x - mean) / std``. None: to [-1, 1] for uint8 images,
+        no normalisation for everything else.
       notes: what a user should know about how these files were read, one sentence each.
     """
 
@@ -48,20 +48,37 @@ class Examples(NamedTuple):
 class Owned(NamedTuple):
     """Which examples of a split each client owns, as a flat list with offsets.
 
-    Client ``i`` owns ``indices[offsets[i]:offsets[i + 1]]``.
+    A flat list and not K arrays, because a million small arrays would take much memory and time.
 
     Attributes:
       indices: ``[N_split]`` int64, positions in the dataset's ``x`` and ``y``, grouped by client.
-      offsets: ``[K + 1]`` int64, ``offsets[0] == 0``, never decreasing.
+      offsets: ``[K + 1]`` int64, ``offsets[0] == 0``, never decreasing; client ``k`` owns
+        ``indices[offsets[k]:offsets[k + 1]]``.
     """
 
     indices: np.ndarray
     offsets: np.ndarray
 
+    @classmethod
+    def from_parts(cls, parts: Iterable[np.ndarray]) -> "Owned":
+        """Return K index arrays, one of each client, as one flat list."""
+        parts = list(parts)
+        # The empty array in front keeps int64 where there are no clients or no examples.
+        indices = np.concatenate([np.zeros(0, np.int64), *parts])
+        return cls(indices, np.cumsum([0, *map(len, parts)]))
+
     @property
     def sizes(self) -> np.ndarray:
         """``[K]`` int64, how many examples each client owns."""
         return np.diff(self.offsets)
+
+    def of_client(self, client: int) -> np.ndarray:
+        """Return ``[n]`` int64, the examples of the client at this position."""
+        return self.indices[self.offsets[client] : self.offsets[client + 1]]
+
+    def of_clients(self, clients: Iterable[int]) -> "Owned":
+        """Return what the clients at these positions own, in this order."""
+        return Owned.from_parts(self.of_client(k) for k in clients)
 
 
 class FeatureShift(NamedTuple):
@@ -69,11 +86,12 @@ class FeatureShift(NamedTuple):
 
     Attributes:
       kind: one of `pflalign_jax.datasets.shift.FEATURE_SHIFTS`.
-      amounts: ``[K]`` float32. Rotation: degrees, anticlockwise. Contrast: x is multiplied around
-        the middle of its range by ``2 ** amount``. Brightness and noise: what is added, or the
-        standard deviation of what is added, as a share of the range.
-      low, high: the range of x, to which integers are clipped.
-      seed: of the noise.
+      amounts: ``[K]`` float32. Rotation: degrees, anticlockwise. Contrast: the distance of x from
+        the middle of its range is multiplied by ``2 ** amount``. Brightness: what is added to x,
+        as a share of the range. Noise: the standard deviation of what is added, as a share of the
+        range.
+      low, high: the range of x; integers are clipped to it.
+      seed: seed of the noise.
     """
 
     kind: str
@@ -94,14 +112,13 @@ class FederatedDataset(NamedTuple):
       splits: ``{"train", "validation", "test"}`` to the examples that each client owns; no
         example belongs to two splits or two clients.
       client_names: ``[K]`` str, the natural owner or ``"0".."K-1"``.
-      client_ids: ``[K]`` int32, all different: the identity that random draws are keyed by, so
-        that results do not depend on the order of clients. ``0..K-1`` unless clients were
-        reordered.
+      client_ids: ``[K]`` int32, all different. Random draws are keyed by these, so that results do
+        not depend on the order of clients. ``0..K-1`` unless clients were reordered.
       mean, std: normalisation on the device, ``(x - mean) / std`` in float32; scalars or arrays
         that broadcast against one example.
-      shift: what differs between clients' features; None: nothing.
+      shift: how the clients' features differ; None: they do not.
       new_clients: clients that never train, over the same ``x`` and ``y``; None: there are none.
-      notes: what a user should know about how the data were read and dealt out.
+      notes: what a user should know about how the data were read and partitioned.
     """
 
     name: str

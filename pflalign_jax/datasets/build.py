@@ -1,19 +1,29 @@
-"""Put a federated dataset together from examples and from who owns them."""
+"""Build a federated dataset from examples and from who owns them."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pflalign_jax.datasets import shift
-from pflalign_jax.datasets.base import DatasetError, Examples, FederatedDataset, Owned
-from pflalign_jax.datasets.split import own
+from pflalign_jax.datasets.base import (
+    DatasetError,
+    Examples,
+    FeatureShift,
+    FederatedDataset,
+    Owned,
+)
 
 NORMALISE = ("fixed", "train")
+"""Where mean and standard deviation of the features come from."""
+
+MOMENTS_BLOCK = 4096
+"""Examples that are read at a time to form mean and standard deviation."""
 
 
 class Group(NamedTuple):
-    """Clients with what they own: those that train, or the new ones.
+    """Clients with what they own: either those that train, or the new ones.
 
     Attributes:
       names: ``[K]`` str.
@@ -22,15 +32,6 @@ class Group(NamedTuple):
 
     names: np.ndarray
     splits: Mapping[str, Owned]
-
-
-def group_of(names: np.ndarray, splits: Mapping[str, Owned], positions: np.ndarray) -> Group:
-    """Return the `Group` of the clients at ``positions``."""
-    return Group(names[positions], {s: _of(owned, positions) for s, owned in splits.items()})
-
-
-def _of(owned, positions):
-    return own([owned.indices[owned.offsets[k] : owned.offsets[k + 1]] for k in positions])
 
 
 def assemble(
@@ -46,7 +47,7 @@ def assemble(
     label_shift: str | None = None,
     shift_groups: int | None = None,
 ) -> FederatedDataset:
-    """Return the checked dataset of clients that train, with new ones if there are some.
+    """Return the checked dataset of the clients that train; it holds the new ones, if any.
 
     Args:
       examples: of all clients.
@@ -56,7 +57,7 @@ def assemble(
         `partition_examples`.
 
     Raises:
-      DatasetError: for a client without training examples; naming a bad argument and its value.
+      DatasetError: for a client without training examples; for a bad argument, with its value.
     """
     trained, new = groups
     empty = np.flatnonzero(trained.splits["train"].sizes == 0)
@@ -65,90 +66,146 @@ def assemble(
             f"{examples.name}: {len(empty)} clients have no training example, the first is "
             f"{str(trained.names[empty[0]])!r}; give them some, raise min_examples or remove them"
         )
-    mean, std = _normalisation(examples, trained.splits["train"], normalise, mean, std)
-    num_old, num_all = len(trained.names), len(trained.names) + len(new.names)
-    y, shifted = examples.y, None
+    train = trained.splits["train"]
+    mean_array, std_array = _normalisation(examples, train, normalise, mean, std)
+    # New clients are shifted like the others, so shifts are drawn for all of them together.
+    num_trained, num_all = len(trained.names), len(trained.names) + len(new.names)
+    y = examples.y
     if label_shift is not None:
         maps = shift.label_shift(examples.num_classes, num_all, label_shift, shift_groups, seed)
         y = _relabelled(y, maps, groups)
-    if feature_shift is not None:
-        if strength is None:
-            raise DatasetError(
-                f"feature_shift={feature_shift!r} needs feature_shift_strength, e.g. 45 degrees "
-                "for a rotation, 1 for contrast, 0.2 for brightness or noise"
-            )
-        shifted = shift.feature_shift(
-            examples.x, num_all, feature_shift, strength, shift_groups, seed
-        )
-    elif strength is not None:
-        raise DatasetError(f"feature_shift_strength={strength} does nothing without feature_shift")
-    if shift_groups is not None and feature_shift is None and label_shift is None:
+    elif shift_groups is not None and feature_shift is None:
         raise DatasetError(
             f"shift_groups={shift_groups} does nothing without feature_shift or label_shift"
         )
+    drawn = _feature_shift(examples.x, num_all, feature_shift, strength, shift_groups, seed)
 
-    def dataset(group, ids, newcomers):
+    # Ids of new clients follow those of the others, so that no two clients share their draws.
+    def dataset(
+        group: Group, ids: np.ndarray, new_clients: FederatedDataset | None
+    ) -> FederatedDataset:
         return FederatedDataset(
-            examples.name, examples.x, y, examples.num_classes, group.splits, group.names,
-            ids.astype(np.int32), mean, std,
-            None if shifted is None else shifted._replace(amounts=shifted.amounts[ids]),
-            newcomers, examples.notes,
-        )  # fmt: skip
+            name=examples.name,
+            x=examples.x,
+            y=y,
+            num_classes=examples.num_classes,
+            splits=group.splits,
+            client_names=group.names,
+            client_ids=ids.astype(np.int32),
+            mean=mean_array,
+            std=std_array,
+            shift=None if drawn is None else drawn._replace(amounts=drawn.amounts[ids]),
+            new_clients=new_clients,
+            notes=examples.notes,
+        )
 
-    newcomers = dataset(new, np.arange(num_old, num_all), None) if len(new.names) else None
-    return dataset(trained, np.arange(num_old), newcomers)
+    new_clients = dataset(new, np.arange(num_trained, num_all), None) if len(new.names) else None
+    return dataset(trained, np.arange(num_trained), new_clients)
 
 
-def _normalisation(examples, train, normalise, mean, std):
-    """Return mean and standard deviation, float32."""
+def _feature_shift(
+    x: np.ndarray,
+    num_clients: int,
+    kind: str | None,
+    strength: float | None,
+    groups: int | None,
+    seed: int,
+) -> FeatureShift | None:
+    """Draw the clients' feature shift; None without one."""
+    if kind is None:
+        if strength is not None:
+            raise DatasetError(
+                f"feature_shift_strength={strength} does nothing without feature_shift"
+            )
+        return None
+    if strength is None:
+        raise DatasetError(
+            f"feature_shift={kind!r} needs feature_shift_strength, e.g. 45 degrees for a rotation, "
+            "1 for contrast, 0.2 for brightness or noise"
+        )
+    return shift.feature_shift(x, num_clients, kind, strength, groups, seed)
+
+
+def _normalisation(
+    examples: Examples,
+    train: Owned,
+    normalise: str,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation, float32: scalars, or one for each channel.
+
+    The user's own constants come first, then those of the training examples if asked for, then
+    those that the loader states, then [-1, 1] for bytes.
+    """
     if normalise not in NORMALISE:
         raise DatasetError(f"normalise={normalise!r} is unknown; choose from {NORMALISE}")
     if (mean is None) != (std is None):
         raise DatasetError(f"mean={mean} and std={std}: give both or none")
-    channels = examples.x.shape[-1]
-    if mean is not None:
+    values: tuple[ArrayLike, ArrayLike]
+    if mean is not None and std is not None:
         if normalise == "train":
             raise DatasetError(f"mean={mean} does not go with normalise='train'; drop one of them")
-        for name, value in (("mean", mean), ("std", std)):
-            if np.size(value) not in (1, channels):
-                raise DatasetError(
-                    f"{name}={value} has {np.size(value)} values; x of shape {examples.x.shape} "
-                    f"needs 1 or {channels}"
-                )
-        if not np.min(std) > 0:
-            raise DatasetError(f"std={std} is not allowed; it must be > 0")
+        _check_constants(examples.x, mean, std)
+        values = mean, std
     elif normalise == "train":
-        mean, std = _moments(examples.x, train.indices)
-    elif examples.mean is not None:
-        mean, std = examples.mean, examples.std
+        values = _moments(examples.x, train.indices)
+    elif examples.mean is not None and examples.std is not None:
+        values = examples.mean, examples.std
     else:
-        mean, std = (127.5, 127.5) if examples.x.dtype == np.uint8 else (0.0, 1.0)
-    scalar = np.size(mean) == 1 and np.size(std) == 1
-    return tuple(np.float32(np.squeeze(a) if scalar else a) for a in (mean, std))
+        values = (127.5, 127.5) if examples.x.dtype == np.uint8 else (0.0, 1.0)
+    # Two scalars if both have one value, since scalars broadcast against features of any shape.
+    if all(np.size(value) == 1 for value in values):
+        values = np.squeeze(values[0]), np.squeeze(values[1])
+    return np.asarray(values[0], np.float32), np.asarray(values[1], np.float32)
 
 
-def _moments(x, indices):
-    """Return mean and standard deviation of every channel, in blocks, 1 where it is constant."""
+def _check_constants(x: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raise an error if a user's own mean and standard deviation do not fit the features."""
+    channels = x.shape[-1]
+    for name, value in (("mean", mean), ("std", std)):
+        if np.size(value) not in (1, channels):
+            raise DatasetError(
+                f"{name}={value} has {np.size(value)} values; x of shape {x.shape} needs 1 or "
+                f"{channels}"
+            )
+    if not np.min(std) > 0:
+        raise DatasetError(f"std={std} is not allowed; it must be > 0")
+
+
+def _moments(x: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of every channel; 1 for a constant channel."""
     if x.dtype.kind in "iu" and x.dtype.itemsize > 1:
         raise DatasetError("normalise='train' does not go with tokens; use 'fixed'")
     channels = x.shape[-1]
     total, square, count = np.zeros(channels), np.zeros(channels), 0
-    for i in range(0, len(indices), 4096):
-        block = np.asarray(x[indices[i : i + 4096]], np.float64).reshape(-1, channels)
-        total, square = total + block.sum(0), square + (block**2).sum(0)
-        count += len(block)
+    # In blocks, since x may be memory-mapped and larger than memory; in float64, since the
+    # variance is a small difference of large sums.
+    for start in range(0, len(indices), MOMENTS_BLOCK):
+        block = x[indices[start : start + MOMENTS_BLOCK]]
+        values = np.asarray(block, np.float64).reshape(-1, channels)
+        total, square = total + values.sum(0), square + (values**2).sum(0)
+        count += len(values)
     mean = total / count
     std = np.sqrt(np.maximum(square / count - mean**2, 0))
     return mean, np.where(std > 1e-6, std, 1.0)
 
 
-def _relabelled(y, maps, groups):
-    """Return labels after each client's permutation; examples without an owner stay."""
-    y, first = y.copy(), 0
+def _relabelled(y: np.ndarray, maps: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
+    """Return labels after each client's permutation; examples without an owner stay.
+
+    Args:
+      y: ``[N]`` or ``[N, L]`` labels.
+      maps: ``[K, num_classes]``, one permutation of each client, the clients of the first group
+        first.
+      groups: of clients.
+    """
+    y, first = y.copy(), 0  # a copy: the loader's labels may be used for another dataset
     for group in groups:
         for owned in group.splits.values():
             client = first + np.repeat(np.arange(len(group.names)), owned.sizes)
-            mine = y[owned.indices]
-            y[owned.indices] = maps[client.reshape(-1, *[1] * (y.ndim - 1)), mine]
+            # For sequences, one client against all positions of its example.
+            client = client.reshape(-1, *[1] * (y.ndim - 1))
+            y[owned.indices] = maps[client, y[owned.indices]]
         first += len(group.names)
     return y

@@ -31,7 +31,7 @@ __all__ = [
 
 
 def iid(labels: np.ndarray, num_clients: int, seed: int) -> list[np.ndarray]:
-    """Shuffle the examples and deal them out evenly.
+    """Shuffle the examples and give every client equally many.
 
     Args:
       labels: ``[N]``; only their number counts.
@@ -52,13 +52,13 @@ def iid(labels: np.ndarray, num_clients: int, seed: int) -> list[np.ndarray]:
 def lognormal(
     labels: np.ndarray, num_clients: int, sigma: float, min_size: int, seed: int
 ) -> list[np.ndarray]:
-    """Quantity skew: sizes are proportional to log-normal draws, labels as in the whole.
+    """Quantity skew: sizes are proportional to log-normal draws; labels are as in the whole.
 
     Args:
       labels: ``[N]``; only their number counts.
       num_clients: K.
       sigma: standard deviation of the sizes' logarithm, >= 0; 0 gives equal sizes.
-      min_size: examples that every client has at least, >= 1.
+      min_size: least number of examples of a client, >= 1.
       seed: of all draws.
 
     Raises:
@@ -76,13 +76,13 @@ def zipf(
 ) -> list[np.ndarray]:
     """Quantity skew: the r-th largest client has a size proportional to ``r ** -exponent``.
 
-    Which client is which rank is drawn; labels are as in the whole.
+    Which client has which rank is drawn at random; labels are as in the whole.
 
     Args:
       labels: ``[N]``; only their number counts.
       num_clients: K.
       exponent: >= 0; 0 gives equal sizes.
-      min_size: examples that every client has at least, >= 1.
+      min_size: least number of examples of a client, >= 1.
       seed: of all draws.
 
     Raises:
@@ -102,21 +102,26 @@ def natural(owners: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
       owners: ``[N]`` ints or strings.
 
     Returns:
-      ``[K]`` owner names as strings, in the natural order (integers by value), and K index arrays.
+      ``[K]`` owner names as strings, sorted (integers by value), and K index arrays.
     """
     names, owner = np.unique(owners, return_inverse=True)
+    # One sort of all examples, not a search of all for each owner; stable, so that an owner's
+    # examples stay in the order stored, which a temporal split relies on.
     order = np.argsort(owner, kind="stable")
     cuts = np.cumsum(np.bincount(owner, minlength=len(names)))[:-1]
     return names.astype(str), np.split(order, cuts)
 
 
-def _of_sizes(num_examples, shares, min_size, rng):
-    """Deal shuffled examples out: ``min_size`` each, the rest in proportion to ``shares``."""
+def _of_sizes(
+    num_examples: int, shares: np.ndarray, min_size: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Give out shuffled examples: ``min_size`` each, the rest in proportion to ``shares``."""
     if min_size < 1:
         raise DatasetError(f"min_examples={min_size} is not allowed; it must be >= 1")
     num_clients = len(shares)
     check_clients(num_clients, num_examples, min_size)
     free = num_examples - num_clients * min_size
+    # Cumulative sums are rounded, not the sizes, so that the sizes add up to N.
     cuts = np.round(np.cumsum(shares)[:-1] / shares.sum() * free).astype(np.int64)
     cuts += min_size * np.arange(1, num_clients)
     return [np.sort(part) for part in np.split(rng.permutation(num_examples), cuts)]

@@ -1,16 +1,21 @@
-"""Deal a dataset's examples out to clients: partition, splits, new clients, shifts."""
+"""Give a dataset's examples to clients: partition, splits, new clients, shifts."""
 
 import difflib
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from pflalign_jax.datasets import partition as partitions
-from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples, FederatedDataset
-from pflalign_jax.datasets.build import assemble, group_of
+from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples, FederatedDataset, Owned
+from pflalign_jax.datasets.build import Group, assemble
 from pflalign_jax.datasets.partition_file import read_partition, refuse_other_data
-from pflalign_jax.datasets.split import own, split_clients
+from pflalign_jax.datasets.random_seeds import NEW_CLIENTS, OWNER_CHOICE
+from pflalign_jax.datasets.split import split_clients
+
+DEFAULT_NUM_CLIENTS = 20
+"""Clients of a partition that is not natural, if the user asks for no number."""
 
 
 class Partitioner(NamedTuple):
@@ -18,14 +23,15 @@ class Partitioner(NamedTuple):
 
     Attributes:
       function: ``(labels, num_clients, *arguments, seed) -> K index arrays``.
-      defaults: its own arguments, in order, as `partition_examples` calls them.
+      defaults: its own arguments, in the order of the function, by their names in
+        `partition_examples`.
     """
 
     function: Callable[..., list[np.ndarray]]
     defaults: Mapping[str, Any]
 
 
-def _natural(owners):
+def _natural(owners: np.ndarray) -> list[np.ndarray]:
     """Give every owner its own examples."""
     return partitions.natural(owners)[1]
 
@@ -44,11 +50,15 @@ PARTITIONS = {
     "zipf": Partitioner(partitions.zipf, {"exponent": 1.0, "min_examples": 8}),
     "natural": Partitioner(_natural, {"min_examples": 1}),
 }
-"""All partitions. What is not among a partition's own arguments does not go with it."""
+"""All partitions. An argument that is not among a partition's own is refused with it."""
 
 
 class PartitionOptions(TypedDict, total=False):
-    """The keyword arguments of `partition_examples`, which every named dataset takes."""
+    """The keyword arguments of `partition_examples`, which every named dataset takes.
+
+    Written out a second time so that type checkers know what ``**options`` of these functions may
+    be; a test compares the two.
+    """
 
     num_clients: int | None
     partition: str | None
@@ -116,11 +126,12 @@ def partition_examples(
         ``"dirichlet"``.
       alpha, classes_per_client, shards_per_client, sigma, exponent: of the partitions that take
         them, see `pflalign_jax.datasets.partition`; None: the defaults in `PARTITIONS`.
-      min_examples: examples that every client has at least, all splits together: guaranteed by
+      min_examples: least number of examples of a client, all splits together: guaranteed by
         partitions that take it, checked for the others; natural owners with fewer are left out.
       partition_file: a ``partition.npz`` that `save_partition` wrote. It says who owns what in
-        which split; then no argument above or below about it counts.
-      num_new_clients: clients more, or natural owners, held out whole: they never train.
+        which split; the arguments of the partition, the new clients and the splits are ignored.
+      num_new_clients: additional clients, or natural owners, that are held out whole: they never
+        train.
       validation_fraction, test_fraction, validation_count, test_count: held out inside every
         client, see `split_clients`. A source's own test split is kept under the natural partition.
       split_by: ``"stratified"``, ``"random"`` or ``"temporal"``, see `split_clients`; None:
@@ -131,14 +142,15 @@ def partition_examples(
         `pflalign_jax.datasets.shift`; new clients are shifted like the others.
       normalise: ``"fixed"``: constants of the dataset; ``"train"``: mean and standard deviation of
         each channel (the last axis) over the training examples of all clients.
-      mean, std: other constants, scalars or one for each channel, in the units of x as stored.
-      fraction: seeded random part of all examples to use, in (0, 1].
+      mean, std: mean and standard deviation per channel, or scalars, instead of the dataset's; in
+        the units of x as stored.
+      fraction: part of all examples to use, in (0, 1], chosen at random by the seed.
       seed: of the partition, the splits, the choice of new clients and the shifts.
 
     Raises:
       DatasetError: naming the argument, its value and what to do.
     """
-    examples = _part_of(examples, fraction, seed)
+    examples = _subsample(examples, fraction, seed)
     if num_new_clients < 0:
         raise DatasetError(f"num_new_clients={num_new_clients} is not allowed; it must be >= 0")
     if partition_file is not None:
@@ -146,72 +158,69 @@ def partition_examples(
     else:
         if partition is None:
             partition = "dirichlet" if examples.owner is None else "natural"
-        if split_by is None:
-            split_by = "stratified" if examples.y.ndim == 1 else "temporal"
-        own_arguments = {
-            "alpha": alpha,
-            "classes_per_client": classes_per_client,
-            "shards_per_client": shards_per_client,
-            "sigma": sigma,
-            "exponent": exponent,
-            "min_examples": min_examples,
-        }
-        arguments = _arguments(partition, own_arguments)
-        if partition == "natural":
-            wanted = None if num_clients is None else num_clients + num_new_clients
-            names, parts, notes = _owners(examples, wanted, arguments["min_examples"], seed)
-            examples = examples._replace(notes=(*examples.notes, *notes))
-        else:
-            wanted = (20 if num_clients is None else num_clients) + num_new_clients
-            labels = examples.y if examples.y.ndim == 1 else examples.y[:, 0]
-            parts = PARTITIONS[partition].function(labels, wanted, *arguments.values(), seed)
-            names = np.arange(wanted).astype(str)
-            _refuse_small(parts, min_examples, partition)
-
-        def split(parts, validation_fraction, test_fraction):
-            return split_clients(
-                parts,
-                validation_fraction,
-                test_fraction,
-                seed,
-                by=split_by,
-                labels=examples.y,
-                validation_count=validation_count,
-                test_count=test_count if test_fraction else None,
-            )
-
-        if partition == "natural" and source_split and examples.split is not None:
-            given = {s: [part[examples.split[part] == s] for part in parts] for s in SPLITS}
-            splits = {s: own(owned) for s, owned in given.items()}
-            if not len(splits["validation"].indices):
-                inner = split(given["train"], validation_fraction, 0.0)
-                splits.update(train=inner["train"], validation=inner["validation"])
-        else:
-            splits = split(parts, validation_fraction, test_fraction)
+        arguments = {"alpha": alpha, "classes_per_client": classes_per_client,
+                     "shards_per_client": shards_per_client, "sigma": sigma,
+                     "exponent": exponent, "min_examples": min_examples}  # fmt: skip
+        names, parts, notes = _partition(
+            examples, partition, arguments, num_clients, num_new_clients, seed
+        )
+        examples = examples._replace(notes=(*examples.notes, *notes))
+        # A source's own split belongs to its natural owners; a partition mixes owners anyway.
+        given = examples.split if partition == "natural" and source_split else None
+        splits = _split(
+            examples.y, parts, given, validation_fraction, test_fraction, validation_count,
+            test_count, split_by, seed,
+        )  # fmt: skip
         groups = _hold_out(names, splits, num_new_clients, seed)
     dataset = assemble(examples, groups, seed, normalise=normalise, mean=mean, std=std,
                        feature_shift=feature_shift, strength=feature_shift_strength,
                        label_shift=label_shift, shift_groups=shift_groups)  # fmt: skip
+    # At the end, because the hash in the file includes labels after their shift.
     if partition_file is not None:
         refuse_other_data(partition_file, dataset)
     return dataset
 
 
-def _part_of(examples, fraction, seed):
+def _subsample(examples: Examples, fraction: float, seed: int) -> Examples:
     """Return a seeded random part of the examples, in their order."""
     if not 0 < fraction <= 1:
         raise DatasetError(f"fraction={fraction} is not allowed; it must be in (0, 1]")
     if fraction == 1:
         return examples
+    # The beginning of one order: a smaller fraction is a part of a larger one.
     order = np.random.default_rng(seed).permutation(len(examples.y))
     kept = np.sort(order[: round(fraction * len(examples.y))])
-    per_example = {"x": examples.x, "y": examples.y, "owner": examples.owner,
-                   "split": examples.split}  # fmt: skip
-    return examples._replace(**{k: a[kept] for k, a in per_example.items() if a is not None})
+    return examples._replace(
+        x=examples.x[kept],
+        y=examples.y[kept],
+        owner=None if examples.owner is None else examples.owner[kept],
+        split=None if examples.split is None else examples.split[kept],
+    )
 
 
-def _arguments(partition, given):
-    """Return the partition's own arguments; refuse those that do not go with it."""
+def _partition(
+    examples: Examples,
+    partition: str,
+    given: Mapping[str, Any],
+    num_clients: int | None,
+    num_new_clients: int,
+    seed: int,
+) -> tuple[np.ndarray, list[np.ndarray], list[str]]:
+    """Return the names of all clients, with new ones, their index arrays, and notes."""
+    arguments = _arguments(partition, given)
+    if partition == "natural":
+        count = None if num_clients is None else num_clients + num_new_clients
+        return _natural_owners(examples, count, arguments["min_examples"], seed)
+    count = (DEFAULT_NUM_CLIENTS if num_clients is None else num_clients) + num_new_clients
+    # Label skew of a sequence goes by the label at its first position.
+    labels = examples.y if examples.y.ndim == 1 else examples.y[:, 0]
+    parts = PARTITIONS[partition].function(labels, count, *arguments.values(), seed)
+    _refuse_small(parts, given["min_examples"], partition)
+    return np.arange(count).astype(str), parts, []
+
+
+def _arguments(partition: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the partition's own arguments in order; raise an error for those of others."""
     if partition not in PARTITIONS:
         close = difflib.get_close_matches(str(partition), PARTITIONS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -220,15 +229,18 @@ def _arguments(partition, given):
         )
     defaults = PARTITIONS[partition].defaults
     for name, value in given.items():
+        # min_examples is checked after the fact where a partition does not guarantee it.
         if value is not None and name not in (*defaults, "min_examples"):
             takes = f"takes {', '.join(defaults)}" if defaults else "takes none of these arguments"
             raise DatasetError(
                 f"{name}={value} does not go with partition={partition!r}, which {takes}"
             )
+    # In the order of `defaults`, in which the partition's function takes them.
     return {k: default if given[k] is None else given[k] for k, default in defaults.items()}
 
 
-def _refuse_small(parts, min_examples, partition):
+def _refuse_small(parts: Sequence[np.ndarray], min_examples: int | None, partition: str) -> None:
+    """Raise an error if a client has fewer examples than the user asked for."""
     smallest = min(map(len, parts))
     if min_examples is not None and smallest < min_examples:
         raise DatasetError(
@@ -237,8 +249,13 @@ def _refuse_small(parts, min_examples, partition):
         )
 
 
-def _owners(examples, wanted, min_examples, seed):
-    """Return names and parts of the natural owners that can be clients, and notes on the others."""
+def _natural_owners(
+    examples: Examples, count: int | None, min_examples: int, seed: int
+) -> tuple[np.ndarray, list[np.ndarray], list[str]]:
+    """Return names and index arrays of ``count`` natural owners (None: all), and notes.
+
+    Owners with fewer than ``min_examples`` are left out, which is noted.
+    """
     if examples.owner is None:
         others = tuple(name for name in PARTITIONS if name != "natural")
         raise DatasetError(
@@ -248,6 +265,7 @@ def _owners(examples, wanted, min_examples, seed):
     names, parts = partitions.natural(examples.owner)
     sizes = np.array([len(part) for part in parts])
     notes = []
+    # A note and no error: real data have owners with one example, who cannot be split.
     if (sizes < min_examples).any():
         left_out = int((sizes < min_examples).sum())
         notes.append(
@@ -260,22 +278,63 @@ def _owners(examples, wanted, min_examples, seed):
             f"min_examples={min_examples} leaves none of {examples.name}'s {len(names)} owners, "
             f"the largest of which has {sizes.max()} examples; lower it"
         )
-    if wanted is not None:
-        if not 1 <= wanted <= len(kept):
+    if count is not None:
+        if not 1 <= count <= len(kept):
             raise DatasetError(
                 f"{examples.name} has {len(kept)} natural owners with at least {min_examples} "
-                f"examples, but {wanted} clients are wanted (num_clients + num_new_clients)"
+                f"examples, but {count} clients are wanted (num_clients + num_new_clients)"
             )
-        kept = np.sort(np.random.default_rng([seed, 3]).permutation(kept)[:wanted])
+        # Sorted, so that clients stay in the order of their names.
+        kept = np.sort(np.random.default_rng([seed, OWNER_CHOICE]).permutation(kept)[:count])
     return names[kept], [parts[k] for k in kept], notes
 
 
-def _hold_out(names, splits, num_new, seed):
-    """Return the `Group` of clients that train and the one of new clients."""
+def _split(
+    labels: np.ndarray,
+    parts: Sequence[np.ndarray],
+    given: np.ndarray | None,
+    validation_fraction: float,
+    test_fraction: float,
+    validation_count: int | None,
+    test_count: int | None,
+    split_by: str | None,
+    seed: int,
+) -> dict[str, list[np.ndarray]]:
+    """Split every client's examples, or keep the split ``given`` by the source.
+
+    Returns:
+      ``{"train", "validation", "test"}`` to K index arrays.
+    """
+    if split_by is None:
+        split_by = "stratified" if labels.ndim == 1 else "temporal"
+    split = functools.partial(
+        split_clients, seed=seed, by=split_by, labels=labels, validation_count=validation_count
+    )
+    if given is None:
+        return split(parts, validation_fraction, test_fraction, test_count=test_count)
+    splits = {name: [part[given[part] == name] for part in parts] for name in SPLITS}
+    if not any(map(len, splits["validation"])):
+        # Most sources have train and test only: validation is taken from their training examples.
+        inner = split(splits["train"], validation_fraction, 0.0)
+        splits.update(train=inner["train"], validation=inner["validation"])
+    return splits
+
+
+def _hold_out(
+    names: np.ndarray, splits: Mapping[str, Sequence[np.ndarray]], num_new: int, seed: int
+) -> list[Group]:
+    """Return the clients that train, and the new ones, chosen at random."""
     if num_new >= len(names):
         raise DatasetError(
             f"num_new_clients={num_new} of {len(names)} clients leave none to train; lower it"
         )
-    order = np.random.default_rng([seed, 4]).permutation(len(names))
+    # Splits do not depend on this draw: with other new clients, everybody keeps the same test
+    # examples.
+    order = np.random.default_rng([seed, NEW_CLIENTS]).permutation(len(names))
     new = np.isin(np.arange(len(names)), order[:num_new])
-    return [group_of(names, splits, np.flatnonzero(chosen)) for chosen in (~new, new)]
+
+    def group(clients: list[int]) -> Group:
+        owned = {s: Owned.from_parts(parts[k] for k in clients) for s, parts in splits.items()}
+        return Group(names[clients], owned)
+
+    return [group(np.flatnonzero(chosen).tolist()) for chosen in (~new, new)]

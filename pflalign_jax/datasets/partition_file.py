@@ -1,26 +1,33 @@
-"""A partition as a file: who owns what in which split, with a hash of the labels it belongs to."""
+"""Partition files: who owns what in which split, with a hash of the data they belong to."""
 
 import hashlib
 import os
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples, FederatedDataset, Owned
 from pflalign_jax.datasets.build import Group
 
-GROUPS = ("", "new_")
-"""Prefixes of the arrays of clients that train and of new clients."""
+GROUP_PREFIXES = ("", "new_")
+"""What the names of arrays begin with, for clients that train and for new clients."""
 
 
 def partition_hash(dataset: FederatedDataset) -> str:
-    """Return a sha256 over clients' names, all splits, labels and shifts, as hexadecimal digits."""
+    """Return a sha256 over clients' names, all splits, labels and shifts, as hexadecimal digits.
+
+    Features are not part of it: they may be larger than memory, and data with the same labels in
+    the same order are most likely the same data.
+    """
     digest = hashlib.sha256()
-    for group in _datasets(dataset):
+    for group in _groups(dataset):
         digest.update("\n".join(group.client_names.tolist()).encode())
         arrays = [group.y] + [a for split in SPLITS for a in group.splits[split]]
+        # Always little-endian, whatever the machine's order: the hash is the same everywhere.
         for array in arrays:
             digest.update(np.ascontiguousarray(array, "<i8").tobytes())
         if group.shift is not None:
@@ -33,26 +40,25 @@ def save_partition(path: str | os.PathLike, dataset: FederatedDataset) -> None:
     """Write who owns what to an npz file, whole or not at all.
 
     Arrays: ``client_names``, and for every split ``<split>_indices`` and ``<split>_offsets``; the
-    same with ``new_`` before the name for new clients; ``dataset``, ``num_examples`` and ``hash``
-    tell what they belong to.
+    same for new clients, with names that begin with ``new_``; ``dataset``, ``num_examples`` and
+    ``hash`` say which data the partition belongs to.
     """
     path = pathlib.Path(path)
     temporary = path.with_name(path.name + ".partial")
-    arrays = {}
-    for prefix, group in zip(GROUPS, _datasets(dataset), strict=False):
+    arrays: dict[str, Any] = {
+        "dataset": np.array(dataset.name),
+        "num_examples": np.array(len(dataset.y)),
+        "hash": np.array(partition_hash(dataset)),
+    }
+    # Not strict: without new clients there is one group.
+    for prefix, group in zip(GROUP_PREFIXES, _groups(dataset), strict=False):
         arrays[f"{prefix}client_names"] = group.client_names
         for split in SPLITS:
             for field in Owned._fields:
                 arrays[f"{prefix}{split}_{field}"] = getattr(group.splits[split], field)
     with temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            dataset=np.array(dataset.name),
-            num_examples=np.array(len(dataset.y)),
-            hash=np.array(partition_hash(dataset)),
-            **arrays,
-        )
-    temporary.replace(path)
+        np.savez_compressed(file, **arrays)
+    temporary.replace(path)  # readers find either the old file or the whole new one
 
 
 def read_partition(path: str | os.PathLike, examples: Examples) -> list[Group]:
@@ -72,52 +78,55 @@ def read_partition(path: str | os.PathLike, examples: Examples) -> list[Group]:
                 f"{arrays['dataset']}; {examples.name} has {len(examples.y)} here. Use the data "
                 "that it was made for, or leave partition_file out"
             )
-        groups = []
-        for prefix in GROUPS:
-            if f"{prefix}client_names" not in arrays:
-                none = Owned(np.zeros(0, np.int64), np.zeros(1, np.int64))
-                groups.append(Group(np.zeros(0, "U1"), dict.fromkeys(SPLITS, none)))
-                continue
-            splits = {
-                s: Owned(*(arrays[f"{prefix}{s}_{field}"] for field in Owned._fields))
-                for s in SPLITS
-            }
-            groups.append(Group(arrays[f"{prefix}client_names"], splits))
-    except DatasetError:
+        groups = [_group(arrays, prefix) for prefix in GROUP_PREFIXES]
+    except DatasetError:  # a ValueError too: it must not be told as a damaged file
         raise
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DatasetError(
             f"partition file {path} cannot be read ({type(error).__name__}: {error}); it must be a "
             "partition.npz that a run or experiments.partition wrote"
         ) from error
-    owned = np.concatenate([o.indices for group in groups for o in group.splits.values()])
-    if len(np.unique(owned)) != len(owned) or not _inside(owned, len(examples.y)):
+    indices = np.concatenate([owned.indices for g in groups for owned in g.splits.values()])
+    if len(np.unique(indices)) != len(indices) or not _inside(indices, len(examples.y)):
         raise DatasetError(
             f"partition file {path} is damaged: an example belongs to two clients or does not exist"
         )
     return groups
 
 
+def _group(arrays: Mapping[str, np.ndarray], prefix: str) -> Group:
+    """Return the clients whose arrays begin with ``prefix``; an empty group if there are none."""
+    if f"{prefix}client_names" not in arrays:
+        return Group(np.zeros(0, "U1"), dict.fromkeys(SPLITS, Owned.from_parts([])))
+    splits = {
+        split: Owned(*(arrays[f"{prefix}{split}_{field}"] for field in Owned._fields))
+        for split in SPLITS
+    }
+    return Group(arrays[f"{prefix}client_names"], splits)
+
+
 def refuse_other_data(path: str | os.PathLike, dataset: FederatedDataset) -> None:
-    """Refuse a dataset whose hash is not the one in its partition file.
+    """Raise an error if a dataset's hash is not the one in its partition file.
 
     Raises:
       DatasetError: naming the file and both hashes.
     """
     with np.load(path, allow_pickle=False) as file:
-        wanted = str(file["hash"])
-    found = partition_hash(dataset)
-    if found != wanted:
+        expected = str(file["hash"])
+    actual = partition_hash(dataset)
+    if actual != expected:
         raise DatasetError(
-            f"partition file {path} does not fit {dataset.name}: its hash is {wanted[:12]}..., of "
-            f"these data {found[:12]}.... Labels, their order, or the shifts differ from what it "
-            "was made for"
+            f"partition file {path} does not fit {dataset.name}: its hash is {expected[:12]}..., "
+            f"that of these data is {actual[:12]}.... Labels, their order, or the shifts differ "
+            "from those that it was made for"
         )
 
 
-def _datasets(dataset):
+def _groups(dataset: FederatedDataset) -> list[FederatedDataset]:
+    """Return the clients that train, and the new clients if there are any."""
     return [dataset] + ([] if dataset.new_clients is None else [dataset.new_clients])
 
 
-def _inside(indices, count):
+def _inside(indices: np.ndarray, count: int) -> bool:
+    """Tell whether all indices are in ``0..count-1``."""
     return not len(indices) or (indices.min() >= 0 and indices.max() < count)

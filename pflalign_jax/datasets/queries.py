@@ -1,17 +1,16 @@
-"""What can be asked of a federated dataset, and done with it."""
+"""Questions to a federated dataset, and the choice of some of its clients."""
 
 import numpy as np
 
 from pflalign_jax.datasets.base import SPLITS, DatasetError, FederatedDataset
 from pflalign_jax.datasets.shift import shift_features
-from pflalign_jax.datasets.split import own
 
 
-def describe(dataset: FederatedDataset) -> dict[str, object]:
-    """Return a dataset's name, number of clients and classes, and examples per split.
+def dataset_summary(dataset: FederatedDataset) -> dict[str, object]:
+    """Return a dataset's name, numbers of clients, classes and examples of each split, and notes.
 
-    ``train_per_client`` has the smallest, median and largest number of training examples; then
-    come the number of new clients and the notes.
+    ``train_per_client`` has the smallest, median and largest number of training examples of a
+    client.
     """
     sizes = dataset.splits["train"].sizes
     return {
@@ -25,8 +24,8 @@ def describe(dataset: FederatedDataset) -> dict[str, object]:
     }
 
 
-def label_counts(dataset: FederatedDataset) -> np.ndarray:
-    """Return ``[K, num_classes]`` int64: examples of each label and client, all splits together.
+def client_label_counts(dataset: FederatedDataset) -> np.ndarray:
+    """Return ``[K, num_classes]`` int64: each client's examples of each label, in all splits.
 
     Labels of sequences are counted at every position.
     """
@@ -34,17 +33,18 @@ def label_counts(dataset: FederatedDataset) -> np.ndarray:
     for owned in dataset.splits.values():
         y = dataset.y[owned.indices]
         clients = np.repeat(np.arange(dataset.num_clients), owned.sizes)
+        # `counts[clients, y] += 1` would count a repeated (client, label) only once.
         np.add.at(counts, (clients.reshape(-1, *[1] * (y.ndim - 1)), y), 1)
     return counts
 
 
 def features_of(dataset: FederatedDataset, client: int, indices: np.ndarray) -> np.ndarray:
-    """Return features ``[n, ...]`` of a client's examples as devices will see them, unnormalised.
+    """Return features ``[n, ...]`` of a client's examples, shifted, but not normalised.
 
     Args:
       dataset: with or without a feature shift.
-      client: its position.
-      indices: ``[n]`` of examples that it owns.
+      client: the client's position.
+      indices: ``[n]``, examples that this client owns.
     """
     x = dataset.x[indices]
     if dataset.shift is None:
@@ -61,11 +61,11 @@ def select_clients(dataset: FederatedDataset, positions: np.ndarray) -> Federate
 
     Args:
       dataset: of K clients.
-      positions: ``[C]`` different positions; client ``positions[i]`` comes to position ``i`` and
+      positions: ``[C]`` different positions; client ``positions[i]`` moves to position ``i`` and
         keeps its name, its examples and its id.
 
     Raises:
-      DatasetError: for a position outside ``0..K-1`` or one named twice.
+      DatasetError: for a position outside ``0..K-1`` or one given twice.
     """
     positions = np.asarray(positions)
     if (
@@ -75,12 +75,9 @@ def select_clients(dataset: FederatedDataset, positions: np.ndarray) -> Federate
         raise DatasetError(
             f"positions={positions} are not different clients out of {dataset.num_clients}"
         )
-    splits, shift = {}, dataset.shift
-    for split, owned in dataset.splits.items():
-        parts = [owned.indices[owned.offsets[k] : owned.offsets[k + 1]] for k in positions]
-        splits[split] = own(parts)
+    shift = dataset.shift
     return dataset._replace(
-        splits=splits,
+        splits={split: owned.of_clients(positions) for split, owned in dataset.splits.items()},
         client_names=dataset.client_names[positions],
         client_ids=dataset.client_ids[positions],
         shift=shift and shift._replace(amounts=shift.amounts[positions]),

@@ -1,6 +1,6 @@
 """What every algorithm runs on: local training, the round, evaluation."""
 
-from pflalign_jax.federated import participation
+from pflalign_jax.federated import participation, validation
 from pflalign_jax.federated.algorithm import (
     GATHERED,
     MEAN_BY_CLIENTS,
@@ -14,23 +14,38 @@ from pflalign_jax.federated.algorithm import (
     Mean,
     mean_over,
 )
-from pflalign_jax.federated.class_statistics import class_features, label_counts
+from pflalign_jax.federated.client_statistics import (
+    ClassFeatures,
+    class_counts,
+    class_features,
+    client_loss,
+)
 from pflalign_jax.federated.client_store import StoreError
-from pflalign_jax.federated.federation import federate
+from pflalign_jax.federated.federate import federate
+from pflalign_jax.federated.federation import (
+    Federation,
+    FederationState,
+    RoundResult,
+)
 from pflalign_jax.federated.inject_hyperparams import inject_hyperparams
-from pflalign_jax.federated.interface import Federation, FederationState, RoundResult
 from pflalign_jax.federated.local import (
     LocalResult,
     LocalTraining,
     Loss,
+    add_drift,
     local_sgd,
     local_training,
     projected,
     proximal,
 )
-from pflalign_jax.federated.message_size import message_shapes
+from pflalign_jax.federated.message_size import message_shapes, num_bytes
 from pflalign_jax.federated.metrics import ClientScores, summarise
-from pflalign_jax.federated.param_parts import combine_params, part_mask, partition_params
+from pflalign_jax.federated.param_parts import (
+    combine_params,
+    first_models,
+    part_mask,
+    partition_params,
+)
 from pflalign_jax.federated.participation import Participation, Turnout
 
 __all__ = [
@@ -40,6 +55,7 @@ __all__ = [
     "Aggregate",
     "Aggregation",
     "Algorithm",
+    "ClassFeatures",
     "ClientData",
     "ClientOutput",
     "ClientScores",
@@ -54,19 +70,24 @@ __all__ = [
     "RoundResult",
     "StoreError",
     "Turnout",
+    "add_drift",
+    "class_counts",
     "class_features",
+    "client_loss",
     "combine_params",
     "federate",
+    "first_models",
     "inject_hyperparams",
-    "label_counts",
     "local_sgd",
     "local_training",
     "mean_over",
     "message_shapes",
+    "num_bytes",
     "part_mask",
     "participation",
     "partition_params",
     "projected",
     "proximal",
     "summarise",
+    "validation",
 ]

@@ -12,8 +12,8 @@ import mmap
 import os
 import pathlib
 import zlib
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -25,67 +25,78 @@ class StoreError(UserError):
     """A store that cannot be used; the message names the directory and says what to do."""
 
 
-class ClientStore(NamedTuple):
+class ClientStore(Protocol):
     """States of K clients outside of devices.
 
     Positions are ints of any shape ``S``; -1 stands for no client.
-
-    Attributes:
-      read: ``positions [S] -> state`` with leaves ``[S, ...]``, NumPy copies; the first state
-        where there is no client.
-      write: ``(positions [S], state, round) -> None``: all clients or, after a crash, none.
-      last_round: ``() -> int``, the round that was written last; 0 for a new store.
-      written: ``() -> [K] bool``, who was ever written; others read as the first state.
-      hold: ``rounds -> None``: a store in files can be opened again after these rounds, each the
-        last one or held before; others are let go. In memory nothing is held.
     """
 
-    read: Callable[[np.ndarray], Any]
-    write: Callable[[np.ndarray, Any, int], None]
-    last_round: Callable[[], int]
-    written: Callable[[], np.ndarray]
-    hold: Callable[[Iterable[int]], None]
+    def read(self, positions: np.ndarray) -> Any:
+        """Return states ``[S, ...]``, NumPy copies; the first state where there is no client."""
+
+    def write(self, positions: np.ndarray, state: Any, round_index: int) -> None:
+        """Write states ``[S, ...]`` after a round: of all clients or, after a crash, of none."""
+
+    def last_round(self) -> int:
+        """Return the round that was written last; 0 for a new store."""
+
+    def written(self) -> np.ndarray:
+        """Return ``[K]`` bool, who was ever written; others read as the first state."""
+
+    def hold(self, rounds: Iterable[int]) -> None:
+        """Keep the states of these rounds on disk for reopening; delete other past ones.
+
+        Each is the last round or one that is held already. A store in memory holds nothing.
+        """
 
 
-def host_store(first: Any, num_clients: int) -> ClientStore:
-    """Return a store in host memory.
+class HostStore:
+    """A `ClientStore` in host memory.
 
     Args:
       first: every client's first state, a tree of arrays.
       num_clients: K.
     """
-    leaves, treedef = jax.tree.flatten(jax.tree.map(np.asarray, first))
-    arrays = [_anonymous((num_clients, *leaf.shape), leaf.dtype) for leaf in leaves]
-    written = np.zeros(num_clients, bool)
-    last = [0]
 
-    def read(positions):
-        rows = _rows(leaves, (positions >= 0) & written[positions])
-        for k, where in _there(positions):
-            if written[k]:
-                for row, array in zip(rows, arrays, strict=True):
+    def __init__(self, first: Any, num_clients: int):
+        self._first, treedef = jax.tree.flatten(jax.tree.map(np.asarray, first))
+        self._treedef: Any = treedef
+        self._arrays = [_anonymous((num_clients, *leaf.shape), leaf.dtype) for leaf in self._first]
+        self._written = np.zeros(num_clients, bool)
+        self._last_round = 0
+
+    def read(self, positions: np.ndarray) -> Any:
+        """See `ClientStore`."""
+        rows = _first_rows(self._first, (positions >= 0) & self._written[positions])
+        for k, where in _clients_of(positions):
+            if self._written[k]:
+                for row, array in zip(rows, self._arrays, strict=True):
                     row[where] = array[k]
-        return treedef.unflatten(rows)
+        return self._treedef.unflatten(rows)
 
-    def write(positions, state, round_index):
-        rows = treedef.flatten_up_to(state)
-        for k, where in _there(positions):
-            for row, array in zip(rows, arrays, strict=True):
+    def write(self, positions: np.ndarray, state: Any, round_index: int) -> None:
+        """See `ClientStore`."""
+        rows = self._treedef.flatten_up_to(state)
+        for k, where in _clients_of(positions):
+            for row, array in zip(rows, self._arrays, strict=True):
                 array[k] = row[where]
-            written[k] = True
-        last[0] = round_index
+            self._written[k] = True
+        self._last_round = round_index
 
-    return ClientStore(read, write, lambda: last[0], written.copy, lambda rounds: None)
+    def last_round(self) -> int:
+        """See `ClientStore`."""
+        return self._last_round
+
+    def written(self) -> np.ndarray:
+        """See `ClientStore`."""
+        return self._written.copy()
+
+    def hold(self, rounds: Iterable[int]) -> None:
+        """Do nothing: states in memory are of the last round only."""
 
 
-def disk_store(
-    first: Any,
-    num_clients: int,
-    directory: str | os.PathLike,
-    until: int | None = None,
-    held: Iterable[int] = (),
-) -> ClientStore:
-    """Return a store in files, safe against crashes at round granularity.
+class DiskStore:
+    """A `ClientStore` in files, safe against crashes at round granularity.
 
     ``states.bin`` is a list of slots, each of one client's whole state. A round's states go to
     free slots; when they are on the disk, one record in ``rounds.log`` says who is where now, and
@@ -107,84 +118,114 @@ def disk_store(
       StoreError: if the directory cannot be written, or holds other shapes or not these rounds; in
         ``read`` and ``write``, for what the operating system refuses.
     """
-    directory = pathlib.Path(directory)
-    leaves, treedef = jax.tree.flatten(jax.tree.map(np.asarray, first))
-    slot_bytes = sum(leaf.nbytes for leaf in leaves)
-    slot_of = np.full(num_clients, -1)
-    with _explained(
-        f"{directory} cannot hold client states; choose another directory or make room"
+
+    def __init__(
+        self,
+        first: Any,
+        num_clients: int,
+        directory: str | os.PathLike,
+        until: int | None = None,
+        held: Iterable[int] = (),
     ):
-        directory.mkdir(parents=True, exist_ok=True)
-        _check_layout(directory, leaves, num_clients)
-        states, log = (_File(directory / name) for name in ("states.bin", "rounds.log"))
-        _sync_directory(directory)
-    wanted = {r for r in (*held, until) if r is not None}
-    last, log_end, tables = _replay(log.fd, slot_of, until, wanted)
-    if missing := sorted(wanted - {0, *tables}):
-        raise StoreError(
-            f"{directory} does not hold client states after round {missing[0]}, only up to round "
-            f"{last}; they were deleted or belong to another run"
+        self._directory = directory = pathlib.Path(directory)
+        self._first, treedef = jax.tree.flatten(jax.tree.map(np.asarray, first))
+        self._treedef: Any = treedef
+        self._slot_bytes = sum(leaf.nbytes for leaf in self._first)
+        # [K] the slot that holds each client's state; -1: it was never written.
+        self._slot_of = np.full(num_clients, -1)
+        with _explained(
+            f"{directory} cannot hold client states; choose another directory or make room"
+        ):
+            directory.mkdir(parents=True, exist_ok=True)
+            _check_layout(directory, self._first, num_clients)
+            self._states, self._log = (_File(directory / n) for n in ("states.bin", "rounds.log"))
+            _sync_directory(directory)
+        wanted = {r for r in (*held, until) if r is not None}
+        self._last_round, self._log_end, tables = _replay(
+            self._log.fd, self._slot_of, until, wanted
         )
-    tables = {r: tables.get(r, np.full(num_clients, -1)) for r in wanted}
-    taken = np.concatenate([slot_of, *tables.values()])
-    used = int(taken.max(initial=-1)) + 1
-    free = sorted(set(range(used)) - set(taken.tolist()), reverse=True)
-    cut = False
+        if missing := sorted(wanted - {0, *tables}):
+            raise StoreError(
+                f"{directory} does not hold client states after round {missing[0]}, only up to "
+                f"round {self._last_round}; they were deleted or belong to another run"
+            )
+        # Of every round that is held, what _slot_of was after it. Nobody was written by round 0.
+        self._held = {r: tables.get(r, np.full(num_clients, -1)) for r in wanted}
+        taken = np.concatenate([self._slot_of, *self._held.values()])
+        self._num_slots = int(taken.max(initial=-1)) + 1
+        self._free = sorted(set(range(self._num_slots)) - set(taken.tolist()), reverse=True)
+        # Records of later rounds go with the first write, not when the store is only read.
+        self._later_records_dropped = False
 
-    def read(positions):
-        rows = _rows(leaves, (positions >= 0) & (slot_of[positions] >= 0))
-        with _explained(f"{directory}: client states cannot be read"):
-            for k, where in _there(positions):
-                if slot_of[k] >= 0:
-                    _transfer(os.preadv, states.fd, rows, where, int(slot_of[k]) * slot_bytes)
-        return treedef.unflatten(rows)
+    def read(self, positions: np.ndarray) -> Any:
+        """See `ClientStore`."""
+        rows = _first_rows(self._first, (positions >= 0) & (self._slot_of[positions] >= 0))
+        with _explained(f"{self._directory}: client states cannot be read"):
+            for k, where in _clients_of(positions):
+                if self._slot_of[k] >= 0:
+                    offset = int(self._slot_of[k]) * self._slot_bytes
+                    _transfer(os.preadv, self._states.fd, rows, where, offset)
+        return self._treedef.unflatten(rows)
 
-    def write(positions, state, round_index):
-        nonlocal last, log_end, used, cut
-        rows = [np.ascontiguousarray(row) for row in treedef.flatten_up_to(state)]
-        there = _there(positions)
-        while len(free) < len(there):
-            free.append(used)
-            used += 1
-        slots = free[-len(there) :] if there else []
-        clients = [k for k, _ in there]
-        record = np.array([round_index, len(there), *clients, *slots], np.int64).tobytes()
+    def write(self, positions: np.ndarray, state: Any, round_index: int) -> None:
+        """See `ClientStore`."""
+        rows = [np.ascontiguousarray(row) for row in self._treedef.flatten_up_to(state)]
+        members = _clients_of(positions)
+        while len(self._free) < len(members):
+            self._free.append(self._num_slots)
+            self._num_slots += 1
+        slots = self._free[-len(members) :] if members else []
+        clients = [k for k, _ in members]
+        record = np.array([round_index, len(members), *clients, *slots], np.int64).tobytes()
         record += np.int64(zlib.crc32(record)).tobytes()
         with _explained(
-            f"{directory} cannot take the client states of round {round_index}, it holds those of "
-            f"round {last}; make room"
+            f"{self._directory} cannot take the client states of round {round_index}, it holds "
+            f"those of round {self._last_round}; make room"
         ):
-            if not cut and os.fstat(log.fd).st_size > log_end:
-                os.ftruncate(log.fd, log_end)
-                _to_disk(log.fd)
-            cut = True
-            for (_, where), slot in zip(there, slots, strict=True):
-                _transfer(os.pwritev, states.fd, rows, where, slot * slot_bytes)
-            _to_disk(states.fd)
-            os.pwrite(log.fd, record, log_end)
-            _to_disk(log.fd)
-        before = slot_of[clients]
-        gone = (before >= 0) & ~_among(before, [table[clients] for table in tables.values()])
-        del free[len(free) - len(slots) :]
-        free.extend(before[gone].tolist())
-        slot_of[clients] = slots
-        last, log_end = round_index, log_end + len(record)
+            self._drop_later_records()
+            for (_, where), slot in zip(members, slots, strict=True):
+                _transfer(os.pwritev, self._states.fd, rows, where, slot * self._slot_bytes)
+            # The record must not reach the disk before the states that it speaks of.
+            _to_disk(self._states.fd)
+            os.pwrite(self._log.fd, record, self._log_end)
+            _to_disk(self._log.fd)
+        before = self._slot_of[clients]
+        is_held = _in_tables(before, [table[clients] for table in self._held.values()])
+        del self._free[len(self._free) - len(slots) :]
+        self._free.extend(before[(before >= 0) & ~is_held].tolist())
+        self._slot_of[clients] = slots
+        self._last_round, self._log_end = round_index, self._log_end + len(record)
 
-    def hold(rounds):
+    def _drop_later_records(self) -> None:
+        if not self._later_records_dropped and os.fstat(self._log.fd).st_size > self._log_end:
+            os.ftruncate(self._log.fd, self._log_end)
+            _to_disk(self._log.fd)
+        self._later_records_dropped = True
+
+    def last_round(self) -> int:
+        """See `ClientStore`."""
+        return self._last_round
+
+    def written(self) -> np.ndarray:
+        """See `ClientStore`."""
+        return self._slot_of >= 0
+
+    def hold(self, rounds: Iterable[int]) -> None:
+        """See `ClientStore`."""
         rounds = set(rounds)
-        if last in rounds:
-            tables[last] = slot_of.copy()
-        if unknown := sorted(rounds - set(tables)):
-            raise StoreError(f"{directory} is after round {last} and no longer holds {unknown}")
-        for r in sorted(set(tables) - rounds):
-            table = tables.pop(r)
-            gone = (table >= 0) & ~_among(table, [slot_of, *tables.values()])
-            free.extend(table[gone].tolist())
+        if self._last_round in rounds:
+            self._held[self._last_round] = self._slot_of.copy()
+        if unknown := sorted(rounds - set(self._held)):
+            raise StoreError(
+                f"{self._directory} is after round {self._last_round} and no longer holds {unknown}"
+            )
+        for r in sorted(set(self._held) - rounds):
+            table = self._held.pop(r)
+            still_used = _in_tables(table, [self._slot_of, *self._held.values()])
+            self._free.extend(table[(table >= 0) & ~still_used].tolist())
 
-    return ClientStore(read, write, lambda: last, lambda: slot_of >= 0, hold)
 
-
-def _among(slots, tables):
+def _in_tables(slots, tables):
     """Tell which slots some table has for the same client."""
     return np.any([table == slots for table in tables], axis=0) if tables else slots < -1
 
@@ -279,12 +320,12 @@ def _transfer(call, file, rows, where, offset):
         raise OSError(f"only {done} of {wanted} bytes of a client's state could be moved")
 
 
-def _there(positions):
+def _clients_of(positions):
     """Return ``[(client, index into the table)]`` of the clients that a table of positions has."""
     return [(int(k), where) for where, k in np.ndenumerate(positions) if k >= 0]
 
 
-def _rows(first, known):
+def _first_rows(first, known):
     """Return rows for a table of positions, to be filled where ``known``, else first states."""
     rows = [np.empty((*known.shape, *leaf.shape), leaf.dtype) for leaf in first]
     for where in zip(*np.nonzero(~known), strict=True):

@@ -6,23 +6,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from pflalign_jax.datasets import FederatedDataset, select_clients
 from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput
-from pflalign_jax.federated.client_rows import each, read_rows, write_rows
+from pflalign_jax.federated.client_rows import map_clients, read_rows, write_rows
 from pflalign_jax.federated.metrics import score_client
-from pflalign_jax.federated.sharding import AXIS, PlacedData, place_clients, place_data
-
-OWN: Any = PartitionSpec(AXIS)
-SAME: Any = PartitionSpec()
-"""Where an array of a tree lives; in the tree's place."""
+from pflalign_jax.federated.sharding import (
+    AXIS,
+    REPLICATED,
+    SHARDED,
+    PlacedData,
+    place_clients,
+    place_data,
+)
 
 ScoreTable = dict[str, tuple[jax.Array, jax.Array]]
 """``{split: (sums of hits, sums of losses)}``, ``[R]`` each."""
 
 
-class Setting(NamedTuple):
+class ProgramOptions(NamedTuple):
     """What is fixed when the programs are built.
 
     Attributes:
@@ -36,8 +39,8 @@ class Setting(NamedTuple):
       step_limit: ``(key, round, client id) -> int32``, the most local steps of a client in a
         round; None: no limit.
       drop_last: whether local epochs leave out a last batch that is not full.
-      fresh_state: ``(server, key, received, data) -> state``, of clients that never trained; None:
-        clients bring their states.
+      newcomers: whether clients never trained and start with the state of ``algorithm.newcomer``;
+        False: they bring their states.
     """
 
     algorithm: Algorithm
@@ -49,13 +52,20 @@ class Setting(NamedTuple):
     diagnostics: bool = False
     step_limit: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
     drop_last: bool = False
-    fresh_state: Callable[[Any, jax.Array, Any, ClientData], Any] | None = None
+    newcomers: bool = False
 
 
-def output_shapes(setting: Setting, received: Any, client: Any, window: ClientData) -> ClientOutput:
-    """Return the shapes of one client's output."""
-    update = setting.algorithm.client_update
-    return jax.eval_shape(update, received, client, window, jax.random.key(0))
+class Visits(NamedTuple):
+    """Which of its clients each device visits.
+
+    Attributes:
+      rows: ``[D, S]`` int32, the rows to visit, largest clients first; numbers out of range (R) pad
+        the last chunk.
+      counts: ``[D]`` int32, how many of them are real.
+    """
+
+    rows: jax.Array
+    counts: jax.Array
 
 
 def compiler_options(mesh: Mesh) -> dict[str, Any] | None:
@@ -71,87 +81,151 @@ def compiler_options(mesh: Mesh) -> dict[str, Any] | None:
     }
 
 
-def over_devices(
-    setting: Setting, function: Callable[..., Any], data: PlacedData, out_specs: Any
+def sharded_program(
+    options: ProgramOptions, function: Callable[..., Any], out_specs: Any
 ) -> Callable[..., Any]:
-    """Return ``function`` of each device's blocks over the mesh."""
-    specs = data._replace(
-        splits=jax.tree.map(lambda _: OWN, data.splits),
-        ids=OWN,
-        positions=SAME,
-        mean=SAME,
-        std=SAME,
+    """Return ``function`` of each device's blocks over the mesh.
+
+    Its arguments are ``key, round_index, server, clients, data, visits``.
+    """
+    data = PlacedData(
+        splits=SHARDED,  # one spec in the place of a tree
+        ids=SHARDED,
+        positions=REPLICATED,
+        mean=REPLICATED,
+        std=REPLICATED,
     )
     return jax.shard_map(
         function,
-        mesh=setting.mesh,
-        in_specs=(SAME, SAME, SAME, OWN, specs, OWN, OWN),
+        mesh=options.mesh,
+        in_specs=(REPLICATED, REPLICATED, REPLICATED, SHARDED, data, SHARDED),
         out_specs=out_specs,
+        # A server's state stays the same on all devices, since it is made of sums over all of them;
+        # the check cannot see that through loops of a client's own length.
         check_vma=False,
     )
 
 
+def drop_device_axis(
+    clients: Any, data: PlacedData, visits: Visits
+) -> tuple[Any, PlacedData, Visits]:
+    """Drop the leading device axis, which is 1 on each device."""
+    clients, splits, ids, visits = jax.tree.map(
+        lambda a: a[0], (clients, data.splits, data.ids, visits)
+    )
+    return clients, data._replace(splits=splits, ids=ids), visits
+
+
+def add_device_axis(tree: Any) -> Any:
+    """Put the leading device axis back."""
+    return jax.tree.map(lambda a: a[None], tree)
+
+
+def client_data(
+    data: PlacedData, start: jax.Array, size: jax.Array, client_id: jax.Array
+) -> ClientData:
+    """Return a client's window on its device's training examples."""
+    train = data.splits["train"]
+    return ClientData(
+        x=train.x,
+        y=train.y,
+        start=start,
+        size=size,
+        positions=data.positions,
+        mean=data.mean,
+        std=data.std,
+        client_id=client_id,
+    )
+
+
+def map_client_data(
+    function: Callable[..., Any], data: PlacedData, rows: jax.Array, *stacked: Any
+) -> Any:
+    """Apply ``function(ClientData, ...)`` to every client of a chunk.
+
+    Args:
+      function: of one client: its training examples, and a client's part of each of ``stacked``.
+      data: of the device.
+      rows: ``[chunk]``.
+      stacked: trees with leaves ``[chunk, ...]``.
+    """
+    train = data.splits["train"]
+    starts, sizes, ids = read_rows((train.start, train.size, data.ids), rows)
+
+    def of_client(start, size, client_id, *parts):
+        return function(client_data(data, start, size, client_id), *parts)
+
+    return map_clients(of_client, rows, starts, sizes, ids, *stacked)
+
+
 def update_chunk(
-    setting: Setting,
+    options: ProgramOptions,
     received: Any,
     states: Any,
     data: PlacedData,
     rows: jax.Array,
     key: jax.Array,
-    limit: Callable[[jax.Array], jax.Array] | None = None,
-) -> tuple[ClientOutput, tuple[jax.Array, jax.Array]]:
-    """Run ``client_update`` on a chunk; also return its ``[chunk]`` training sizes and ids.
+    step_limit: Callable[[jax.Array], jax.Array] | None = None,
+) -> ClientOutput:
+    """Run ``client_update`` on a chunk.
 
-    ``limit`` is ``client id -> max_steps``; None: no limit.
+    Args:
+      options: of the programs.
+      received: what clients download, the algorithm's broadcast.
+      states: of the chunk's clients.
+      data: of the device.
+      rows: ``[chunk]``.
+      key: of the round; a client's is folded with its id.
+      step_limit: ``client id -> max_steps``; None: no limit.
     """
-    train = data.splits["train"]
-    starts, sizes, ids = read_rows((train.start, train.size, data.ids), rows)
 
-    def one(state, start, size, client_id):
-        window = client_data(data, start, size, client_id)
+    def update(window: ClientData, state: Any) -> ClientOutput:
+        client_id = window.client_id
+        assert client_id is not None
         window = window._replace(
-            max_steps=limit and limit(client_id),
-            drop_last=jnp.asarray(True) if setting.drop_last else None,
+            max_steps=step_limit and step_limit(client_id),
+            drop_last=jnp.asarray(True) if options.drop_last else None,
         )
         client_key = jax.random.fold_in(key, client_id)
-        own = setting.algorithm.deliver(received, client_id)
-        return setting.algorithm.client_update(own, state, window, client_key)
+        own = _delivered(options, received, window)
+        return options.algorithm.client_update(own, state, window, client_key)
 
-    return each(one, rows, states, starts, sizes, ids), (sizes, ids)
+    return map_client_data(update, data, rows, states)
 
 
 def received_params(
-    setting: Setting, received: Any, states: Any, data: PlacedData, rows: jax.Array
+    options: ProgramOptions, received: Any, states: Any, data: PlacedData, rows: jax.Array
 ) -> Any:
     """Return a chunk's personal models as they start a round."""
-    train = data.splits["train"]
-    starts, sizes, ids = read_rows((train.start, train.size, data.ids), rows)
 
-    def start(state, start, size, client_id):
-        own = setting.algorithm.deliver(received, client_id)
-        window = client_data(data, start, size, client_id)
-        return setting.algorithm.personal_params(own, state, window)
+    def start(window: ClientData, state: Any) -> Any:
+        own = _delivered(options, received, window)
+        return options.algorithm.personal_params(own, state, window)
 
-    return each(start, rows, states, starts, sizes, ids)
+    return map_client_data(start, data, rows, states)
 
 
-def fresh_states(
-    setting: Setting, server: Any, key: jax.Array, received: Any, data: PlacedData, rows: jax.Array
+def newcomer_states(
+    options: ProgramOptions, received: Any, data: PlacedData, rows: jax.Array
 ) -> Any:
-    """Return a chunk's states of clients that never trained."""
-    assert setting.fresh_state is not None
-    make_state, train = setting.fresh_state, data.splits["train"]
-    starts, sizes, ids = read_rows((train.start, train.size, data.ids), rows)
+    """Return a chunk's states of clients that never trained, as the algorithm makes them."""
+    newcomer = options.algorithm.newcomer
+    assert newcomer is not None
 
-    def fresh(start, size, client_id):
-        own = setting.algorithm.deliver(received, client_id)
-        return make_state(server, key, own, client_data(data, start, size, client_id))
+    def first_state(window: ClientData) -> Any:
+        return newcomer(_delivered(options, received, window), window)
 
-    return each(fresh, rows, starts, sizes, ids)
+    return map_client_data(first_state, data, rows)
+
+
+def _delivered(options: ProgramOptions, received: Any, window: ClientData) -> Any:
+    """Return what one client has downloaded of the broadcast."""
+    assert window.client_id is not None
+    return options.algorithm.deliver(received, window.client_id)
 
 
 def score_chunk(
-    setting: Setting,
+    options: ProgramOptions,
     params: Any,
     data: PlacedData,
     rows: jax.Array,
@@ -160,42 +234,38 @@ def score_chunk(
 ) -> ScoreTable:
     """Write a chunk's scores of ``[chunk, ...]`` params, or of shared ones, into ``table``."""
     return {
-        split: write_rows(
-            scores, rows, _score_split(setting, params, data, data.splits[split], rows, shared)
-        )
+        split: write_rows(scores, rows, _score_split(options, params, data, split, rows, shared))
         for split, scores in table.items()
     }
 
 
-def _score_split(setting, params, data, block, rows, shared):
-    """Return sums of hits and losses, ``[chunk]`` each, on one split's `Block`."""
+def _score_split(options, params, data, split, rows, shared):
+    """Return sums of hits and losses, ``[chunk]`` each."""
+    block = data.splits[split]
     starts, sizes = read_rows((block.start, block.size), rows)
-    apply = setting.apply if shared else setting.algorithm.predict or setting.apply
+    # The global model is always the model's own; personal ones may have further parts.
+    apply = options.apply if shared else options.algorithm.predict or options.apply
 
-    def one(start, size, params=params):
+    def score(start, size, params=params):
         return score_client(
             apply,
             params,
-            *(block.x, block.y, start, size, data.mean, data.std),
-            batch_size=setting.eval_batch_size,
+            block.x,
+            block.y,
+            start,
+            size,
+            data.mean,
+            data.std,
+            batch_size=options.eval_batch_size,
         )
 
-    return each(one, rows, starts, sizes, *(() if shared else (params,)))
+    return map_clients(score, rows, starts, sizes, *(() if shared else (params,)))
 
 
 def empty_table(data: PlacedData) -> ScoreTable:
     """Return ``{split: (hits [R], loss sums [R])}`` of zeros for the splits to be scored."""
     zeros = jnp.zeros(data.ids.shape)
     return {split: (zeros, zeros) for split in data.splits if split != "train"}
-
-
-def client_data(
-    data: PlacedData, start: jax.Array, size: jax.Array, client_id: jax.Array
-) -> ClientData:
-    """Return a client's window on its device's training examples."""
-    train = data.splits["train"]
-    shared = data.positions, data.mean, data.std
-    return ClientData(train.x, train.y, start, size, *shared, client_id=client_id)
 
 
 def training_data(dataset: FederatedDataset, k: int) -> ClientData:
@@ -206,17 +276,8 @@ def training_data(dataset: FederatedDataset, k: int) -> ClientData:
     longest = int(dataset.splits["train"].sizes.max())
     data = place_data(client, place_clients(sizes, 1), mesh, splits=("train",), longest=longest)
     # Bound to no device, so that they go together with arrays on any.
-    _, data = own_block((), jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), data))
+    data = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), data)
     train = data.splits["train"]
-    return client_data(data, train.start[0], train.size[0], data.ids[0])
-
-
-def own_block(clients: Any, data: PlacedData) -> tuple[Any, PlacedData]:
-    """Drop the leading device axis, which is 1 on each device."""
-    clients, splits, ids = jax.tree.map(lambda a: a[0], (clients, data.splits, data.ids))
-    return clients, data._replace(splits=splits, ids=ids)
-
-
-def lead(tree: Any) -> Any:
-    """Put the leading device axis back."""
-    return jax.tree.map(lambda a: a[None], tree)
+    train, client_id = jax.tree.map(lambda a: a[0], (train, data.ids))
+    data = data._replace(splits={"train": train})
+    return client_data(data, train.start[0], train.size[0], client_id[0])

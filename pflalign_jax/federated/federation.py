@@ -1,7 +1,9 @@
-"""A federation as functions: clients placed on devices, rounds, scores by client."""
+"""A federation: its state, its rounds, and scores by client; made by `federate`."""
 
+import dataclasses
 import functools
-import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,328 +13,440 @@ from jax.sharding import Mesh, NamedSharding
 from pflalign_jax.datasets.base import FederatedDataset
 from pflalign_jax.datasets.features import are_tokens
 from pflalign_jax.federated.algorithm import Algorithm
-from pflalign_jax.federated.client_states import PLACES, choose_place, on_devices, staged_from
-from pflalign_jax.federated.client_store import disk_store, host_store
-from pflalign_jax.federated.device_program import SAME, Setting, training_data
-from pflalign_jax.federated.eval_program import score_step
-from pflalign_jax.federated.inject_hyperparams import values_of
-from pflalign_jax.federated.interface import Federation, FederationState, RoundResult
+from pflalign_jax.federated.client_states import ClientStates, StagedClients, StatesOnDevices
+from pflalign_jax.federated.cohort_visit import Counts
+from pflalign_jax.federated.device_program import ProgramOptions, training_data
+from pflalign_jax.federated.eval_program import eval_program
+from pflalign_jax.federated.inject_hyperparams import hyperparams_of
 from pflalign_jax.federated.message_size import message_shapes, num_bytes, sent_bytes
-from pflalign_jax.federated.participation import Participation, Turnout, uniform
+from pflalign_jax.federated.metrics import ClientScores, named_scores, on_host
+from pflalign_jax.federated.participation import Participation, Turnout
 from pflalign_jax.federated.random_keys import COHORT, INIT, STATES
-from pflalign_jax.federated.round_program import round_step
-from pflalign_jax.federated.sharding import (
-    AXIS,
-    choose_chunk,
-    everywhere,
-)
+from pflalign_jax.federated.round_program import RoundOutput, Work, round_programs
+from pflalign_jax.federated.sharding import REPLICATED, put_replicated
 from pflalign_jax.federated.snapshot import Snapshot
-from pflalign_jax.federated.tables import eval_batch_size as default_eval_batch_size
-from pflalign_jax.federated.tables import named_scores, on_host
 from pflalign_jax.models import Model
 
 
-def federate(
-    algorithm: Algorithm,
-    model: Model,
-    dataset: FederatedDataset,
-    *,
-    cohort_size: int | None = None,
-    participation: Participation | None = None,
-    client_chunk: int | None = None,
-    mesh: Mesh | None = None,
-    eval_batch_size: int | None = None,
-    client_state_in: str | None = None,
-    state_dir: str | os.PathLike | None = None,
-    new_client_steps: int | None = None,
-    drop_last: bool = False,
-    diagnostics: bool = False,
-) -> Federation:
-    """Simulate a federation of a dataset's clients.
+class FederationState(NamedTuple):
+    """Everything that changes from round to round.
 
-    Clients and their data are assigned to devices once, balanced by training examples. A round is
-    one jitted function over the mesh axis ``clients``: each device visits its members of the
-    cohort, ``client_chunk`` at a time, and one all-reduce forms the mean message. Results do not
-    depend on the chunk, the number of devices or the order of clients, up to float rounding.
-
-    Args:
-      algorithm: e.g. from `pflalign_jax.algorithms.pflalign`.
-      model: its ``apply`` is used for scores, its ``init`` for the first global model.
-      dataset: the clients' data.
-      cohort_size: C, the most answers per round; None: all K clients.
-      participation: who is invited and who answers, from `pflalign_jax.federated.participation`;
-        None: C clients are drawn uniformly in every round, and all answer.
-      client_chunk: clients vmapped at a time on one device; None: see
-        `pflalign_jax.federated.sharding.choose_chunk`.
-      mesh: a mesh with the one axis ``clients``; None: all devices.
-      eval_batch_size: examples per step when scoring; None: from the size of the test sets.
-      client_state_in: where client states live between rounds. ``"device"``: all on devices with
-        their data, each client at home on one. ``"host"`` or ``"disk"``: only a cohort's states
-        and data are on devices, balanced anew every round, the next cohort's read while a round
-        runs; memory on devices does not grow with K, and ``dataset.x`` may be memory-mapped.
-        None: see `pflalign_jax.federated.client_states.choose_place`.
-      state_dir: for ``"disk"``, an empty or new directory; see `disk_store`.
-      new_client_steps: the most local steps of a new client before its adapted model is scored;
-        None: as many as in a round.
-      drop_last: True leaves out the last batch of a local epoch where it is not full, as PFLlib
-        does; a client with less than one batch keeps it (in PFLlib such a client never trains).
-      diagnostics: True adds ``update/cosine`` to every round's metrics, the mean over the cohort of
-        the cosine between a client's message and the mean message, where messages are reduced.
-
-    Raises:
-      ValueError: for a cohort larger than the population, a chunk below 1, another mesh axis, an
-        unknown place.
+    Attributes:
+      key: the run's key; never changes, draws are folded in.
+      round: int32 scalar, rounds done.
+      server: the algorithm's server state, on every device.
+      clients: the algorithm's client states, leaves ``[D, R, ...]``, each client's on its own
+        device; ``()`` if they live in a store, which then moves on with every round.
     """
-    num_clients = dataset.num_clients
-    cohort_size = num_clients if cohort_size is None else cohort_size
-    if not 1 <= cohort_size <= num_clients:
-        raise ValueError(
-            f"cohort_size={cohort_size} is not possible: {dataset.name} has {num_clients} clients; "
-            f"use a number in 1..{num_clients}, or None for all"
-        )
-    each = algorithm.deliver is not Algorithm._field_defaults["deliver"]
-    if each and dataset.client_ids.max() >= num_clients:
-        raise ValueError(
-            f"the algorithm keeps something for each of {num_clients} clients, whose ids must be "
-            f"0..{num_clients - 1}; {dataset.name} has {dataset.client_ids.max()}"
-        )
-    mesh = Mesh(np.array(jax.devices()), (AXIS,)) if mesh is None else mesh
-    if mesh.axis_names != (AXIS,):
-        raise ValueError(f"mesh has axes {mesh.axis_names}; it must have the one axis ('{AXIS}',)")
-    if client_chunk is not None and client_chunk < 1:
-        raise ValueError(f"client_chunk={client_chunk} is not allowed; it must be >= 1")
-    if new_client_steps is not None and new_client_steps < 0:
-        raise ValueError(f"new_client_steps={new_client_steps} is not allowed; it must be >= 0")
 
-    eval_splits = [s for s in ("validation", "test") if len(dataset.splits[s].indices)]
-    if eval_batch_size is None:
-        eval_batch_size = default_eval_batch_size(dataset)
+    key: jax.Array
+    round: jax.Array
+    server: Any
+    clients: Any
 
-    def first_params(key):
-        dtype = jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32
-        example = jnp.zeros((1, *dataset.x.shape[1:]), dtype)
-        return model.init(jax.random.fold_in(key, INIT), example)
 
-    def first_states(key, values):
-        return algorithm.init(first_params(key), jax.random.fold_in(key, STATES), **values)
+class RoundResult(NamedTuple):
+    """What is known after a round.
 
-    def first_client_state(key_and_values):
-        return first_states(*key_and_values)[1]
+    Attributes:
+      cohort: ``[n]`` int, positions of the clients that took part; C of them, or fewer where not
+        everybody answers.
+      invited: how many clients were sent the model.
+      metrics: name to scalar array, means over the cohort, e.g. ``loss`` in training (nats); NaN if
+        nobody took part.
+      work: what the round cost in local steps.
+      counts: how many answers are in the mean, and how many were left out.
+      adapted: name ``split/personal/adapted`` to `ClientScores` of the cohort's models after
+        their local steps; empty unless asked for. Clients outside the cohort have no examples.
+      nonfinite: ``() -> [m] int``, positions of the clients that were left out because something of
+        theirs was not finite; waits for the round.
+    """
 
-    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, SAME))
-    def first_server_state(key_and_values):
-        return first_states(*key_and_values)[0]
+    cohort: np.ndarray
+    invited: int
+    metrics: Mapping[str, jax.Array]
+    work: Work
+    counts: Counts
+    adapted: Mapping[str, ClientScores]
+    nonfinite: Callable[[], np.ndarray]
 
-    first_server, first_client = jax.eval_shape(first_states, jax.random.key(0), {})
-    if client_chunk is None:
-        per_device = -(-cohort_size // mesh.size)
-        client_chunk = choose_chunk(mesh, num_bytes((first_server, first_client)), per_device)
-    participation = uniform() if participation is None else participation
 
-    def step_limit(key, round_index, client_id):
-        cohort_key = jax.random.fold_in(key, COHORT)
-        return participation.step_limit(cohort_key, round_index, client_id)
+class StateShapes(NamedTuple):
+    """The shapes of the server's and of one client's state."""
 
-    setting = Setting(
-        *(algorithm, model.apply, mesh, client_chunk, eval_batch_size),
-        diagnostics=diagnostics,
-        step_limit=step_limit if participation.step_limit else None,
-        drop_last=drop_last,
-    )
-    (train_round, train_rounds), score_clients = round_step(setting), score_step(setting)
-    place = client_state_in
-    if place is None:
-        place = choose_place(
-            num_clients * num_bytes(first_client), dataset.x.nbytes, mesh, state_dir
-        )
-    if place not in PLACES:
-        raise ValueError(f"client_state_in={place!r} is unknown; use one of {PLACES} or None")
-    if place == "disk" and state_dir is None:
-        raise ValueError(
-            "client_state_in='disk' needs a directory; pass state_dir, it will hold the states"
-        )
+    server: Any
+    client: Any
 
-    def open_store(first, until=None, held=()):
-        if place == "host":
-            return host_store(first, num_clients)
-        return disk_store(first, num_clients, state_dir, until, held)
 
-    if place == "device":
-        residence = on_devices(dataset, mesh, client_chunk, cohort_size)
-    else:
-        in_files = place == "disk"
-        residence = staged_from(dataset, mesh, client_chunk, cohort_size, open_store, in_files)
+class RoundBytes(NamedTuple):
+    """Bytes of a round with C clients: messages up (as sent, compressed), broadcasts down."""
 
-    def init(key, **values):
-        if values.keys() - values_of(first_server).keys():
+    up: int
+    down: int
+
+
+# Not compared by value: two federations are equal only if they are one.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Federation:
+    """A simulated federation; made by `federate`.
+
+    Attributes:
+      algorithm, model, dataset, participation, mesh: as given to `federate`.
+      cohort_size: C.
+      client_chunk: clients vmapped at a time on each device.
+      client_state_in: where client states live, ``"device"``, ``"host"`` or ``"disk"``.
+      new_client_steps: the most local steps of a new client; None: as many as in a round.
+    """
+
+    algorithm: Algorithm
+    model: Model
+    dataset: FederatedDataset
+    participation: Participation
+    mesh: Mesh
+    cohort_size: int
+    client_chunk: int
+    client_state_in: str
+    new_client_steps: int | None
+    _options: ProgramOptions
+    _client_states: ClientStates
+    # The cohorts of this round and the next, by the run's key and the round.
+    _drawn: dict[tuple[bytes, int], Turnout] = dataclasses.field(default_factory=dict, repr=False)
+
+    @functools.cached_property
+    def everyone(self) -> bool:
+        """Whether all clients take part in every round, for sure."""
+        return self.participation.sure and self.cohort_size == self.dataset.num_clients
+
+    @functools.cached_property
+    def shapes(self) -> StateShapes:
+        """The shapes of the server's and of one client's state."""
+        return StateShapes(*jax.eval_shape(self._first_states, jax.random.key(0), {}))
+
+    @functools.cached_property
+    def bytes_per_round(self) -> RoundBytes:
+        """Message and broadcast bytes of a round with C clients."""
+
+        def downloaded(server):
+            algorithm, first_id = self.algorithm, self.dataset.client_ids[0]
+            return algorithm.deliver(algorithm.broadcast(server), first_id)
+
+        received = jax.eval_shape(downloaded, self.shapes.server)
+        message = message_shapes(self.algorithm, received, self.shapes.client, self.dataset)
+        # Hyperparameters that a search has put into the state are not sent.
+        down = num_bytes(received) - num_bytes(hyperparams_of(received))
+        up = sent_bytes(self.algorithm.aggregation, message)
+        return RoundBytes(self.cohort_size * up, self.cohort_size * down)
+
+    # States
+
+    def init(self, key: jax.Array, **values: float) -> FederationState:
+        """Return the state before the first round.
+
+        Args:
+          key: the run's; every random draw comes from it.
+          values: other values for hyperparameters that `inject_hyperparams` has put into the state.
+
+        Raises:
+          ValueError: for a value that is not among these.
+        """
+        injected = hyperparams_of(self.shapes.server)
+        if values.keys() - injected.keys():
             raise ValueError(
                 f"init: {sorted(values)} cannot be chosen; the algorithm's hyperparameters in its "
-                f"state are {sorted(values_of(first_server))}, see federated.inject_hyperparams"
+                f"state are {sorted(injected)}, see federated.inject_hyperparams"
             )
-        data = everywhere(np.asarray(jax.random.key_data(key)), mesh)
+        data = put_replicated(np.asarray(jax.random.key_data(key)), self.mesh)
         key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
-        start = everywhere(np.zeros((), np.int32), mesh)
-        values = everywhere({k: np.asarray(v, np.float32) for k, v in values.items()}, mesh)
-        server = first_server_state((key, values))
-        clients = residence.init(first_client_state, (key, values))
+        start = put_replicated(np.zeros((), np.int32), self.mesh)
+        given = {name: np.asarray(value, np.float32) for name, value in values.items()}
+        given = put_replicated(given, self.mesh)
+        server = self._first_server_state((key, given))
+        clients = self._client_states.init(self._first_client_state, (key, given))
         return FederationState(key, start, server, clients)
 
-    def save(state):
-        key, impl = jax.random.key_data(state.key), str(jax.random.key_impl(state.key))
-        return Snapshot(int(state.round), key, impl, state.server, residence.save(state.clients))
+    def save(self, state: FederationState) -> Snapshot:
+        """Return a state as arrays that a checkpoint can hold."""
+        return Snapshot(
+            int(state.round),
+            jax.random.key_data(state.key),
+            str(jax.random.key_impl(state.key)),
+            state.server,
+            self._client_states.save(state.clients),
+        )
 
-    def restore(saved, held=()):
-        data, done = everywhere((np.asarray(saved.key), np.asarray(saved.round, np.int32)), mesh)
+    def restore(self, saved: Snapshot, held: Iterable[int] = ()) -> FederationState:
+        """Return a state that was saved, also on other devices than before.
+
+        Args:
+          saved: from `save`.
+          held: earlier rounds that client states on disk are still held for.
+        """
+        data, done = put_replicated(
+            (np.asarray(saved.key), np.asarray(saved.round, np.int32)), self.mesh
+        )
         key = jax.random.wrap_key_data(data, impl=saved.key_impl)
-        server = everywhere(jax.tree.map(np.asarray, saved.server), mesh)
-        clients = residence.restore(
-            saved.clients, first_client_state, (key, values_of(server)), saved.round, held
+        server = put_replicated(jax.tree.map(np.asarray, saved.server), self.mesh)
+        given = (key, hyperparams_of(server))
+        clients = self._client_states.restore(
+            saved.clients, self._first_client_state, given, saved.round, held
         )
         return FederationState(key, done, server, clients)
 
-    # The last cohorts: this round's was drawn when the round before looked ahead.
-    drawn: dict[tuple[bytes, int], Turnout] = {}
-    sizes = dataset.splits["train"].sizes
+    def hold(self, rounds: Iterable[int]) -> None:
+        """Keep client states of these rounds on disk for reopening; delete other past ones.
 
-    everyone = participation.sure and cohort_size == num_clients
+        Client states on disk move on with every round. Each of ``rounds`` is the last one or one
+        that is held already. Elsewhere than on disk nothing needs to be held.
+        """
+        self._client_states.hold(rounds)
 
-    def turnout_of(key, round_index):
-        if everyone:
-            return Turnout(np.arange(num_clients), num_clients)
-        name = (np.asarray(jax.random.key_data(key)).tobytes(), round_index)
-        if name not in drawn:
-            turnout = participation.draw(
-                jax.random.fold_in(key, COHORT), round_index, dataset.client_ids, sizes, cohort_size
+    def client_state(self, state: FederationState, k: int) -> Any:
+        """Return the state of the client at position ``k``.
+
+        Raises:
+          ValueError: if there is no such client.
+        """
+        num_clients = self.dataset.num_clients
+        if not 0 <= k < num_clients:
+            raise ValueError(
+                f"client {k} does not exist; {self.dataset.name} has {num_clients} clients"
             )
-            while len(drawn) > 1:
-                del drawn[next(iter(drawn))]
-            drawn[name] = turnout
-        return drawn[name]
+        return self._client_states.one(state.clients, k)
 
-    def stage(state, score):
-        done = int(state.round)
-        ahead = turnout_of(state.key, done + 1).cohort if residence.reads_ahead else None
-        cohort = turnout_of(state.key, done).cohort
-        return residence.stage(state.clients, done, cohort, ahead, score)
+    def personal_params(self, state: FederationState, k: int) -> Any:
+        """Return the model that the client at position ``k`` starts a round with."""
+        client, algorithm = self.client_state(state, k), self.algorithm
+        broadcast = algorithm.broadcast(state.server)
+        received = algorithm.deliver(broadcast, self.dataset.client_ids[k])
+        return algorithm.personal_params(received, client, training_data(self.dataset, k))
 
-    def lower_round(state):
-        staged = stage(state, False)
-        return train_round.lower(*state._replace(clients=staged.clients), *staged[1:4], score=False)
+    # Rounds
 
-    def run_round(state, score=False):
-        staged = stage(state, score)
-        state = state._replace(clients=staged.clients)
-        return finish(state, staged, train_round(*state, *staged[1:4], score=score), score)
+    def run_round(
+        self, state: FederationState, score: bool = False
+    ) -> tuple[FederationState, RoundResult]:
+        """Run one round.
 
-    def run_rounds(states, score=False):
+        Args:
+          state: its buffers are donated; use the one that is returned.
+          score: whether to score the cohort's local models, too.
+        """
+        staged = self._stage(state, score)
+        train_round, _ = self._round_programs
+        output = train_round(*self._program_arguments(state, staged), score=score)
+        return self._finish(state, staged, output, score)
+
+    def run_rounds(
+        self, states: Sequence[FederationState], score: bool = False
+    ) -> list[tuple[FederationState, RoundResult]]:
+        """Run one round of each of S runs that differ in their keys, as one vmapped program.
+
+        Args:
+          states: at the same round; their buffers are donated.
+          score: as in `run_round`.
+
+        Raises:
+          ValueError: if client states are not on devices.
+        """
         if len(states) == 1:
-            return [run_round(states[0], score)]
-        if place != "device":
-            raise ValueError(f"clients live in {place!r}; several runs at once need 'device'")
-        staged = [stage(state, score) for state in states]
-        visited = staged[:1] if everyone else staged
-        results = train_rounds(
-            tuple(state.key for state in states),
-            states[0].round,
-            tuple(state.server for state in states),
-            tuple(state.clients for state in states),
-            staged[0].data,
-            tuple(each.rows for each in visited),
-            tuple(each.counts for each in visited),
+            return [self.run_round(states[0], score)]
+        if self.client_state_in != "device":
+            raise ValueError(
+                f"clients live in {self.client_state_in!r}; several runs at once need 'device'"
+            )
+        staged = [self._stage(state, score) for state in states]
+        # Everybody's visits are the same in all runs; cohorts differ.
+        visited = staged[:1] if self.everyone else staged
+        _, train_rounds = self._round_programs
+        outputs = train_rounds(
+            key=tuple(state.key for state in states),
+            round_index=states[0].round,
+            server=tuple(state.server for state in states),
+            clients=tuple(state.clients for state in states),
+            data=staged[0].data,
+            visits=tuple(each.visits for each in visited),
             score=score,
         )
-        return [finish(*run, score) for run in zip(states, staged, results, strict=True)]
+        return [self._finish(*run, score) for run in zip(states, staged, outputs, strict=True)]
 
-    def finish(state, staged, result, score):
-        server, new_states, metrics, work, counts, left_out, table = result
-        if algorithm.between_rounds is not None and int(counts.answered):
+    def lower_round(self, state: FederationState) -> jax.stages.Lowered:
+        """Return the round's program, to look at before or after compilation."""
+        staged = self._stage(state, score=False)
+        train_round, _ = self._round_programs
+        return train_round.lower(*self._program_arguments(state, staged), score=False)  # type: ignore[attr-defined]
+
+    def _stage(self, state: FederationState, score: bool) -> StagedClients:
+        done, next_cohort = int(state.round), None
+        if self._client_states.reads_ahead:
+            next_cohort = self._turnout(state.key, done + 1).cohort
+        cohort = self._turnout(state.key, done).cohort
+        return self._client_states.stage(state.clients, done, cohort, next_cohort, score)
+
+    def _turnout(self, key: jax.Array, round_index: int) -> Turnout:
+        if self.everyone:
+            return Turnout(np.arange(self.dataset.num_clients), self.dataset.num_clients)
+        name = (np.asarray(jax.random.key_data(key)).tobytes(), round_index)
+        if name not in self._drawn:  # prefetching has already drawn most cohorts
+            turnout = self.participation.draw(
+                jax.random.fold_in(key, COHORT),
+                round_index,
+                self.dataset.client_ids,
+                self.dataset.splits["train"].sizes,
+                self.cohort_size,
+            )
+            while len(self._drawn) > 1:
+                del self._drawn[next(iter(self._drawn))]
+            self._drawn[name] = turnout
+        return self._drawn[name]
+
+    def _finish(
+        self, state: FederationState, staged: StagedClients, output: RoundOutput, score: bool
+    ) -> tuple[FederationState, RoundResult]:
+        """Return the next state and the result of a round whose program has been started."""
+        server, between_rounds = output.server, self.algorithm.between_rounds
+        if between_rounds is not None and int(output.counts.answered):
             server = jax.tree.map(
-                lambda a: everywhere(a, mesh) if isinstance(a, np.ndarray) else a,
-                algorithm.between_rounds(server),
+                lambda a: put_replicated(a, self.mesh) if isinstance(a, np.ndarray) else a,
+                between_rounds(server),
             )
         done = state.round + 1
-        clients = residence.keep(staged, new_states, int(done))
-        invited = turnout_of(state.key, int(done) - 1).invited
-        table = {"personal/adapted": table}
-        adapted = named_scores(dataset, eval_splits, [(staged, table)]) if score else {}
+        clients = self._client_states.keep(staged, output.clients, int(done))
+        adapted: Mapping[str, ClientScores] = {}
+        if score:
+            tables = {"personal/adapted": output.scores}
+            adapted = named_scores(self.dataset, self._eval_splits, [(staged, tables)])
 
         def nonfinite():
-            return staged.positions[on_host(left_out)[staged.device, staged.row] > 0]
+            return staged.positions[on_host(output.left_out)[staged.device, staged.row] > 0]
 
-        return FederationState(state.key, done, server, clients), RoundResult(
-            staged.positions, invited, metrics, work, counts, adapted, nonfinite
+        result = RoundResult(
+            cohort=staged.positions,
+            invited=self._turnout(state.key, int(done) - 1).invited,
+            metrics=output.metrics,
+            work=output.work,
+            counts=output.counts,
+            adapted=adapted,
+            nonfinite=nonfinite,
         )
+        return FederationState(state.key, done, server, clients), result
 
-    def evaluate(state, adapt=True):
+    # Scores
+
+    def evaluate(self, state: FederationState, adapt: bool = True) -> dict[str, ClientScores]:
+        """Return the scores of all clients by name; changes nothing.
+
+        Args:
+          state: of the federation.
+          adapt: whether to train every client from the current global model, score it and throw the
+            result away, too.
+        """
+        # A generator: with clients in a store only one block of them is on devices at a time.
         parts = (
             (
                 staged,
-                score_clients(*state._replace(clients=staged.clients), *staged[1:4], adapt=adapt),
+                self._score_clients(*self._program_arguments(state, staged), adapt=adapt),
             )
-            for staged in residence.every(state.clients)
+            for staged in self._client_states.every(state.clients)
         )
-        return named_scores(dataset, eval_splits, parts)
+        return named_scores(self.dataset, self._eval_splits, parts)
 
-    new = dataset.new_clients
+    def evaluate_new(self, state: FederationState, adapt: bool = True) -> dict[str, ClientScores]:
+        """Return the scores of the dataset's new clients; changes nothing.
 
-    def fresh_state(server, key, received, data):
-        if algorithm.newcomer is not None:
-            return algorithm.newcomer(received, data)
-        if algorithm.global_params is None:
-            return first_client_state((key, values_of(server)))
-        params = algorithm.global_params(algorithm.broadcast(server))
-        return algorithm.init(params, jax.random.fold_in(key, STATES), **values_of(server))[1]
+        Names begin with ``new_clients``. The received model is the one that a client that never
+        trained starts with, the adapted one has had ``new_client_steps``.
 
-    score_newcomers = score_step(
-        setting._replace(adapt_steps=new_client_steps, fresh_state=fresh_state)
-    )
-
-    @functools.cache
-    def newcomers():
-        return on_devices(new, mesh, client_chunk, new.num_clients)
-
-    def evaluate_new(state, adapt=True):
+        Raises:
+          ValueError: if the dataset has no new clients.
+        """
+        new = self.dataset.new_clients
         if new is None:
-            raise ValueError(f"{dataset.name} has no new clients; make it with num_new_clients=...")
-        (staged,) = newcomers().every(())
-        tables = score_newcomers(*state._replace(clients=staged.clients), *staged[1:4], adapt=adapt)
+            raise ValueError(
+                f"{self.dataset.name} has no new clients; make it with num_new_clients=..."
+            )
+        states: Any = ()
+        if self.algorithm.newcomer is None:
+            given = (state.server, state.key)
+            states = self._new_clients.init(self._state_of_new_client, given)
+        (staged,) = self._new_clients.every(states)
+        arguments = self._program_arguments(state, staged)
+        tables = self._score_new_clients(*arguments, adapt=adapt)
         scores = named_scores(new, ["test"], [(staged, tables)])
         return {name.replace("test/", "new_clients/", 1): s for name, s in scores.items()}
 
-    def client_state(state, k):
-        if not 0 <= k < num_clients:
-            raise ValueError(f"client {k} does not exist; {dataset.name} has {num_clients} clients")
-        return residence.one(state.clients, k)
+    # Programs and first states
 
-    def personal_params(state, k):
-        own = client_state(state, k)
-        received = algorithm.deliver(algorithm.broadcast(state.server), dataset.client_ids[k])
-        return algorithm.personal_params(received, own, training_data(dataset, k))
+    def _program_arguments(self, state: FederationState, staged: StagedClients) -> tuple:
+        return state.key, state.round, state.server, staged.states, staged.data, staged.visits
 
-    def downloaded(server):
-        return algorithm.deliver(algorithm.broadcast(server), dataset.client_ids[0])
+    @functools.cached_property
+    def _round_programs(self) -> tuple[Callable, Callable]:
+        return round_programs(self._options)
 
-    down = jax.eval_shape(downloaded, first_server)
-    message = message_shapes(algorithm, down, first_client, dataset)
-    up = sent_bytes(algorithm.aggregation, message)
+    @functools.cached_property
+    def _score_clients(self) -> Callable:
+        return eval_program(self._options)
 
-    return Federation(
-        init,
-        run_round,
-        run_rounds,
-        evaluate,
-        evaluate_new,
-        save,
-        restore,
-        residence.hold,
-        (first_server, first_client),
-        client_state,
-        personal_params,
-        lower_round,
-        (cohort_size * up, cohort_size * (num_bytes(down) - num_bytes(values_of(down)))),
-        cohort_size,
-        everyone,
-        client_chunk,
-        place,
-        mesh,
-    )
+    @functools.cached_property
+    def _score_new_clients(self) -> Callable:
+        options = self._options._replace(
+            adapt_steps=self.new_client_steps, newcomers=self.algorithm.newcomer is not None
+        )
+        return eval_program(options)
+
+    @functools.cached_property
+    def _new_clients(self) -> ClientStates:
+        new = self.dataset.new_clients
+        assert new is not None
+        return StatesOnDevices(new, self.mesh, self.client_chunk, new.num_clients)
+
+    @functools.cached_property
+    def _eval_splits(self) -> list[str]:
+        return [s for s in ("validation", "test") if len(self.dataset.splits[s].indices)]
+
+    def _first_states(self, key: jax.Array, values: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return the server's and one client's first state."""
+        return first_states(self.algorithm, self.model, self.dataset, key, values)
+
+    def _first_client_state(self, key_and_values: tuple[jax.Array, Mapping]) -> Any:
+        _, client = self._first_states(*key_and_values)
+        return client
+
+    @functools.cached_property
+    def _first_server_state(self) -> Callable[[Any], Any]:
+        @functools.partial(jax.jit, out_shardings=NamedSharding(self.mesh, REPLICATED))
+        def first_server_state(key_and_values):
+            server, _ = self._first_states(*key_and_values)
+            return server
+
+        return first_server_state
+
+    def _state_of_new_client(self, server_and_key: tuple[Any, jax.Array]) -> Any:
+        """Return the first state that ``init`` gives a client of the current global model."""
+        (server, key), algorithm = server_and_key, self.algorithm
+        values = hyperparams_of(server)
+        if algorithm.global_params is None:
+            return self._first_client_state((key, values))
+        params = algorithm.global_params(algorithm.broadcast(server))
+        _, client = algorithm.init(params, jax.random.fold_in(key, STATES), **values)
+        return client
+
+
+def first_states(
+    algorithm: Algorithm,
+    model: Model,
+    dataset: FederatedDataset,
+    key: jax.Array,
+    values: Mapping[str, Any],
+) -> tuple[Any, Any]:
+    """Return the server's and one client's first state.
+
+    Args:
+      algorithm, model, dataset: of the federation.
+      key: of the run.
+      values: of hyperparameters that `inject_hyperparams` has put into the state.
+    """
+    dtype = jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32
+    example = jnp.zeros((1, *dataset.x.shape[1:]), dtype)
+    params = model.init(jax.random.fold_in(key, INIT), example)
+    return algorithm.init(params, jax.random.fold_in(key, STATES), **values)

@@ -1,4 +1,7 @@
-"""Algorithms whose hyperparameters are data of a program, not constants in it."""
+"""Algorithms whose hyperparameters are data of a program, not constants in it.
+
+The name is optax's: `optax.inject_hyperparams` does the same for an optimiser.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,16 +12,21 @@ import jax.numpy as jnp
 from pflalign_jax.federated.algorithm import Algorithm
 
 
-class Tuned(NamedTuple):
-    """A state with the hyperparameters that go with it, float32 scalars by name."""
+class InjectedState(NamedTuple):
+    """A server's state, or what clients receive of it, with hyperparameters.
+
+    Attributes:
+      values: float32 scalars by name.
+      inner: the algorithm's own state.
+    """
 
     values: Mapping[str, jax.Array]
-    own: Any
+    inner: Any
 
 
-def values_of(server: Any) -> Mapping[str, jax.Array]:
+def hyperparams_of(server: Any) -> Mapping[str, jax.Array]:
     """Return the hyperparameters in a server's state; none if they are constants."""
-    return server.values if isinstance(server, Tuned) else {}
+    return server.values if isinstance(server, InjectedState) else {}
 
 
 def inject_hyperparams(make: Callable[..., Algorithm], **values: float) -> Algorithm:
@@ -29,54 +37,60 @@ def inject_hyperparams(make: Callable[..., Algorithm], **values: float) -> Algor
     ``make(learning_rate=0.3)``, to rounding: constants may be folded where arguments cannot.
 
     Args:
-      make: from hyperparameters to an algorithm; it must not decide by their values what to
-        compute. They are traced in programs, where they cannot be checked.
+      make: from hyperparameters to an algorithm; it must not branch on these values. They are
+        traced in programs, where they cannot be checked.
       values: hyperparameters to begin with; they are checked by ``make``.
     """
-    fixed = make(**values)
-    passed = Algorithm._field_defaults
+    plain = make(**values)
+
+    def with_values(state: InjectedState) -> Algorithm:
+        return make(**state.values)
+
+    def model(state: InjectedState, params: Any) -> Any:
+        # `predict` sees a model only: its hyperparameters travel with the model.
+        return params if plain.predict is None else InjectedState(state.values, params)
 
     def init(params, key, **others):
-        known = {name: jnp.float32(value) for name, value in (values | others).items()}
-        server, client = make(**(values | others)).init(params, key)
-        return Tuned(known, server), client
-
-    def of(tuned):
-        return make(**tuned.values)
-
-    def model(tuned, params):
-        return params if fixed.predict is None else Tuned(tuned.values, params)
+        chosen = values | others
+        server, client = make(**chosen).init(params, key)
+        known = {name: jnp.float32(value) for name, value in chosen.items()}
+        return InjectedState(known, server), client
 
     def client_update(received, client, data, key):
-        output = of(received).client_update(received.own, client, data, key)
+        output = with_values(received).client_update(received.inner, client, data, key)
         return output._replace(params=model(received, output.params))
 
     def personal_params(received, client, data):
-        return model(received, of(received).personal_params(received.own, client, data))
+        params = with_values(received).personal_params(received.inner, client, data)
+        return model(received, params)
 
-    def inside(name):
-        """Return a field's function of ``(tuned, ...)`` that returns its next state."""
+    def next_state(field: str) -> Any:
+        """Wrap a field that goes from a state to another; a default stays as it is."""
 
-        def call(tuned, *others):
-            return tuned._replace(own=getattr(of(tuned), name)(tuned.own, *others))
+        def wrapped(state, *others):
+            inner = getattr(with_values(state), field)(state.inner, *others)
+            return state._replace(inner=inner)
 
-        given = getattr(fixed, name)
-        return given if given is passed.get(name) else call
+        given = getattr(plain, field)
+        return given if given is Algorithm._field_defaults.get(field) else wrapped
 
-    def of_own(name):
-        """Return a field's function of ``(tuned, ...)``, None where there is none."""
-        given = getattr(fixed, name)
-        return given and (lambda tuned, *others: getattr(of(tuned), name)(tuned.own, *others))
+    def read_state(field: str) -> Any:
+        """Wrap a field that reads a state; None stays None."""
 
-    return fixed._replace(
+        def wrapped(state, *others):
+            return getattr(with_values(state), field)(state.inner, *others)
+
+        return None if getattr(plain, field) is None else wrapped
+
+    return plain._replace(
         init=init,
         client_update=client_update,
         personal_params=personal_params,
-        server_update=inside("server_update"),
-        broadcast=inside("broadcast"),
-        deliver=inside("deliver"),
-        between_rounds=inside("between_rounds"),
-        global_params=of_own("global_params"),
-        newcomer=of_own("newcomer"),
-        predict=of_own("predict"),
+        server_update=next_state("server_update"),
+        broadcast=next_state("broadcast"),
+        deliver=next_state("deliver"),
+        between_rounds=next_state("between_rounds"),
+        global_params=read_state("global_params"),
+        newcomer=read_state("newcomer"),
+        predict=read_state("predict"),
     )

@@ -95,7 +95,9 @@ def local_training(
 
     def train(params, opt_state, data, key, **extra):
         order_key, loss_key = jax.random.split(key)
+        # The orders of all epochs before the loop: a sort inside it would be done at every step.
         orders = jax.vmap(lambda k: epoch_order(k, data))(jax.random.split(order_key, local_epochs))
+        # A client without data takes no step, but its program still divides by this.
         per_epoch = jnp.maximum(steps_per_epoch(data), 1)
         last = data.positions.shape[0] - 1
 
@@ -104,8 +106,9 @@ def local_training(
             position = t % per_epoch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
             chosen = orders[t // per_epoch, jnp.minimum(position, last)]
             batch = take(data, chosen, position < data.size)
-            loss_key_t = jax.random.fold_in(loss_key, t)
-            value, grads = gradient(_shaped(params, given[0]), batch, loss_key_t)
+            value, grads = gradient(
+                _shaped(params, given_params), batch, jax.random.fold_in(loss_key, t)
+            )
             grads = _flat(grads) if elementwise else grads
             updates, opt_state = tx.update(grads, opt_state, params, **extra)
             params = optax.apply_updates(params, updates)
@@ -113,13 +116,14 @@ def local_training(
             total = Mean(total.total + value.astype(jnp.float32) * seen, total.weight + seen)
             return params, opt_state, total
 
-        given = params, opt_state
+        given_params, given_state = params, opt_state
         if elementwise:
             params, opt_state, extra = _flat((params, opt_state, extra))
         zero = Mean(jnp.zeros(()), jnp.zeros(()))
         steps = num_steps(data)
+        # The number of steps is a value, not a shape: a client costs in proportion to its data.
         params, opt_state, total = jax.lax.fori_loop(0, steps, step, (params, opt_state, zero))
-        params, opt_state = _shaped((params, opt_state), given)
+        params, opt_state = _shaped((params, opt_state), (given_params, given_state))
         return LocalResult(params, opt_state, steps, {"loss": total})
 
     return LocalTraining(num_steps, train)

@@ -1,12 +1,15 @@
-"""Scores with full names: split / model / stage / statistic over clients."""
+"""Scores of clients, and their full names: split / model / stage / statistic over clients."""
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
+from pflalign_jax.datasets.base import FederatedDataset
 from pflalign_jax.datasets.features import normalise
 from pflalign_jax.models import example_hits, example_losses
 
@@ -99,3 +102,48 @@ def summarise(scores: Mapping[str, ClientScores]) -> dict[str, float]:
             for statistic, value in statistics.items():
                 summary[f"{quantity}/{name}/{statistic}"] = float(value)
     return summary
+
+
+def named_scores(
+    dataset: FederatedDataset, splits: Sequence[str], parts: Iterable[tuple[Any, Any]]
+) -> dict[str, ClientScores]:
+    """Gather tables of scores from devices as `ClientScores` in the dataset's order.
+
+    Args:
+      dataset: of K clients.
+      splits: to gather.
+      parts: pairs of `pflalign_jax.federated.client_states.StagedClients`, which say where every
+        client is, and ``{model name: score table}``.
+    """
+    num_clients = dataset.num_clients
+    scores = {}
+    for staged, tables in parts:
+        where, positions = (staged.device, staged.row), staged.positions
+        for model_name, split in itertools.product(tables, splits):
+            name = f"{split}/{model_name}"
+            if name not in scores:
+                unknown = np.full(num_clients, np.nan)
+                scores[name] = ClientScores(
+                    np.zeros(num_clients, np.int64), unknown, unknown.copy()
+                )
+            examples = dataset.splits[split].sizes[positions]
+            count = np.where(examples > 0, examples, np.nan)
+            hits, losses = (on_host(a)[where] for a in tables[model_name][split])
+            scores[name].examples[positions] = examples
+            scores[name].accuracy[positions] = hits / count
+            scores[name].loss[positions] = losses / count
+    return scores
+
+
+def on_host(table: jax.Array) -> np.ndarray:
+    """Return a ``[D, R]`` table of all devices as float64; every process must call."""
+    if not table.is_fully_addressable:
+        table = multihost_utils.process_allgather(table, tiled=True)
+    return np.asarray(table, float)
+
+
+def eval_batch_size(dataset: FederatedDataset) -> int:
+    """Return a power of two in 8..128 near the mean size of the evaluation sets."""
+    sizes = [owned.sizes for split, owned in dataset.splits.items() if split != "train"]
+    mean = np.concatenate(sizes).mean() if sizes else 1
+    return int(2 ** np.clip(np.ceil(np.log2(max(mean, 1))), 3, 7))

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 
 Params = Any
 
@@ -53,6 +55,27 @@ def combine_params(part: Params, rest: Params) -> Params:
     return jax.tree.map(
         lambda a, b: b if a is None else a, part, rest, is_leaf=lambda leaf: leaf is None
     )
+
+
+def first_models(params: Params, key: jax.Array, count: int) -> Params:
+    """Return several different first models, leaves ``[count, ...]``, from one.
+
+    The first is ``params``. The others have the entries of each leaf in another order: as good as a
+    new draw wherever an initialiser draws entries independently, which most do. What it sets to a
+    constant (biases, gains) stays.
+
+    Args:
+      params: the first model, of which `Algorithm.init` is given one only.
+      key: is consumed.
+      count: number of models.
+    """
+
+    def stacked(key, leaf):
+        keys = jax.random.split(key, count - 1)
+        shuffled = [jax.random.permutation(k, leaf.ravel()).reshape(leaf.shape) for k in keys]
+        return jnp.stack([leaf, *shuffled])
+
+    return jax.tree.map(stacked, optax.tree.split_key_like(key, params), params)
 
 
 def _keys(path):

@@ -126,7 +126,7 @@ def cyclic(
         raise ValueError(f"groups={groups!r} is not allowed; it must be >= 1")
 
     def rank(key, round_index, ids, sizes):
-        own = _draws(jax.random.fold_in(key, GROUP), ids)
+        own = _draw_integers(jax.random.fold_in(key, GROUP), ids)
         place = np.empty(len(ids), np.int64)
         place[np.lexsort((ids, own))] = np.arange(len(ids))
         turn = place % groups == round_index % groups
@@ -161,7 +161,7 @@ def availability(
 
     def rank(key, round_index, ids, sizes):
         def share(key):
-            return _draws(key, ids) / 2**32
+            return _draw_integers(key, ids) / 2**32
 
         chance = low + (high - low) * share(jax.random.fold_in(key, OWN_CHANCE))
         awake_key = jax.random.fold_in(jax.random.fold_in(key, AWAKE), round_index)
@@ -195,15 +195,16 @@ def _participation(rank, amplifies, dropout, over_selection, slowness, deadline)
         if sure and cohort_size == num_clients:
             return Turnout(np.arange(num_clients), num_clients)
         ranks = rank(key, round_index, client_ids, sizes)
+        # Rounded before it is rounded up: 10 * 1.1 is 11.000000000000002 in floats.
         wanted = min(math.ceil(round(cohort_size * over_selection, 6)), num_clients)
-        invited = answered = np.sort(_first(ranks, client_ids, wanted))
+        invited = answered = np.sort(_smallest(ranks, client_ids, wanted))
         if dropout > 0:
             drop_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), round_index)
-            answered = invited[_draws(drop_key, client_ids[invited]) / 2**32 >= dropout]
-        if len(answered) > cohort_size:
+            answered = invited[_draw_integers(drop_key, client_ids[invited]) / 2**32 >= dropout]
+        if len(answered) > cohort_size:  # over-selection: the fastest are waited for
             ids = client_ids[answered]
             times = sizes[answered] * np.asarray(_times(key, round_index, ids, slowness), float)
-            answered = np.sort(answered[_first(times, ids, cohort_size)])
+            answered = np.sort(answered[_smallest(times, ids, cohort_size)])
         return Turnout(answered, len(invited))
 
     def step_limit(key, round_index, client_id):
@@ -215,19 +216,20 @@ def _participation(rank, amplifies, dropout, over_selection, slowness, deadline)
 
 def _uniform_rank(key, round_index, ids, sizes):
     del sizes
-    return _draws(jax.random.fold_in(key, round_index), ids)
+    return _draw_integers(jax.random.fold_in(key, round_index), ids)
 
 
-def _first(values, ids, count):
+def _smallest(values, ids, count):
     """Return the positions of the ``count`` smallest finite values, ties to the lower id."""
     possible = np.flatnonzero(np.isfinite(values))
+    # A partition first: sorting a million clients takes longer than a small round.
     if len(possible) > count:
         bound = np.partition(values[possible], count - 1)[count - 1]
         possible = possible[values[possible] <= bound]
     return possible[np.lexsort((ids[possible], values[possible]))[:count]]
 
 
-def _draws(key, ids):
+def _draw_integers(key, ids):
     """Return ``[K]`` float64 whole numbers in ``0..2**32-1``, one draw for each client."""
     return np.asarray(_bits(key, ids)).astype(float)
 

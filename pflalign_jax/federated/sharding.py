@@ -1,4 +1,4 @@
-"""Where clients live: a fixed, balanced assignment of clients and their data to devices."""
+"""How clients and their data are spread over devices: a fixed, balanced assignment."""
 
 import heapq
 from collections.abc import Callable, Sequence
@@ -14,6 +14,12 @@ from pflalign_jax.datasets.shift import shift_features
 
 AXIS = "clients"
 """Name of the mesh axis over which clients are sharded."""
+
+SHARDED: Any = PartitionSpec(AXIS)
+"""Of arrays ``[D, ...]`` whose row d is on device d."""
+
+REPLICATED: Any = PartitionSpec()
+"""Of arrays that every device has whole."""
 
 
 class Placement(NamedTuple):
@@ -140,61 +146,63 @@ def place_data(
     blocks = {split: _block(dataset, split, placement, room, mesh) for split in splits}
     ids = by_device(placement, dataset.client_ids.astype(np.int32), -1)
     mean, std = (np.asarray(a, np.float32) for a in (dataset.mean, dataset.std))
-    shared = everywhere((np.arange(longest, dtype=np.int32), mean, std), mesh)
-    return PlacedData(blocks, over_devices(ids, mesh), *shared)
+    shared = put_replicated((np.arange(longest, dtype=np.int32), mean, std), mesh)
+    return PlacedData(blocks, put_sharded(ids, mesh), *shared)
 
 
-def over_devices(values: Any, mesh: Mesh) -> Any:
+def put_sharded(values: Any, mesh: Mesh) -> Any:
     """Return a tree of arrays ``[D, ...]`` with row d on device d of ``mesh``.
 
     Every process has the same values and copies the rows of its own devices.
     """
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    sharding = NamedSharding(mesh, SHARDED)
     return jax.tree.map(
         lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), values
     )
 
 
-def everywhere(values: Any, mesh: Mesh) -> Any:
+def put_replicated(values: Any, mesh: Mesh) -> Any:
     """Return a tree of arrays on every device of ``mesh``; every process has the same values."""
-    sharding = NamedSharding(mesh, PartitionSpec())
+    sharding = NamedSharding(mesh, REPLICATED)
     return jax.tree.map(
         lambda a: jax.make_array_from_callback(a.shape, sharding, lambda _: a), values
     )
 
 
-def _block(dataset, split, placement, room, mesh):
+def _block(
+    dataset: FederatedDataset,
+    split: str,
+    placement: Placement,
+    room: Callable[[str, int], int],
+    mesh: Mesh,
+) -> Block:
     """Return the `Block` of one split; a process reads the examples of its own devices only."""
     owned = dataset.splits[split]
     indices, starts = [], np.zeros(len(owned.sizes), np.int32)
     for d in range(placement.num_devices):
-        here = np.flatnonzero(placement.device == d)
-        here = here[np.argsort(placement.row[here])]
-        starts[here] = np.cumsum(owned.sizes[here]) - owned.sizes[here]
-        mine = [owned.indices[owned.offsets[c] : owned.offsets[c + 1]] for c in here]
-        indices.append(np.concatenate([np.zeros(0, np.int64), *mine]))
+        members = np.flatnonzero(placement.device == d)
+        members = members[np.argsort(placement.row[members])]
+        starts[members] = np.cumsum(owned.sizes[members]) - owned.sizes[members]
+        indices.append(owned.of_clients(members).indices)
     longest = room(split, max(map(len, indices)))
 
-    def flat(examples):
-        def of_device(index):
+    def on_devices(examples: np.ndarray) -> jax.Array:
+        def of_device(index: Any) -> np.ndarray:
             chosen = indices[index[0].start or 0]
             block = np.zeros((1, longest, *examples.shape[1:]), examples.dtype)
             block[0, : len(chosen)] = examples[chosen]
             return block
 
+        # A callback: JAX asks for a device's block only in the process that the device is of.
         shape = (placement.num_devices, longest, *examples.shape[1:])
-        sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-        return jax.make_array_from_callback(shape, sharding, of_device)
+        return jax.make_array_from_callback(shape, NamedSharding(mesh, SHARDED), of_device)
 
-    x = flat(dataset.x)
+    x = on_devices(dataset.x)
     if dataset.shift is not None and len(owned.indices):
         x = _shifted(x, dataset, owned, indices, mesh)
     sizes = by_device(placement, owned.sizes.astype(np.int32), 0)
-    return Block(
-        x,
-        flat(dataset.y),
-        *over_devices((by_device(placement, starts, 0), sizes), mesh),
-    )
+    start, size = put_sharded((by_device(placement, starts, 0), sizes), mesh)
+    return Block(x, on_devices(dataset.y), start, size)
 
 
 def _shifted(x, dataset, owned, indices, mesh):
@@ -212,6 +220,7 @@ def _shifted(x, dataset, owned, indices, mesh):
         )
         return shift[None]
 
-    own = PartitionSpec(AXIS)
-    over = jax.shard_map(block, mesh=mesh, in_specs=(own, own, own), out_specs=own, check_vma=False)
-    return jax.jit(over)(x, *over_devices((amount, number), mesh))
+    on_devices = jax.shard_map(
+        block, mesh=mesh, in_specs=(SHARDED,) * 3, out_specs=SHARDED, check_vma=False
+    )
+    return jax.jit(on_devices)(x, *put_sharded((amount, number), mesh))

@@ -1,4 +1,4 @@
-"""What clients send: compressed, clipped, noisy, private, robustly averaged, and attacked."""
+"""What happens to clients' messages: compression, clipping, noise, robust means, attacks."""
 
 from pflalign_jax.messages.attacks import (
     attack,
@@ -21,8 +21,8 @@ from pflalign_jax.messages.transform import (
     MessageTransform,
     Sent,
     chain,
-    num_bytes,
     stateless,
+    transformed_bytes,
     with_error_feedback,
 )
 from pflalign_jax.messages.transform_messages import transform_messages
@@ -43,7 +43,6 @@ __all__ = [
     "local_epsilon",
     "low_rank",
     "norm_bound",
-    "num_bytes",
     "private_mean",
     "robust",
     "scaled_update",
@@ -51,6 +50,7 @@ __all__ = [
     "stateless",
     "top_k",
     "transform_messages",
+    "transformed_bytes",
     "trimmed_mean",
     "with_error_feedback",
 ]

@@ -1,4 +1,4 @@
-"""Simulated attacks: some clients, stated in advance, send rubbish."""
+"""Simulated attacks: some clients, chosen in advance, send harmful messages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.federated import Algorithm
+from pflalign_jax.federated import Algorithm, ClientData, ClientOutput
 
 
 def corrupted_clients(dataset: FederatedDataset, count: int, seed: int = 0) -> np.ndarray:
@@ -17,8 +17,8 @@ def corrupted_clients(dataset: FederatedDataset, count: int, seed: int = 0) -> n
 
     Args:
       dataset: of K clients.
-      count: how many, in 0..K.
-      seed: of the draw; the order of clients does not matter.
+      count: number of corrupted clients, in 0..K.
+      seed: of the draw, which does not depend on the order of clients.
 
     Returns:
       ``[count]`` int32 identities (`FederatedDataset.client_ids`), ascending.
@@ -27,17 +27,18 @@ def corrupted_clients(dataset: FederatedDataset, count: int, seed: int = 0) -> n
         raise ValueError(
             f"corrupted={count!r} is not possible: {dataset.name} has {dataset.num_clients} clients"
         )
+    # Sorted ids and not positions: the same clients are drawn in any order of clients.
     ids = np.sort(dataset.client_ids)
     return np.sort(np.random.default_rng(seed).permutation(ids)[:count]).astype(np.int32)
 
 
 def label_flip(dataset: FederatedDataset, corrupted: np.ndarray) -> FederatedDataset:
-    """Return the dataset with labels c turned into ``num_classes - 1 - c`` where it is attacked.
+    """Return the dataset with labels ``num_classes - 1 - c`` in place of c at corrupted clients.
 
-    Only training examples of corrupted clients change; what is scored does not.
+    Only their training examples change; the examples that are scored do not.
 
     Args:
-      dataset: honest.
+      dataset: the honest one.
       corrupted: identities of clients.
     """
     train = dataset.splits["train"]
@@ -49,19 +50,19 @@ def label_flip(dataset: FederatedDataset, corrupted: np.ndarray) -> FederatedDat
 
 
 def sign_flip(algorithm: Algorithm, corrupted: np.ndarray, factor: float = 1.0) -> Algorithm:
-    """Return the algorithm with corrupted clients sending ``-factor`` times their message."""
+    """Return the algorithm in which corrupted clients send ``-factor`` times their message."""
     return attack(algorithm, corrupted, lambda m: optax.tree.scale(-factor, m))
 
 
 def scaled_update(algorithm: Algorithm, corrupted: np.ndarray, factor: float = 10.0) -> Algorithm:
-    """Return the algorithm with corrupted clients sending ``factor`` times their message."""
+    """Return the algorithm in which corrupted clients send ``factor`` times their message."""
     return attack(algorithm, corrupted, lambda m: optax.tree.scale(factor, m))
 
 
 def attack(algorithm: Algorithm, corrupted: np.ndarray, change: Callable[[Any], Any]) -> Algorithm:
-    """Return the algorithm with corrupted clients changing what they send.
+    """Return the algorithm in which corrupted clients change what they send.
 
-    Wrap clients' own transforms first and the server's defences last: an attacker need not clip.
+    Wrap the clients' transforms first and the server's defences last: an attacker does not clip.
 
     Args:
       algorithm: of honest clients.
@@ -70,11 +71,14 @@ def attack(algorithm: Algorithm, corrupted: np.ndarray, change: Callable[[Any], 
     """
     ids = jnp.asarray(corrupted, jnp.int32)
 
-    def client_update(received, client, data, key):
+    def client_update(received: Any, client: Any, data: ClientData, key: jax.Array) -> ClientOutput:
         output = algorithm.client_update(received, client, data, key)
-        bad = jnp.any(data.client_id == ids)
+        # Chosen by value: all clients run the same program, vmapped.
+        is_corrupted = jnp.any(data.client_id == ids)
         message = jax.tree.map(
-            lambda a, b: jnp.where(bad, a, b), change(output.message), output.message
+            lambda changed, honest: jnp.where(is_corrupted, changed, honest),
+            change(output.message),
+            output.message,
         )
         return output._replace(message=message)
 

@@ -13,7 +13,7 @@ from pflalign_jax.messages.transform import MessageTransform, dense, stateless
 def clip(max_norm: float) -> MessageTransform:
     """Return a transform that scales a message down to a Euclidean norm of at most ``max_norm``.
 
-    The norm is that of all coordinates together.
+    The norm is over all coordinates together.
 
     Raises:
       ValueError: unless ``max_norm`` is finite and > 0.
@@ -26,12 +26,14 @@ def clipped(message: Any, max_norm: float) -> Any:
     """Return a message times ``min(1, max_norm / norm)``; NaN where its norm is not finite."""
     norm = optax.tree.norm(message)
     scale = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30))
+    # An infinite norm would give a scale of 0, and with it a message that looks finite. NaN tells
+    # the round to leave the client out.
     scale = jnp.where(jnp.isfinite(norm), scale, jnp.nan)
     return optax.tree.scale(scale, message)
 
 
 def check_norm(name: str, max_norm: float) -> None:
-    """Refuse a bound that is none."""
+    """Raise an error if a bound is not finite and > 0; ``name`` is the caller's."""
     if not 0 < max_norm < math.inf:
         raise ValueError(f"{name}: max_norm={max_norm!r} is not allowed; it must be finite and > 0")
 
@@ -39,8 +41,9 @@ def check_norm(name: str, max_norm: float) -> None:
 def gaussian_noise(std: float) -> MessageTransform:
     """Return a transform that adds Gaussian noise to every coordinate of a message.
 
-    After `clip` and as the last of a chain it is local differential privacy: the server sees
-    nothing else. See `pflalign_jax.messages.local_epsilon`. What was compressed is dense again.
+    After `clip`, and as the last transform of a chain, it gives local differential privacy: the
+    server sees nothing else (`pflalign_jax.messages.local_epsilon`). A message that was compressed
+    before is dense again.
 
     Args:
       std: standard deviation >= 0, in the units of the message.
@@ -53,6 +56,6 @@ def gaussian_noise(std: float) -> MessageTransform:
 def noisy(tree: Any, std: float, key: jax.Array) -> Any:
     """Return a tree of floats plus Gaussian noise; consumes ``key``."""
     leaves, treedef = jax.tree.flatten(tree)
-    keys = jax.random.split(key, max(len(leaves), 1))
+    keys = jax.random.split(key, max(len(leaves), 1))  # `split` does not take 0
     noise = (jax.random.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=False))
     return jax.tree.unflatten(treedef, [a + std * n for a, n in zip(leaves, noise, strict=True)])

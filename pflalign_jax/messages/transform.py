@@ -1,4 +1,4 @@
-"""Transforms of what a client sends, in the manner of optax but for one message."""
+"""Transforms of a client's message, in the form of optax's transforms of a gradient."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,14 +9,14 @@ import optax
 
 
 class Sent(NamedTuple):
-    """What goes over the wire for one message.
+    """What is sent over the network for one message.
 
     Attributes:
-      values: how many numbers.
-      value_bytes: bytes of each.
-      indices: int32 positions of the numbers, where they are not all of the message's.
-      scales: float32 numbers by which others are multiplied.
-      factored: whether the numbers are factors of what the server gets.
+      values: number of values.
+      value_bytes: bytes of each value.
+      indices: number of int32 positions, if only some coordinates of the message are sent.
+      scales: number of float32 scales that values are multiplied by.
+      factored: whether the values are factors of the message that the server decodes.
     """
 
     values: int
@@ -26,8 +26,8 @@ class Sent(NamedTuple):
     factored: bool = False
 
     @property
-    def num_bytes(self) -> int:
-        """All bytes."""
+    def total_bytes(self) -> int:
+        """Bytes of values, positions and scales together."""
         return self.values * self.value_bytes + 4 * (self.indices + self.scales)
 
 
@@ -37,7 +37,7 @@ class MessageTransform(NamedTuple):
     Attributes:
       init: ``message shapes -> state``, which the client keeps (error feedback).
       update: ``(message, state, key) -> (message, state)``: the message as the server decodes it,
-        of the same shapes. Consumes ``key``.
+        with the same shapes. Consumes ``key``.
       sent: ``(message shapes, Sent) -> Sent``: what is sent, given what would be sent without this
         transform.
     """
@@ -48,13 +48,13 @@ class MessageTransform(NamedTuple):
 
 
 def dense(shapes: Any) -> Sent:
-    """Return what is sent of a message of float32 arrays as it is."""
+    """Return what is sent of a message of float32 arrays without any transform."""
     return Sent(sum(a.size for a in jax.tree.leaves(shapes)))
 
 
-def num_bytes(transform: MessageTransform, shapes: Any) -> int:
-    """Return the bytes that are sent for a message of these shapes."""
-    return transform.sent(shapes, dense(shapes)).num_bytes
+def transformed_bytes(transform: MessageTransform, shapes: Any) -> int:
+    """Return the bytes that are sent for a message of these shapes after a transform."""
+    return transform.sent(shapes, dense(shapes)).total_bytes
 
 
 def stateless(
@@ -72,43 +72,49 @@ def stateless(
 def chain(*transforms: MessageTransform) -> MessageTransform:
     """Return a transform that applies others in order, e.g. ``chain(clip(1.0), top_k(0.01))``."""
 
-    def update(message, states, key):
+    def init(shapes: Any) -> tuple[Any, ...]:
+        return tuple(transform.init(shapes) for transform in transforms)
+
+    def update(
+        message: Any, states: tuple[Any, ...], key: jax.Array
+    ) -> tuple[Any, tuple[Any, ...]]:
         after = []
+        # Keyed by its position: a transform draws the same whatever comes after it.
         for i, (transform, state) in enumerate(zip(transforms, states, strict=True)):
             message, state = transform.update(message, state, jax.random.fold_in(key, i))
             after.append(state)
         return message, tuple(after)
 
-    def sent(shapes, before):
+    def sent(shapes: Any, before: Sent) -> Sent:
         for transform in transforms:
             before = transform.sent(shapes, before)
         return before
 
-    return MessageTransform(lambda shapes: tuple(t.init(shapes) for t in transforms), update, sent)
+    return MessageTransform(init, update, sent)
 
 
 class Memory(NamedTuple):
-    """What error feedback keeps: the part of messages that was not sent, and the inner state."""
+    """State of error feedback: the part of messages that was not sent, and the inner state."""
 
     error: Any
     inner: Any
 
 
 def with_error_feedback(transform: MessageTransform) -> MessageTransform:
-    """Return a transform that adds to a message what earlier ones of this client left out.
+    """Return a transform that adds to a message what this client's earlier messages left out.
 
-    ``m' = m + e``, sent is ``C(m')``, and ``e = m' - C(m')`` is kept for the client's next round.
+    With ``m' = m + e`` it sends ``C(m')`` and keeps ``e = m' - C(m')`` for the client's next round.
 
     References:
       Karimireddy et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes",
       arXiv:1901.09847, Algorithm 2.
     """
 
-    def init(shapes):
+    def init(shapes: Any) -> Memory:
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
         return Memory(zeros, transform.init(shapes))
 
-    def update(message, memory, key):
+    def update(message: Any, memory: Memory, key: jax.Array) -> tuple[Any, Memory]:
         whole = optax.tree.add(message, memory.error)
         decoded, inner = transform.update(whole, memory.inner, key)
         return decoded, Memory(optax.tree.sub(whole, decoded), inner)

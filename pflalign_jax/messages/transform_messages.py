@@ -1,4 +1,4 @@
-"""A message transform around any algorithm."""
+"""An algorithm whose messages are transformed."""
 
 from typing import Any, NamedTuple
 
@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from pflalign_jax.datasets.base import FederatedDataset
-from pflalign_jax.federated import Algorithm, message_shapes
+from pflalign_jax.federated import Algorithm, ClientData, ClientOutput, message_shapes
 from pflalign_jax.federated.random_keys import MESSAGE
-from pflalign_jax.messages.transform import MessageTransform, num_bytes
+from pflalign_jax.messages.transform import MessageTransform, transformed_bytes
 
 
 class ClientState(NamedTuple):
-    """The algorithm's own client state, and what the transform keeps of messages."""
+    """The algorithm's own client state, and the state of the transform."""
 
     own: Any
     memory: Any
@@ -23,21 +23,22 @@ def transform_messages(
 ) -> Algorithm:
     """Return the algorithm with every client's message transformed before it is sent.
 
-    What a method keeps on the client is untouched: it goes on from its own, exact state.
+    Only messages change. What a method keeps on the client stays exact.
 
     Args:
       algorithm: any; its messages have float32 leaves.
       transform: e.g. ``chain(clip(1.0), top_k(0.01))``.
-      dataset: that will be federated, for the shapes of messages.
+      dataset: the dataset that will be federated, for the shapes of messages.
 
     Raises:
-      ValueError: from ``init`` if a message has other numbers than float32.
+      ValueError: from ``init`` if a message has leaves that are not float32.
     """
 
-    def first_received(server):
+    def first_received(server: Any) -> Any:
+        # Any client's will do: shapes are the same for all.
         return algorithm.deliver(algorithm.broadcast(server), dataset.client_ids[0])
 
-    def memory(received, client):
+    def memory(received: Any, client: Any) -> Any:
         shapes = message_shapes(algorithm, received, client, dataset)
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
             if leaf.dtype != jnp.float32:
@@ -47,22 +48,26 @@ def transform_messages(
                 )
         return transform.init(shapes)
 
-    def init(params, key, **values):
+    def init(params: Any, key: jax.Array, **values: Any) -> tuple[Any, ClientState]:
         server, client = algorithm.init(params, key, **values)
         return server, ClientState(client, memory(first_received(server), client))
 
-    def client_update(received, client, data, key):
+    def client_update(
+        received: Any, client: ClientState, data: ClientData, key: jax.Array
+    ) -> ClientOutput:
         output = algorithm.client_update(received, client.own, data, key)
+        # A key below the client's that training does not use.
         message, kept = transform.update(
             output.message, client.memory, jax.random.fold_in(key, MESSAGE)
         )
         return output._replace(message=message, state=ClientState(output.state, kept))
 
-    def newcomer(received, data):
+    def newcomer(received: Any, data: ClientData) -> ClientState:
+        assert algorithm.newcomer is not None
         client = algorithm.newcomer(received, data)
         return ClientState(client, memory(received, client))
 
-    def personal_params(received, client, data):
+    def personal_params(received: Any, client: ClientState, data: ClientData) -> Any:
         return algorithm.personal_params(received, client.own, data)
 
     return algorithm._replace(
@@ -71,6 +76,6 @@ def transform_messages(
         personal_params=personal_params,
         newcomer=algorithm.newcomer and newcomer,
         aggregation=algorithm.aggregation._replace(
-            message_bytes=lambda shapes: num_bytes(transform, shapes)
+            message_bytes=lambda shapes: transformed_bytes(transform, shapes)
         ),
     )

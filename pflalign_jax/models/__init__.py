@@ -3,20 +3,14 @@
 from pflalign_jax.models.base import (
     Batch,
     Model,
-    batch_features,
     cross_entropy,
-    dense,
     example_hits,
     example_losses,
     from_flax,
-    labelled_features,
-    mean_of_real,
-    single_head,
     with_compute_dtype,
 )
 from pflalign_jax.models.batch_norm import BatchNorm
 from pflalign_jax.models.cnn import CNN, cnn
-from pflalign_jax.models.conv import max_pool, patch_conv
 from pflalign_jax.models.fasttext import FastText, fasttext
 from pflalign_jax.models.har import HARCNN, har_cnn
 from pflalign_jax.models.lstm import LSTM, lstm
@@ -48,24 +42,17 @@ __all__ = [
     "Model",
     "ResNet",
     "Transformer",
-    "batch_features",
     "cnn",
     "cross_entropy",
-    "dense",
     "example_hits",
     "example_losses",
     "fasttext",
     "from_flax",
     "har_cnn",
-    "labelled_features",
     "logistic",
     "lstm",
-    "max_pool",
-    "mean_of_real",
     "mlp",
-    "patch_conv",
     "resnet",
-    "single_head",
     "transformer",
     "with_compute_dtype",
 ]

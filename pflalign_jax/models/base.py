@@ -1,7 +1,11 @@
-"""What the library asks of a model: two pure functions and a loss."""
+"""What the library needs of a model: two pure functions and a loss.
+
+What only the algorithms of this package use (`single_head`, `labelled_features`, `dense`,
+`mean_of_real`, ...) is imported from here and not exported by `pflalign_jax.models`.
+"""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -24,7 +28,7 @@ class Batch(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A model as pure functions; works with flax, Haiku, Equinox or plain JAX alike.
+    """A model as pure functions, whether written in flax, Haiku, Equinox or plain JAX.
 
     Attributes:
       init: ``(key, x) -> params`` for features ``x`` of shape ``[B, ...]``; consumes ``key``.
@@ -33,9 +37,9 @@ class Model(NamedTuple):
         For layers that behave differently in training, such as batch normalisation; ``mask`` is
         `Batch.mask`.
       head: names of the layers that map features to logits, at the top of the parameter tree;
-        ``()`` if the model does not say.
-      features: ``(params, x) -> [B, F]`` (``[B, L, F]``), what goes into the head, a dense layer;
-        None if the model has no single one.
+        ``()`` if they are not known.
+      features: ``(params, x) -> [B, F]`` (``[B, L, F]``), the input of the head, which is one dense
+        layer; None if there is no such layer.
       train_features: ``(params, x, mask) -> features``, those of `train_apply`; None: `features`.
     """
 
@@ -60,33 +64,35 @@ def from_flax(module: nn.Module, head: str | None = None) -> Model:
     (5, 3)
     """
 
-    def init(key, x):
+    def init(key: jax.Array, x: jax.Array) -> Any:
         variables = module.init(key, x)
         extra = sorted(set(variables) - {"params"})
         if extra:
             raise ValueError(
-                f"{type(module).__name__} has variable collections {extra} beside 'params'; "
+                f"{type(module).__name__} has variable collections {extra} besides 'params'; "
                 "only parameters are supported; use normalisation without running statistics, or "
                 "pflalign_jax.models.BatchNorm, which keeps them as parameters"
             )
         return variables["params"]
 
-    def apply(params, x, *mask):
-        return module.apply({"params": params}, x, *mask)
+    def apply(params: Any, x: jax.Array, *mask: jax.Array) -> jax.Array:
+        return cast(jax.Array, module.apply({"params": params}, x, *mask))
 
-    def features(params, x, *mask):
-        seen = []
+    def features(params: Any, x: jax.Array, *mask: jax.Array) -> jax.Array:
+        # The head's input is caught where the module calls it, so that any module has features
+        # and need not be written in two parts. XLA drops the head's own product, which is unused.
+        inputs: list[jax.Array] = []
 
-        def look(call, args, kwargs, context):
+        def catch_input(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             if context.module.path == (head,) and context.method_name == "__call__":
-                seen.append(args[0])
+                inputs.append(args[0])
             return call(*args, **kwargs)
 
-        with nn.intercept_methods(look):
+        with nn.intercept_methods(catch_input):
             apply(params, x, *mask)
-        if not seen:
+        if not inputs:
             raise ValueError(f"{type(module).__name__} calls no layer named {head!r}")
-        return seen[0]
+        return inputs[0]
 
     if head is None:
         return Model(init, apply)
@@ -96,40 +102,49 @@ def from_flax(module: nn.Module, head: str | None = None) -> Model:
 def dense(layer: Mapping[str, jax.Array], z: jax.Array) -> jax.Array:
     """Return ``z @ kernel + bias``, ``[..., C]`` of ``[..., F]`` features."""
     bias = layer["bias"]
+    # Reshaped, because the tests forbid broadcasting between arrays of different rank.
     return z @ layer["kernel"] + bias.reshape((1,) * (z.ndim - 1) + bias.shape)
 
 
 def with_compute_dtype(model: Model, dtype: str) -> Model:
     """Return a model that computes in ``dtype``, e.g. ``"bfloat16"``.
 
-    Parameters, their gradients and the logits that come out stay in float32: only a copy of the
-    parameters and the features is cast, as is usual in mixed precision. Tokens are not cast.
+    Parameters, their gradients and the logits stay in float32: only a copy of the parameters and
+    the features is cast, as is usual in mixed precision. Tokens are not cast.
     """
 
-    def cast(a):
+    def lowered(a: jax.Array) -> jax.Array:
         return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
-    def in_dtype(function):
-        def apply(params, x, *mask):
-            return function(jax.tree.map(cast, params), cast(x), *mask).astype(jnp.float32)
+    def in_dtype(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        def compute(params: Any, x: jax.Array, *mask: jax.Array) -> jax.Array:
+            # The cast is inside what is differentiated, so that gradients come back in float32.
+            out = function(jax.tree.map(lowered, params), lowered(x), *mask)
+            return out.astype(jnp.float32)
 
-        return apply
+        return compute
 
-    functions = ("apply", "train_apply", "features", "train_features")
-    found = {name: getattr(model, name) for name in functions}
-    return model._replace(**{name: f and in_dtype(f) for name, f in found.items()})
+    def optional(function: Callable[..., jax.Array] | None) -> Callable[..., jax.Array] | None:
+        return None if function is None else in_dtype(function)
+
+    return model._replace(
+        apply=in_dtype(model.apply),
+        train_apply=optional(model.train_apply),
+        features=optional(model.features),
+        train_features=optional(model.train_features),
+    )
 
 
 def single_head(method: str, model: Model) -> str:
-    """Return the name of a model's one dense head.
+    """Return the name of a model's only head layer, which is dense.
 
     Raises:
-      ValueError: if it has none or several, or no ``features``; it names ``method``.
+      ValueError: if the model has no head or several, or no ``features``; it names ``method``.
     """
     if len(model.head) != 1 or model.features is None:
         raise ValueError(
             f"{method} needs a model with one dense head and its features; this one has "
-            f"head={model.head!r}. Models of flax get them by models.from_flax(module, head=NAME)"
+            f"head={model.head!r}. For a flax module use models.from_flax(module, head=NAME)"
         )
     return model.head[0]
 
@@ -137,7 +152,7 @@ def single_head(method: str, model: Model) -> str:
 def batch_features(model: Model, params: Any, batch: Batch) -> jax.Array:
     """Return the features of a training batch, ``[B, F]`` (``[B, L, F]``).
 
-    As `cross_entropy` does, with ``model.train_features`` where the model has one.
+    It uses ``model.train_features`` if the model has it, as `cross_entropy` uses ``train_apply``.
     """
     assert model.features is not None
     if model.train_features is None:
@@ -150,15 +165,16 @@ def labelled_features(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return `batch_features`, labels and mask with a row per label: ``[N, F]``, ``[N]``, ``[N]``.
 
-    N is B, or B L where every position of a sequence has its label.
+    N is B, or B L for sequences, in which every position has a label.
     """
-    z, rows = batch_features(model, params, batch), batch.y.size
-    mask = jnp.repeat(batch.mask, rows // batch.mask.size)
-    return z.reshape(rows, -1), batch.y.reshape(rows), mask
+    z, num_labels = batch_features(model, params, batch), batch.y.size
+    mask = jnp.repeat(batch.mask, num_labels // batch.mask.size)
+    return z.reshape(num_labels, -1), batch.y.reshape(num_labels), mask
 
 
 def mean_of_real(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Return the mean of ``[B]`` values over real examples, those with mask 1; 0 without any."""
+    # At least 1, because a batch of padding alone would give 0 / 0 and spoil the round's mean.
     return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
@@ -177,11 +193,11 @@ def example_hits(logits: jax.Array, y: jax.Array) -> jax.Array:
 def cross_entropy(model: Model) -> Callable[[Any, Batch, jax.Array], jax.Array]:
     """Return ``loss(params, batch, key)``, the mean cross-entropy of the batch's real examples.
 
-    It uses ``model.train_apply`` where the model has one. A mask of zeros gives a loss of 0.
-    ``key`` is not used; models with dropout bring a loss of their own that does.
+    It uses ``model.train_apply`` if the model has it. A mask of zeros gives a loss of 0. ``key`` is
+    not used; a model with dropout needs its own loss, which uses it.
     """
 
-    def loss(params, batch, key):
+    def loss(params: Any, batch: Batch, key: jax.Array) -> jax.Array:
         del key
         if model.train_apply is None:
             logits = model.apply(params, batch.x)

@@ -11,12 +11,13 @@ from pflalign_jax.models.base import Model, from_flax
 from pflalign_jax.models.conv import max_pool, patch_conv
 
 CONVOLUTIONS = {"patches": patch_conv, "lax": lax.conv_general_dilated}
+"""What a model's ``conv`` can be."""
 
 
 class ConvPool(nn.Module):
     """5x5 convolution, 2x2 maximum, bias, ReLU, with the parameters of `flax.linen.Conv`.
 
-    The bias comes after the maximum, which gives the same numbers with a quarter of the work.
+    The bias is added after the maximum, which gives the same numbers with a quarter of the work.
 
     Attributes:
       features: channels out.
@@ -27,7 +28,7 @@ class ConvPool(nn.Module):
     convolution: Callable[..., jax.Array]
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Map ``[B, H, W, C]`` to ``[B, (H - 4) // 2, (W - 4) // 2, features]``."""
         shape = (5, 5, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
@@ -56,11 +57,13 @@ class CNN(nn.Module):
     dense: int = 512
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Map ``[B, H, W, C]`` images to ``[B, num_classes]`` logits."""
+        # Images may come as stored, in uint8; bfloat16 must stay bfloat16.
         if not jnp.issubdtype(x.dtype, jnp.floating):
             x = x.astype(jnp.float32)
         for i, channels in enumerate(self.features):
+            # Flax's own names, so that parameters are those of a network of flax's layers.
             x = ConvPool(channels, CONVOLUTIONS[self.conv], name=f"Conv_{i}")(x)
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(nn.Dense(self.dense)(x))

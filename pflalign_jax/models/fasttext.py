@@ -1,6 +1,7 @@
 """A bag of words, for classification of texts."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from pflalign_jax.models.base import Model, from_flax
@@ -10,14 +11,14 @@ class FastText(nn.Module):
     """Mean of the embeddings of a text's words, dense ``num_classes``.
 
     Unigrams only: no n-grams of words or characters, and no hashing. 1,280,260 parameters for
-    20,000 words and 4 classes. On a CPU the gradient of the embeddings is dense, ``[vocabulary,
-    width]``, however few words a batch has.
+    20,000 words and 4 classes. The gradient of the embeddings is dense, ``[vocabulary, width]``,
+    also for a batch of few words.
 
     Attributes:
       num_classes: width of the last layer.
-      vocabulary: number of tokens; 0 is padding and never learnt, a token of ``vocabulary`` or
+      vocabulary: number of tokens. 0 is padding and is never learnt; a token of ``vocabulary`` or
         above turns its example's logits into NaN.
-      width: of the embeddings.
+      width: width of the embeddings.
     """
 
     num_classes: int
@@ -25,14 +26,15 @@ class FastText(nn.Module):
     width: int = 64
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Map ``[B, L]`` tokens to ``[B, num_classes]`` logits; a text of padding has mean 0."""
         x = x.astype(jnp.int32)
         embedded = nn.Embed(self.vocabulary, self.width)(x)
-        word = (x != 0).astype(embedded.dtype)
-        total = jnp.sum(embedded * word[..., None], axis=1)
-        words = jnp.sum(word, axis=1, dtype=jnp.float32)
-        mean = total / jnp.maximum(words, 1).astype(total.dtype)[:, None]
+        is_word = (x != 0).astype(embedded.dtype)
+        total = jnp.sum(embedded * is_word[..., None], axis=1)
+        # Counted in float32: bfloat16 cannot count above 256.
+        num_words = jnp.sum(is_word, axis=1, dtype=jnp.float32)
+        mean = total / jnp.maximum(num_words, 1).astype(total.dtype)[:, None]
         return nn.Dense(self.num_classes)(mean)
 
 

@@ -9,11 +9,11 @@ from pflalign_jax.models.base import Model, from_flax
 
 
 class LSTMLayer(nn.Module):
-    """A layer of long short-term memory, from zero states.
+    """A layer of long short-term memory that starts from states of zeros.
 
-    Gates are stored side by side in the order input, forget, cell, output. Initialisation is
-    Keras's: Glorot uniform for ``kernel``, orthogonal for ``recurrent``, and a ``bias`` of 0 but
-    for the forget gates' 1.
+    Gates are stored side by side in the order input, forget, cell, output. Initialisation is that
+    of Keras: Glorot uniform for ``kernel``, orthogonal for ``recurrent``, and 0 for ``bias`` except
+    1 for the forget gates.
 
     Attributes:
       hidden: width of the states.
@@ -22,12 +22,14 @@ class LSTMLayer(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Map ``[B, L, width]`` to ``[B, L, hidden]``."""
         gates = 4 * self.hidden
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), (x.shape[-1], gates))
         recurrent = self.param("recurrent", nn.initializers.orthogonal(), (self.hidden, gates))
         bias = self.param("bias", _forget_bias, (gates,))
+        # The inputs' part of all gates in one product; only the recurrent part has to wait for the
+        # step before. Time comes first, as `lax.scan` wants it.
         inputs = jnp.swapaxes(x, 0, 1) @ kernel + bias[None, None]
         return jnp.swapaxes(_recurrence(inputs, recurrent), 0, 1)
 
@@ -38,11 +40,11 @@ class LSTM(nn.Module):
     820,522 parameters for 90 characters.
 
     Attributes:
-      num_classes: size of the alphabet, in and out; tokens must be below it, a larger one turns
+      num_classes: size of the alphabet, of inputs and outputs; a token that is not below it turns
         its example's logits into NaN.
       embedding: width of the embeddings.
       hidden: width of every layer's states.
-      layers: how many there are.
+      layers: number of layers.
     """
 
     num_classes: int
@@ -51,7 +53,7 @@ class LSTM(nn.Module):
     layers: int = 2
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Map ``[B, L]`` tokens to ``[B, L, num_classes]`` logits of the next token."""
         x = nn.Embed(self.num_classes, self.embedding)(x.astype(jnp.int32))
         for _ in range(self.layers):
@@ -59,27 +61,39 @@ class LSTM(nn.Module):
         return nn.Dense(self.num_classes)(x)
 
 
-def _forget_bias(key, shape, dtype=jnp.float32):
+def _forget_bias(
+    key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+    """Initialise a bias: 1 for the forget gates, so that states are kept at first, 0 elsewhere."""
     del key
     hidden = shape[0] // 4
     return jnp.zeros(shape, dtype).at[hidden : 2 * hidden].set(1)
 
 
-def _cell(cell, gates):
+def _cell(cell: jax.Array, gates: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the next cell and hidden states, ``[B, hidden]``, for gates before their sigmoids."""
-    into, forget, new, out = jnp.split(gates, 4, axis=-1)
-    cell = nn.sigmoid(forget) * cell + nn.sigmoid(into) * jnp.tanh(new)
-    return cell, nn.sigmoid(out) * jnp.tanh(cell)
+    write, forget, new, read = jnp.split(gates, 4, axis=-1)
+    cell = nn.sigmoid(forget) * cell + nn.sigmoid(write) * jnp.tanh(new)
+    return cell, nn.sigmoid(read) * jnp.tanh(cell)
 
 
+State = tuple[jax.Array, jax.Array]
+"""Cell and hidden state, or the gradients of these, each ``[B, hidden]``."""
+
+Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+"""Hidden states, the cells before each step, gates, and the recurrent weights."""
+
+
+# The gradient is written by hand: the automatic one adds up the recurrent weights' gradient,
+# [hidden, 4 * hidden], in every step of the loop.
 @jax.custom_vjp
-def _recurrence(inputs, recurrent):
+def _recurrence(inputs: jax.Array, recurrent: jax.Array) -> jax.Array:
     """Return the hidden states ``[L, B, hidden]`` for ``inputs`` ``[L, B, 4 * hidden]``."""
     return _recurrence_forward(inputs, recurrent)[0]
 
 
-def _recurrence_forward(inputs, recurrent):
-    def step(state, inputs):
+def _recurrence_forward(inputs: jax.Array, recurrent: jax.Array) -> tuple[jax.Array, Residuals]:
+    def step(state: State, inputs: jax.Array) -> tuple[State, tuple[jax.Array, ...]]:
         cell, hidden = state
         gates = inputs + hidden @ recurrent
         next_cell, hidden = _cell(cell, gates)
@@ -90,21 +104,23 @@ def _recurrence_forward(inputs, recurrent):
     return hidden, (hidden, cells, gates, recurrent)
 
 
-def _recurrence_backward(saved, grad):
-    """Differentiate; the weights' gradient is one product after the loop, not a sum within it."""
-    hidden, cells, gates, recurrent = saved
+def _recurrence_backward(residuals: Residuals, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the gradients of ``inputs`` and ``recurrent`` for that of the hidden states."""
+    hidden, cells, gates, recurrent = residuals
 
-    def step(state, at_t):
-        for_cell, for_hidden = state
+    def step(state: State, at_t: tuple[jax.Array, ...]) -> tuple[State, jax.Array]:
+        cell_grad, hidden_grad = state
         cell, gates, grad = at_t
         _, vjp = jax.vjp(_cell, cell, gates)
-        for_cell, for_gates = vjp((for_cell, for_hidden + grad))
-        return (for_cell, for_gates @ recurrent.T), for_gates
+        # A hidden state acts on the output and on the next step.
+        cell_grad, gates_grad = vjp((cell_grad, hidden_grad + grad))
+        return (cell_grad, gates_grad @ recurrent.T), gates_grad
 
     zero = jnp.zeros_like(hidden[0])
-    _, for_gates = lax.scan(step, (zero, zero), (cells, gates, grad), reverse=True)
-    before = hidden[:-1].reshape(-1, hidden.shape[-1])
-    return for_gates, before.T @ for_gates[1:].reshape(-1, gates.shape[-1])
+    _, gates_grad = lax.scan(step, (zero, zero), (cells, gates, grad), reverse=True)
+    # One product over all steps. The first step is left out: its hidden state before is 0.
+    hidden_before = hidden[:-1].reshape(-1, hidden.shape[-1])
+    return gates_grad, hidden_before.T @ gates_grad[1:].reshape(-1, gates.shape[-1])
 
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)
@@ -113,8 +129,8 @@ _recurrence.defvjp(_recurrence_forward, _recurrence_backward)
 def lstm(num_classes: int, embedding: int = 8, hidden: int = 256, layers: int = 2) -> Model:
     """Return the FedAvg paper's character model; see `LSTM`.
 
-    It predicts after every character, as there; LEAF's version of the model predicts after the
-    last one only. Gradients, and whatever is made of them, work; `jax.jvp` of the model itself
+    It predicts after every character, as in the paper; LEAF's version of the model predicts after
+    the last one only. Gradients and derivatives of gradients work; `jax.jvp` of the model itself
     does not.
 
     Raises:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 
 from pflalign_jax.models.base import Model, from_flax
 
@@ -19,7 +20,7 @@ class MLP(nn.Module):
     hidden: Sequence[int] = (200,)
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Map ``[B, ...]`` features to ``[B, num_classes]`` logits."""
         x = x.reshape(x.shape[0], -1)
         for width in self.hidden:

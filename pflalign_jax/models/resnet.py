@@ -11,6 +11,8 @@ from pflalign_jax.models.batch_norm import BatchNorm
 from pflalign_jax.models.cnn import CONVOLUTIONS
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2)}
+"""Depth to the number of blocks in each of the four stages."""
+
 NORMS = ("group", "batch")
 
 
@@ -21,7 +23,7 @@ class BasicBlock(nn.Module):
 
     Attributes:
       features: channels out.
-      stride: of the first convolution and of the shortcut.
+      stride: stride of the first convolution and of the shortcut.
       norm: ``"group"`` or ``"batch"``.
       convolution: like `lax.conv_general_dilated`.
     """
@@ -32,7 +34,7 @@ class BasicBlock(nn.Module):
     convolution: Callable[..., jax.Array]
 
     @nn.compact
-    def __call__(self, x, mask=None):
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Map ``[B, H, W, C]`` to ``[B, ceil(H / stride), ceil(W / stride), features]``."""
         shortcut = x
         x = _conv(x, self.features, 3, self.stride, self.convolution)
@@ -48,22 +50,22 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """3x3 convolution, four stages of basic blocks, mean over the image, dense layer.
 
-    The form usual for CIFAR and meant for images of up to 64x64: no pooling after the first
-    convolution, the later three stages halve the image. Padding and the convolutions'
-    initialisation are torchvision's.
+    The usual form for CIFAR, for images of up to 64x64: no pooling after the first convolution,
+    and each of the later three stages halves the image. Padding and the initialisation of the
+    convolutions are those of torchvision.
 
     For RGB images and 10 classes at depth 18 and width 64 there are 11,173,962 parameters, and
     9,600 more with ``norm="batch"``, the running statistics; at depth 10 there are 4,903,242.
 
-    Layers ``GroupNorm_*`` or ``BatchNorm_*`` hold all that normalises, the last layer is
-    ``Dense_0``, as algorithms need that split parameters by name.
+    The layers ``GroupNorm_*`` or ``BatchNorm_*`` have all parameters of normalisation, and the last
+    layer is ``Dense_0``: some algorithms choose parameters by these names.
 
     Attributes:
       num_classes: width of the last layer.
       depth: 18 (two blocks a stage) or 10 (one).
       width: channels of the first stage; the stages have 1, 2, 4 and 8 times as many.
-      norm: ``"group"`` or ``"batch"`` (see `BatchNorm`). The groups are as many as divide the
-        channels, at most 32 and of four channels or more.
+      norm: ``"group"`` or ``"batch"`` (see `BatchNorm`). The number of groups is the largest that
+        divides the channels, is at most 32, and leaves four channels or more to a group.
       conv: ``"patches"`` (fast inside loops on a CPU, but keeps nine copies of a layer's input
         for the backward pass) or ``"lax"`` (for accelerators); the same parameters and outputs.
     """
@@ -75,8 +77,9 @@ class ResNet(nn.Module):
     conv: str = "patches"
 
     @nn.compact
-    def __call__(self, x, mask=None):
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Map ``[B, H, W, C]`` images to ``[B, num_classes]`` logits; ``mask`` in training."""
+        # Images may come as stored, in uint8; bfloat16 must stay bfloat16.
         if not jnp.issubdtype(x.dtype, jnp.floating):
             x = x.astype(jnp.float32)
         convolution = CONVOLUTIONS[self.conv]
@@ -89,7 +92,10 @@ class ResNet(nn.Module):
         return nn.Dense(self.num_classes)(x.mean(axis=(1, 2)))
 
 
-def _conv(x, features, size, stride, convolution):
+def _conv(
+    x: jax.Array, features: int, size: int, stride: int, convolution: Callable[..., jax.Array]
+) -> jax.Array:
+    """Return a convolution without bias, which the normalisation after it would cancel."""
     layer = nn.Conv(
         features,
         (size, size),
@@ -102,14 +108,18 @@ def _conv(x, features, size, stride, convolution):
     return layer(x)
 
 
-def _normalised(x, norm, mask):
+def _normalised(x: jax.Array, norm: str, mask: jax.Array | None) -> jax.Array:
     if norm == "batch":
         return BatchNorm()(x, mask)
     return nn.GroupNorm(_groups(x.shape[-1]), epsilon=1e-5)(x)
 
 
-def _groups(channels):
-    """Return the largest divisor of ``channels`` that is at most 32 and ``channels // 4``."""
+def _groups(channels: int) -> int:
+    """Return the largest divisor of ``channels`` that is at most 32 and ``channels // 4``.
+
+    32 as in the paper. Four channels or more in a group, because a group of one channel would be
+    normalised to 0 where the image is down to one pixel.
+    """
     most = max(1, min(32, channels // 4))
     return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
 
@@ -119,29 +129,30 @@ def resnet(
 ) -> Model:
     """Return a residual network for images of up to 64x64; see `ResNet`.
 
-    With ``norm="group"`` it is a function of parameters and example alone, in training too. With
-    ``norm="batch"`` it has a ``train_apply`` that normalises with the batch's real examples, and
-    running statistics that are parameters and follow the batches by gradient descent; `BatchNorm`
-    says what that means for local optimisers and for averaging.
+    With ``norm="group"`` an example's output depends on the parameters and this example alone, in
+    training too. With ``norm="batch"`` the model has a ``train_apply`` that normalises with the
+    batch's real examples; its running statistics are parameters and follow the batches by gradient
+    descent. `BatchNorm` says what that means for local optimisers and for averaging.
 
     Raises:
       ValueError: for an unknown ``depth``, ``norm`` or ``conv``, or ``width`` below 1.
 
     References:
-      He et al., arXiv:1512.03385. Group normalisation: Wu and He, arXiv:1803.08494; in place of
-      batch normalisation where clients' data differ: Hsieh et al., arXiv:1910.00189.
+      He et al., arXiv:1512.03385. Group normalisation: Wu and He, arXiv:1803.08494; instead of
+      batch normalisation if clients' data differ: Hsieh et al., arXiv:1910.00189.
     """
-    for name, value, known in (
+    for name, value, allowed in (
         ("depth", depth, sorted(BLOCKS)),
         ("norm", norm, list(NORMS)),
         ("conv", conv, sorted(CONVOLUTIONS)),
     ):
-        if value not in known:
-            raise ValueError(f"resnet: {name}={value!r} is unknown; use one of {known}")
+        if value not in allowed:
+            raise ValueError(f"resnet: {name}={value!r} is unknown; use one of {allowed}")
     if width < 1:
         raise ValueError(f"resnet: width={width!r} is not allowed; it must be >= 1")
     module = ResNet(num_classes, depth, width, norm, conv)
     model = from_flax(module, head="Dense_0")
     if norm == "group":
         return model
+    # The module takes a mask as its last argument, which is how it knows that it is in training.
     return model._replace(train_apply=model.apply, train_features=model.features)

@@ -1,6 +1,7 @@
 """A small causal transformer for next-token prediction."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from pflalign_jax.models.base import Model, from_flax
@@ -12,7 +13,7 @@ class Block(nn.Module):
     heads: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Map ``[B, L, width]`` to the same shape."""
         width = x.shape[-1]
         mask = nn.make_causal_mask(jnp.ones(x.shape[:2]))
@@ -25,10 +26,10 @@ class Transformer(nn.Module):
     """Token and position embeddings, blocks, layer norm, dense ``num_classes``.
 
     Attributes:
-      num_classes: size of the vocabulary, in and out.
-      width: of the embeddings.
+      num_classes: size of the vocabulary, of inputs and outputs.
+      width: width of the embeddings.
       layers: number of blocks.
-      heads: attention heads; divides ``width``.
+      heads: number of attention heads; it must divide ``width``.
     """
 
     num_classes: int
@@ -37,10 +38,11 @@ class Transformer(nn.Module):
     heads: int = 4
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Map ``[B, L]`` tokens to ``[B, L, num_classes]`` logits of the next token."""
-        place = self.param("positions", nn.initializers.normal(0.02), (x.shape[1], self.width))
-        x = nn.Embed(self.num_classes, self.width)(x.astype(jnp.int32)) + place[None]
+        # As many positions as the data have: texts of another length need another model.
+        positions = self.param("positions", nn.initializers.normal(0.02), (x.shape[1], self.width))
+        x = nn.Embed(self.num_classes, self.width)(x.astype(jnp.int32)) + positions[None]
         for _ in range(self.layers):
             x = Block(self.heads)(x)
         return nn.Dense(self.num_classes)(nn.LayerNorm()(x))

@@ -18,7 +18,7 @@ from pflalign_jax.federated import (
     federate,
     inject_hyperparams,
 )
-from pflalign_jax.models import Model, cross_entropy, with_compute_dtype
+from pflalign_jax.models import Model, with_compute_dtype
 from pflalign_jax.runs import message_config as messages
 from pflalign_jax.runs.config import FACTORIES, TRANSFORMS, resolve
 from pflalign_jax.runs.config_checks import ConfigError
@@ -191,13 +191,11 @@ def build_algorithm(
     return call(
         getattr(algorithms, fields["name"]),
         fields,
-        loss=cross_entropy(model),
         model=model,
         num_classes=num_classes,
         local_epochs=config["local_epochs"],
         batch_size=config["batch_size"],
         num_clients=num_clients,
-        head=model.head,
         diagnostics=config["diagnostics"],
     )
 

@@ -171,6 +171,7 @@ HELP = {
     "algorithm.weight_learning_rate": "fedala: of its mixing weights",
     "algorithm.weight_epochs": "fedala: passes over the data for its mixing weights",
     "algorithm.sigma": "fedamp: width of the attention",
+    "algorithm.num_clusters": "ifca: number of models on the server",
     "participation.name": "who is invited to a round: {names}",
     "participation.groups": "cyclic: groups of clients that take turns",
     "participation.low": "availability: the least probability of a client to be available",

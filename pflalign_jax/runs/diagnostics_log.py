@@ -40,7 +40,10 @@ class DiagnosticsLog:
 
     def write(self) -> None:
         """Write what was added."""
-        rows = [{"round": done, **diagnostics.describe(metrics)} for done, metrics in self.added]
+        rows = [
+            {"round": done, **diagnostics.diagnostics_summary(metrics)}
+            for done, metrics in self.added
+        ]
         self.added.clear()
         self.written = time.monotonic()
         if rows and self.workdir is not None:

@@ -35,6 +35,7 @@ from ml_collections import ConfigDict
 
 from pflalign_jax import datasets
 from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.datasets.queries import client_label_counts
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import ClientScores
 
@@ -175,7 +176,7 @@ def describe_data(dataset: FederatedDataset) -> dict[str, Any]:
         "client_names": dataset.client_names.tolist(),
         "client_ids": dataset.client_ids.tolist(),
         "partition_hash": datasets.partition_hash(dataset),
-        "label_counts": datasets.label_counts(dataset).tolist(),
+        "label_counts": client_label_counts(dataset).tolist(),
         "features_crc32": zlib.crc32(sample.tobytes()),
     }
 

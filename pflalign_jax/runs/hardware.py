@@ -16,7 +16,7 @@ from pflalign_jax import models
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.datasets.features import are_tokens
 from pflalign_jax.errors import UserError
-from pflalign_jax.federated.sharding import AXIS, over_devices
+from pflalign_jax.federated.sharding import AXIS, put_sharded
 
 
 class MemoryExhaustedError(UserError):
@@ -37,7 +37,7 @@ def matmul_peak(size: int | None = None, repeats: int = 5) -> float:
     if size is None:
         size = 2048 if jax.devices()[0].platform == "cpu" else 8192
     spec = jax.sharding.PartitionSpec(AXIS)
-    x = over_devices(np.broadcast_to(np.float32(1), (mesh.size, size, size)), mesh)
+    x = put_sharded(np.broadcast_to(np.float32(1), (mesh.size, size, size)), mesh)
     product = jax.jit(
         jax.shard_map(lambda a: a @ a, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     )

@@ -14,7 +14,7 @@ import numpy as np
 from pflalign_jax.datasets.features import are_tokens, normalise
 from pflalign_jax.federated import Algorithm
 from pflalign_jax.federated.algorithm import ClientData
-from pflalign_jax.federated.client_store import disk_store
+from pflalign_jax.federated.client_store import DiskStore
 from pflalign_jax.federated.device_program import training_data
 from pflalign_jax.federated.random_keys import INIT, STATES
 from pflalign_jax.federated.snapshot import Snapshot, client_of
@@ -141,7 +141,7 @@ class Run:
             return self._first_state if found is None else found
         # Every process kept the states of its own clients.
         for directory in files.client_state_dirs(self._source.workdir):
-            store = disk_store(self._first_state, len(self.client_names), directory, self.round)
+            store = DiskStore(self._first_state, len(self.client_names), directory, self.round)
             if store.written()[k]:
                 return jax.tree.map(lambda a: jnp.asarray(a[0]), store.read(np.array([k])))
         return self._first_state

@@ -17,7 +17,7 @@ from pflalign_jax.federated import (
     RoundResult,
     summarise,
 )
-from pflalign_jax.federated.inject_hyperparams import values_of
+from pflalign_jax.federated.inject_hyperparams import hyperparams_of
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import Experiment
 from pflalign_jax.runs.checkpointing import Checkpointing, start_checkpointing
@@ -138,7 +138,7 @@ class RunInProgress:
         start, state = self.plan.start, self.plan.start.state
         if state is None:
             # Hyperparameters that the compiled programs take as data.
-            values = {name: config.algorithm[name] for name in values_of(federation.shapes[0])}
+            values = {name: config.algorithm[name] for name in hyperparams_of(federation.shapes[0])}
             state = federation.init(jax.random.key(config.seed), **values)
         return Progress(int(state.round), state, start.tally, start.rows, {})
 

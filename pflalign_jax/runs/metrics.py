@@ -125,7 +125,7 @@ def summary_of(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
         "algorithm": config.algorithm.name,
         "seed": config.seed,
         "dataset": {
-            **datasets.describe(dataset),
+            **datasets.dataset_summary(dataset),
             "partition_hash": datasets.partition_hash(dataset),
         },
         "cohort_size": federation.cohort_size,

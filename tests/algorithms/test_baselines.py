@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hand import FEATURES, after, body_loss, floats, labelled, loss, two_clients
+from hand import FEATURES, MODEL, after, body_loss, floats, labelled, loss, two_clients
 
 from pflalign_jax import algorithms, align_transform, new_round
 from pflalign_jax.datasets import digits
 from pflalign_jax.federated import ClientData, federate, participation
-from pflalign_jax.models import cross_entropy, mlp
+from pflalign_jax.models import mlp
 
 HEAD = {"head": ("head",)}
 
@@ -21,7 +21,7 @@ def near(value):
 
 def first_of(algorithm):
     """Return the first states of server and client."""
-    return algorithm.init({"body": jnp.ones(()), "head": jnp.zeros(())})
+    return algorithm.init({"body": jnp.ones(()), "head": jnp.zeros(())}, jax.random.key(0))
 
 
 def window():
@@ -35,15 +35,15 @@ def window():
 
 def test_fedprox():
     # a: 1, 1.5, then -.5 + (1.5 - 1) = 0; b: 1, .5, .5; mean (.5 - 3 * .5) / 4.
-    algorithm = algorithms.fedprox(body_loss, 0.5, mu=1.0, local_epochs=2)
+    algorithm = algorithms.fedprox(MODEL, 0.5, loss=body_loss, mu=1.0, local_epochs=2)
     assert float(after(algorithm, 1)[0].params["body"]) == near(0.75)
-    plain = algorithms.fedavg(body_loss, 0.5, local_epochs=2)
+    plain = algorithms.fedavg(MODEL, 0.5, loss=body_loss, local_epochs=2)
     assert float(after(plain, 1)[0].params["body"]) == near(1 + (0.75 - 3 * 0.75) / 4)
 
 
 def test_fedavgm():
     # FedAvg's means are -.25, then from .75 -.125; the momentum .9 * .25 + .125.
-    algorithm = algorithms.fedavgm(body_loss, 0.5)
+    algorithm = algorithms.fedavgm(MODEL, 0.5, loss=body_loss)
     assert float(after(algorithm, 1)[0].params["body"]) == near(0.75)
     assert float(after(algorithm, 2)[0].params["body"]) == near(0.75 - 0.35)
 
@@ -53,7 +53,7 @@ def test_fedavgm():
 def test_adaptive_servers(name, b1, b2):
     rate, tau = 0.1, 0.01
     algorithm = getattr(algorithms, name)(
-        body_loss, 0.5, server_learning_rate=rate, b1=b1, b2=b2, tau=tau
+        MODEL, 0.5, loss=body_loss, server_learning_rate=rate, b1=b1, b2=b2, tau=tau
     )
     # FedAvg's mean from w: (½ (2 - w) - 3 * ½ w) / 4. Yogi's moments start at 1e-6.
     w, m = 1.0, 0.0 if name == "fedadam" else 1e-6
@@ -68,13 +68,13 @@ def test_adaptive_servers(name, b1, b2):
 
 
 def test_any_server_optimiser():
-    algorithm = algorithms.fedopt(body_loss, optax.sgd(2.0), 0.5)
+    algorithm = algorithms.fedopt(MODEL, 0.5, server_optimizer=optax.sgd(2.0), loss=body_loss)
     assert float(after(algorithm, 1)[0].params["body"]) == near(0.5)
 
 
 def test_scaffold():
     # T = 2, η = .25. a: 1, 1.25, 1.4375, c_a = -.4375 / .5; b is its mirror image.
-    algorithm = algorithms.scaffold(body_loss, 0.25, num_clients=2, local_epochs=2)
+    algorithm = algorithms.scaffold(MODEL, 0.25, loss=body_loss, num_clients=2, local_epochs=2)
     server, clients, _ = after(algorithm, 1)
     assert float(server.params["body"]) == near(1)  # clients count equally
     assert [float(c.control["body"]) for c in clients] == near([-0.875, 0.875])
@@ -86,7 +86,7 @@ def test_scaffold():
 
 
 def test_scaffolds_server_control_moves_by_the_share_of_clients():
-    algorithm = algorithms.scaffold(body_loss, 0.5, num_clients=4)
+    algorithm = algorithms.scaffold(MODEL, 0.5, loss=body_loss, num_clients=4)
     server, clients, _ = after(algorithm, 1, two_clients((1,)))
     assert float(clients[0].control["body"]) == near(-1)
     assert float(server.control["body"]) == near(-0.25)
@@ -96,7 +96,7 @@ def test_scaffolds_server_control_moves_by_the_share_of_clients():
 def test_the_servers_memory_is_the_mean_of_the_clients_when_some_do_not_answer(name):
     data = digits(num_clients=6, fraction=0.2)
     model = mlp(10, hidden=(4,))
-    algorithm = getattr(algorithms, name)(cross_entropy(model), 0.1, num_clients=6)
+    algorithm = getattr(algorithms, name)(model, 0.1, num_clients=6)
     federation = federate(
         algorithm, model, data, cohort_size=4, participation=participation.uniform(dropout=0.5)
     )
@@ -112,14 +112,14 @@ def test_the_servers_memory_is_the_mean_of_the_clients_when_some_do_not_answer(n
 
 
 def test_feddyn():
-    algorithm = algorithms.feddyn(body_loss, 0.5, num_clients=2, alpha=0.5)
+    algorithm = algorithms.feddyn(MODEL, 0.5, loss=body_loss, num_clients=2, alpha=0.5)
     server, clients, _ = after(algorithm, 1)
     assert [float(c.control["body"]) for c in clients] == near([-0.25, 0.25])
     # Round 2, a: gradient -1 - h_a = -.75, w_a = 1.375, h_a = -.25 - .5 * .375.
     _, clients, _ = after(algorithm, 2)
     assert float(clients[0].control["body"]) == near(-0.4375)
     # One client alone: h = -.5 * .5, w = 1.5 + .25 / .5.
-    alone = algorithms.feddyn(body_loss, 0.5, num_clients=1, alpha=0.5)
+    alone = algorithms.feddyn(MODEL, 0.5, loss=body_loss, num_clients=1, alpha=0.5)
     server, _, _ = after(alone, 1, two_clients((1,)))
     assert float(server.control["body"]) == near(-0.25)
     assert float(server.params["body"]) == near(2.0)
@@ -127,15 +127,15 @@ def test_feddyn():
 
 def test_perfedavg():
     # b: w' = .5, g = .5, w = .75; a with its one example twice: w' = 1.5, w = 1.25.
-    first = algorithms.perfedavg(body_loss, 0.5, alpha=0.5)
+    first = algorithms.perfedavg(MODEL, 0.5, loss=body_loss, alpha=0.5)
     assert float(after(first, 1)[0].params["body"]) == near(0.875)
     # The Hessian is 1: the step is (1 - α) as long.
-    second = algorithms.perfedavg(body_loss, 0.5, alpha=0.5, hessian_free=True)
+    second = algorithms.perfedavg(MODEL, 0.5, loss=body_loss, alpha=0.5, hessian_free=True)
     assert float(after(second, 1)[0].params["body"]) == pytest.approx(0.9375, abs=1e-4)
 
 
 def test_perfedavgs_adapted_model_takes_an_epoch_of_alpha():
-    algorithm = algorithms.perfedavg(body_loss, 0.5, alpha=0.25)
+    algorithm = algorithms.perfedavg(MODEL, 0.5, loss=body_loss, alpha=0.25)
     output = algorithm.client_update(*first_of(algorithm), window(), jax.random.key(0))
     assert float(output.params["body"]) == near(1.25)
 
@@ -143,7 +143,7 @@ def test_perfedavgs_adapted_model_takes_an_epoch_of_alpha():
 def test_pfedme():
     # λ = 1, inner step .5: θ_a = 1.5 (where -.5 + .5 = 0), w_a = 1 - .5 (1 - 1.5) = 1.25.
     algorithm = algorithms.pfedme(
-        body_loss, 0.5, personal_learning_rate=0.5, lam=1.0, inner_steps=2, beta=2.0
+        MODEL, 0.5, loss=body_loss, personal_learning_rate=0.5, lam=1.0, inner_steps=2, beta=2.0
     )
     server, clients, personal = after(algorithm, 1)
     assert [float(c.params["body"]) for c in clients] == near([1.5, 0.5])
@@ -155,7 +155,7 @@ def test_pfedme():
 
 def test_ditto():
     # w as FedAvg: .625. v_a: 1, 1.5, 1.5; round 2, centre .625: 1.3125, 1.3125.
-    algorithm = algorithms.ditto(body_loss, 0.5, lam=1.0, local_epochs=2)
+    algorithm = algorithms.ditto(MODEL, 0.5, loss=body_loss, lam=1.0, local_epochs=2)
     server, _, personal = after(algorithm, 1)
     assert float(server.params["body"]) == near(0.625)
     assert [float(p["body"]) for p in personal] == near([1.5, 0.5])
@@ -165,7 +165,7 @@ def test_ditto():
 def test_ditto_with_aligned_personal_steps():
     """pFLAlign's preconditioner inside Ditto: v and u stay with the client, m restarts."""
     aligned = align_transform(10.0)
-    algorithm = algorithms.ditto(body_loss, 0.5, lam=0.0, personal_tx=aligned)
+    algorithm = algorithms.ditto(MODEL, 0.5, loss=body_loss, lam=0.0, personal_tx=aligned)
     _, clients, personal = after(algorithm, 2)
     params = {"body": jnp.ones(()), "head": jnp.zeros(())}
     state = aligned.init(params)
@@ -179,7 +179,7 @@ def test_ditto_with_aligned_personal_steps():
 
 def test_apfl():
     # a: w = 1.5, v = 1 + .5 * .5; received with w = .75: .5 * 1.25 + .5 * .75.
-    algorithm = algorithms.apfl(body_loss, 0.5)
+    algorithm = algorithms.apfl(MODEL, 0.5, loss=body_loss)
     server, clients, personal = after(algorithm, 1)
     assert float(server.params["body"]) == near(0.75)
     assert float(clients[0].params["body"]) == near(1.25)
@@ -190,7 +190,7 @@ def test_apfl():
 
 def test_apfls_share_stays_within_bounds_at_every_step():
     """It must not wind up beyond 1, from where it would have to come back."""
-    algorithm = algorithms.apfl(body_loss, 1.8, alpha=0.1, local_epochs=4)
+    algorithm = algorithms.apfl(MODEL, 1.8, loss=body_loss, alpha=0.1, local_epochs=4)
     _, clients, _ = after(algorithm, 1, two_clients((1,)))
 
     def rolled_out(keep):
@@ -209,27 +209,27 @@ def test_apfls_share_stays_within_bounds_at_every_step():
 
 def test_fedper():
     # η = .25, both parts move by .25.
-    server, clients, personal = after(algorithms.fedper(loss, 0.25, **HEAD), 1)
+    server, clients, personal = after(algorithms.fedper(MODEL, 0.25, loss=loss, **HEAD), 1)
     assert floats(server.shared) == {"body": near(0.875), "head": None}
     assert [float(c.own["head"]) for c in clients] == near([0.25, -0.25])
     assert floats(personal[0]) == {"body": near(0.875), "head": near(0.25)}
 
 
 def test_lgfedavg():
-    server, clients, _ = after(algorithms.lgfedavg(loss, 0.25, **HEAD), 1)
+    server, clients, _ = after(algorithms.lgfedavg(MODEL, 0.25, loss=loss, **HEAD), 1)
     assert floats(server.shared) == {"body": None, "head": near(-0.125)}
     assert [float(c.own["body"]) for c in clients] == near([1.25, 0.75])
 
 
 def test_fedbn():
-    server, clients, _ = after(algorithms.fedbn(loss, 0.25, norms=("he*",)), 1)
+    server, clients, _ = after(algorithms.fedbn(MODEL, 0.25, loss=loss, norms=("he*",)), 1)
     assert floats(server.shared) == {"body": near(0.875), "head": None}
     assert float(clients[1].own["head"]) == near(-0.25)
 
 
 def test_fedrep():
     # Head first: a: .25; then the body at 1.25: g = -.75, body 1.1875; b is its mirror image.
-    server, clients, _ = after(algorithms.fedrep(loss, 0.25, **HEAD), 1)
+    server, clients, _ = after(algorithms.fedrep(MODEL, 0.25, loss=loss, **HEAD), 1)
     assert [float(c.own["head"]) for c in clients] == near([0.25, -0.25])
     assert float(server.shared["body"]) == near(1 + (0.1875 - 3 * 0.1875) / 4)
 
@@ -240,19 +240,21 @@ def test_fedreps_body_draws_afresh():
     def noise(params, batch, key):
         return (params["body"] + params["head"]) * jax.random.normal(key)
 
-    server, clients, _ = after(algorithms.fedrep(noise, 1.0, **HEAD), 1, two_clients((1,)))
+    server, clients, _ = after(
+        algorithms.fedrep(MODEL, 1.0, loss=noise, **HEAD), 1, two_clients((1,))
+    )
     assert abs(float(server.shared["body"]) - 1 - float(clients[0].own["head"])) > 1e-3
 
 
 def test_fedbabus_fine_tuning_has_its_own_step_size():
-    algorithm = algorithms.fedbabu(loss, 0.25, **HEAD, fine_tune_learning_rate=0.125)
+    algorithm = algorithms.fedbabu(MODEL, 0.25, loss=loss, **HEAD, fine_tune_learning_rate=0.125)
     output = algorithm.client_update(*first_of(algorithm), window(), jax.random.key(0))
     assert floats(output.params) == {"body": near(1.125), "head": near(0.125)}
     assert float(output.message["body"]) == near(0.25)
 
 
 def test_fedbabu():
-    server, _, personal = after(algorithms.fedbabu(loss, 0.25, **HEAD), 2)
+    server, _, personal = after(algorithms.fedbabu(MODEL, 0.25, loss=loss, **HEAD), 2)
     # Bodies: 1, .875, then a: .875 + .25 * 1.125, b: .875 - .25 * .875.
     assert float(server.body["body"]) == near(0.875 + (0.28125 - 3 * 0.21875) / 4)
     assert float(server.head["head"]) == 0 and float(personal[0]["head"]) == 0
@@ -261,7 +263,7 @@ def test_fedbabu():
 def test_fedala():
     # Round 1 is FedAvg: w = (.875, -.125), θ_a = (1.25, .25). Round 2, a: prediction .75,
     # dF/dW = -1.25 * -.375, W = 1 - .46875; head .25 - .375 W.
-    algorithm = algorithms.fedala(loss, 0.25, **HEAD)
+    algorithm = algorithms.fedala(MODEL, 0.25, loss=loss, **HEAD)
     _, clients, _ = after(algorithm, 2)
     weight = 1 - 0.46875
     assert float(clients[0].weights["head"]) == near(weight)
@@ -274,19 +276,23 @@ def test_fedala():
 
 def test_fedamp():
     # Round 1: all models are equal, u = 1; a: 1.5, b: .5. Round 2: distance² = 1.
-    algorithm = algorithms.fedamp(body_loss, 0.5, num_clients=2, alpha=0.5, sigma=1.0, lam=0.0)
+    algorithm = algorithms.fedamp(
+        MODEL, 0.5, loss=body_loss, num_clients=2, alpha=0.5, sigma=1.0, lam=0.0
+    )
     server, _, personal = after(algorithm, 1)
     assert server.models["body"].tolist() == [1.5, 0.5]
     share = 0.5 * np.exp(-1.0)
     assert [float(p["body"]) for p in personal] == near([1.5 - share, 0.5 + share])
-    capped = algorithms.fedamp(body_loss, 0.5, num_clients=2, alpha=9.0, sigma=1.0, lam=0.0)
+    capped = algorithms.fedamp(
+        MODEL, 0.5, loss=body_loss, num_clients=2, alpha=9.0, sigma=1.0, lam=0.0
+    )
     assert float(after(capped, 1)[2][0]["body"]) == near(0.5)
 
 
 def test_fedamp_pulls_to_the_cloud_model_where_it_starts():
     # λ / α = ½. Round 1, a: 1, 1.5, then g = -.5 + ½ * .5; b is its mirror image.
     algorithm = algorithms.fedamp(
-        body_loss, 0.5, num_clients=2, alpha=0.5, sigma=1.0, lam=0.25, local_epochs=2
+        MODEL, 0.5, loss=body_loss, num_clients=2, alpha=0.5, sigma=1.0, lam=0.25, local_epochs=2
     )
     server, _, _ = after(algorithm, 1)
     assert server.models["body"].tolist() == near([1.625, 0.375])

@@ -86,7 +86,7 @@ def test_a_client_downloads_its_own_head_only():
     algorithm = algorithms.fedpac(FEATURES, 0.1, num_classes=2, num_clients=2, head=("head",))
     _, down = federate(algorithm, FEATURES, data).bytes_per_round
     assert down == 2 * 4 * (1 + (2 + 2) + (2 + 2))  # body, head, centroids and which are known
-    amp = algorithms.fedamp(lambda p, b, k: jnp.zeros(()), 0.1, num_clients=2)
+    amp = algorithms.fedamp(FEATURES, 0.1, num_clients=2)
     assert federate(amp, FEATURES, data).bytes_per_round[1] == 2 * 4 * (1 + 2 + 2)
 
 

@@ -22,9 +22,9 @@ BEFORE, AFTER = {"w": jnp.array([0.0, 3.0, 0.0, -4.0])}, {"w": jnp.array([0.0, 0
 
 
 def described(*args):
-    """What `describe` says of a round of one client."""
+    """What `diagnostics_summary` says of a round of one client."""
     found = diagnostics.alignment_metrics(*args)
-    return diagnostics.describe({name: a.total / a.weight for name, a in found.items()})
+    return diagnostics.diagnostics_summary({name: a.total / a.weight for name, a in found.items()})
 
 
 def test_numbers_of_one_client():
@@ -67,7 +67,7 @@ def test_cosine_of_updates_to_their_mean(sizes, expected):
     # a's message is +½, b's -½, their mean -¼: cosines -1 and 1.
 
     federation = federate(
-        algorithms.fedavg(body_loss, 0.5), MODEL, two_clients(sizes), diagnostics=True
+        algorithms.fedavg(MODEL, 0.5, loss=body_loss), MODEL, two_clients(sizes), diagnostics=True
     )
     _, result = federation.run_round(federation.init(jax.random.key(0)))
     assert float(result.metrics["update/cosine"]) == pytest.approx(expected, abs=1e-6)
@@ -76,15 +76,14 @@ def test_cosine_of_updates_to_their_mean(sizes, expected):
 def test_rounds_report_and_results_stay_the_same():
     data = datasets.digits(num_clients=4, fraction=0.2)
     model = models.mlp(10, hidden=(12,))
-    loss = models.cross_entropy(model)
     servers = []
     for measured in (False, True):
-        algorithm = algorithms.pflalign(loss, 1.0, diagnostics=measured)
+        algorithm = algorithms.pflalign(model, 1.0, diagnostics=measured)
         federation = federate(algorithm, model, data, diagnostics=measured)
         state, seen = federation.init(jax.random.key(0)), []
         for _ in range(2):
             state, result = federation.run_round(state)
-            seen.append(diagnostics.describe(result.metrics))
+            seen.append(diagnostics.diagnostics_summary(result.metrics))
         servers.append(jax.device_get(state.server))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *servers)
     assert "direction/cosine" not in seen[0] and -1 <= seen[1]["direction/cosine"] <= 1
@@ -97,12 +96,12 @@ def test_a_transform_in_front_of_the_alignment():
     """FedProx's pull in pFLAlign: realignment moves away from w, the pull goes back to it."""
     from pflalign_jax.federated import proximal
 
-    plain = algorithms.pflalign(body_loss, 0.5, precondition=False, local_epochs=2)
+    plain = algorithms.pflalign(MODEL, 0.5, loss=body_loss, precondition=False, local_epochs=2)
     none = algorithms.pflalign(
-        body_loss, 0.5, precondition=False, local_epochs=2, before=proximal(0.0)
+        MODEL, 0.5, loss=body_loss, precondition=False, local_epochs=2, before=proximal(0.0)
     )
     pulled = algorithms.pflalign(
-        body_loss, 0.5, precondition=False, local_epochs=2, before=proximal(1.0)
+        MODEL, 0.5, loss=body_loss, precondition=False, local_epochs=2, before=proximal(1.0)
     )
     assert rounds_of(plain, 2)[0] == rounds_of(none, 2)[0]
     # As FedProx in round 1: a: 1, 1.5, 1.5; b: 1, .5, .5.

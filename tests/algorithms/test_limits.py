@@ -9,10 +9,9 @@ import pytest
 from pflalign_jax import algorithms
 from pflalign_jax.datasets import digits, select_clients
 from pflalign_jax.federated import federate
-from pflalign_jax.models import cross_entropy, mlp
+from pflalign_jax.models import mlp
 
 MODEL = mlp(10, hidden=(8,))
-LOSS = cross_entropy(MODEL)
 DATA = digits(num_clients=5, alpha=0.3)
 WORK = {"local_epochs": 2, "batch_size": 10}
 
@@ -20,7 +19,7 @@ WORK = {"local_epochs": 2, "batch_size": 10}
 @functools.cache
 def baseline(name):
     """Return the personal models of FedAvg or local training."""
-    return models({"fedavg": FEDAVG, "local": LOCAL}[name])
+    return models({"fedavg": FEDAVG, "local": LOCAL, "fedavg, second key": SECOND_KEY}[name])
 
 
 def models(algorithm, data=DATA, rounds=2):
@@ -50,22 +49,28 @@ def assert_close(found, expected):
     )
 
 
-FEDAVG = algorithms.fedavg(LOSS, 0.1, **WORK)
-LOCAL = algorithms.local(LOSS, 0.1, **WORK)
+FEDAVG = algorithms.fedavg(MODEL, 0.1, **WORK)
+SECOND_KEY = FEDAVG._replace(
+    client_update=lambda server, client, data, key: FEDAVG.client_update(
+        server, client, data, jax.random.split(key)[1]
+    )
+)
+"""FedAvg with the batches of a method that learns something with the first half of its key."""
+LOCAL = algorithms.local(MODEL, 0.1, **WORK)
 AS_FEDAVG = {
-    "fedprox, μ = 0": algorithms.fedprox(LOSS, 0.1, mu=0.0, **WORK),
-    "fedavgm, no momentum": algorithms.fedavgm(LOSS, 0.1, momentum=0.0, **WORK),
-    "fedper, no head": algorithms.fedper(LOSS, 0.1, head=(), **WORK),
-    "lgfedavg, all head": algorithms.lgfedavg(LOSS, 0.1, head=("*",), **WORK),
-    "fedala, no weights": algorithms.fedala(LOSS, 0.1, head=(), **WORK),
-    "apfl, α = 0": algorithms.apfl(LOSS, 0.1, alpha=0.0, adaptive=False, **WORK),
-    "pflalign, sgd": algorithms.pflalign(LOSS, 0.1, precondition=False, realignment=False, **WORK),
+    "fedprox, μ = 0": algorithms.fedprox(MODEL, 0.1, mu=0.0, **WORK),
+    "fedavgm, no momentum": algorithms.fedavgm(MODEL, 0.1, momentum=0.0, **WORK),
+    "fedper, no head": algorithms.fedper(MODEL, 0.1, head=(), **WORK),
+    "lgfedavg, all head": algorithms.lgfedavg(MODEL, 0.1, head=("*",), **WORK),
+    "ifca, one cluster": algorithms.ifca(MODEL, 0.1, num_clusters=1, **WORK),
+    "apfl, α = 0": algorithms.apfl(MODEL, 0.1, alpha=0.0, adaptive=False, **WORK),
+    "pflalign, sgd": algorithms.pflalign(MODEL, 0.1, precondition=False, realignment=False, **WORK),
 }
 AS_LOCAL = {
-    "ditto, λ = 0": algorithms.ditto(LOSS, 0.1, lam=0.0, **WORK),
-    "apfl, α = 1": algorithms.apfl(LOSS, 0.1, alpha=1.0, adaptive=False, **WORK),
-    "fedper, all head": algorithms.fedper(LOSS, 0.1, head=("*",), **WORK),
-    "lgfedavg, no head": algorithms.lgfedavg(LOSS, 0.1, head=(), **WORK),
+    "ditto, λ = 0": algorithms.ditto(MODEL, 0.1, lam=0.0, **WORK),
+    "apfl, α = 1": algorithms.apfl(MODEL, 0.1, alpha=1.0, adaptive=False, **WORK),
+    "fedper, all head": algorithms.fedper(MODEL, 0.1, head=("*",), **WORK),
+    "lgfedavg, no head": algorithms.lgfedavg(MODEL, 0.1, head=(), **WORK),
 }
 
 
@@ -74,13 +79,18 @@ def test_as_fedavg(name):
     assert_close(models(AS_FEDAVG[name]), baseline("fedavg"))
 
 
+def test_fedala_without_weights_is_fedavg():
+    fedala = algorithms.fedala(MODEL, 0.1, head=(), **WORK)
+    assert_close(models(fedala), baseline("fedavg, second key"))
+
+
 @pytest.mark.parametrize("name", AS_LOCAL)
 def test_as_local(name):
     assert_close(models(AS_LOCAL[name]), baseline("local"))
 
 
 def test_dittos_global_model_is_fedavgs():
-    ditto = algorithms.ditto(LOSS, 0.1, lam=0.5, **WORK)
+    ditto = algorithms.ditto(MODEL, 0.1, lam=0.5, **WORK)
     assert_close(global_model(ditto), global_model(FEDAVG))
 
 
@@ -108,5 +118,5 @@ def test_fedproto_without_pull_is_local_training():
 @pytest.mark.parametrize("name", ["scaffold"])
 def test_one_client_alone_is_fedavg(name):
     alone = select_clients(DATA, np.array([2]))
-    algorithm = getattr(algorithms, name)(LOSS, 0.1, num_clients=1, **WORK)
+    algorithm = getattr(algorithms, name)(MODEL, 0.1, num_clients=1, **WORK)
     assert_close(models(algorithm, alone), models(FEDAVG, alone))

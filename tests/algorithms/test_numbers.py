@@ -52,7 +52,9 @@ def personal(federation, state):
 
 
 def test_fedavg():
-    (_, start), (_, first), (federation, second) = rounds(algorithms.fedavg(loss, 0.5), 2)
+    (_, start), (_, first), (federation, second) = rounds(
+        algorithms.fedavg(MODEL, 0.5, loss=loss), 2
+    )
     assert float(start.server.params["w"]) == 1
     # a: 1 - .5 (1 - 2) = 1.5; b: 1 - .5 (1) = .5; mean (1 * .5 - 3 * .5) / 4 = -.25
     assert float(first.server.params["w"]) == pytest.approx(0.75)
@@ -63,13 +65,13 @@ def test_fedavg():
 
 
 def test_local():
-    *_, (federation, state) = rounds(algorithms.local(loss, 0.5), 2)
+    *_, (federation, state) = rounds(algorithms.local(MODEL, 0.5, loss=loss), 2)
     assert personal(federation, state) == pytest.approx([1.75, 0.25])
     assert federation.bytes_per_round == (0, 0)
 
 
 def test_pflalign():
-    *_, (federation, second) = rounds(algorithms.pflalign(loss, 10.0), 2)
+    *_, (federation, second) = rounds(algorithms.pflalign(MODEL, 10.0, loss=loss), 2)
     # Round 1, a: g = -1, m = -.1, v = .1, P = .1 * .01 / .1 = .01, w_a = 1 + 10 * .01 = 1.1;
     # b: g = 1, w_b = .9. Server: 1 + (1 * .1 - 3 * .1) / 4 = .95.
     delta = {"a": 0.1, "b": -0.1}
@@ -97,7 +99,7 @@ def test_pflalign():
 
 
 def test_pflalign_starts_from_the_personal_model():
-    *_, (federation, state) = rounds(algorithms.pflalign(loss, 10.0), 1)
+    *_, (federation, state) = rounds(algorithms.pflalign(MODEL, 10.0, loss=loss), 1)
     assert float(state.server.params["w"]) == pytest.approx(0.95)
     assert personal(federation, state) == pytest.approx([1.05, 0.85])
     assert federation.bytes_per_round == (8, 8)
@@ -105,7 +107,8 @@ def test_pflalign_starts_from_the_personal_model():
 
 def test_constant_one_forgets_the_direction_every_round():
     constant, none = (
-        list(rounds(algorithms.pflalign(loss, 0.0, correction=c), 2))[-1][1] for c in (1.0, "none")
+        list(rounds(algorithms.pflalign(MODEL, 0.0, loss=loss, correction=c), 2))[-1][1]
+        for c in (1.0, "none")
     )
     assert float(constant.server.params["w"]) == float(none.server.params["w"]) == 1
 
@@ -115,11 +118,10 @@ def test_sgd_variant_is_fedavg_bit_for_bit():
 
     data = datasets.digits(num_clients=6, alpha=0.5)
     model = models.mlp(10, hidden=(16,))
-    objective = models.cross_entropy(model)
-    plain = algorithms.pflalign(objective, 0.1, precondition=False, realignment=False)
+    plain = algorithms.pflalign(model, 0.1, precondition=False, realignment=False)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("clients",))
     servers = []
-    for algorithm in (plain, algorithms.fedavg(objective, 0.1)):
+    for algorithm in (plain, algorithms.fedavg(model, 0.1)):
         federation = federate(algorithm, model, data, mesh=mesh, cohort_size=4)
         state = federation.init(jax.random.key(0))
         for _ in range(3):

@@ -3,7 +3,7 @@
 import inspect
 
 import pytest
-from hand import FEATURES, MODEL, after, loss
+from hand import FEATURES, MODEL, after
 
 from pflalign_jax import algorithms
 
@@ -36,18 +36,12 @@ HEAD = {"head": ("head",)}
         ("feddbe", {"kappa": -1.0}, r"kappa=-1\.0"),
         ("fedcp", {"lam": -1.0}, r"lam=-1\.0"),
         ("gpfl", {"num_classes": 2, "mu": -1.0}, r"mu=-1\.0"),
+        ("ifca", {"num_clusters": 0}, "num_clusters=0"),
     ],
 )
 def test_bad_hyperparameters_are_named(name, arguments, message):
     with pytest.raises(ValueError, match=message):
-        make_with(name, FEATURES, arguments)
-
-
-def make_with(name, model, arguments):
-    """Return an algorithm, of a loss or a model."""
-    factory = getattr(algorithms, name)
-    takes_model = "model" in inspect.signature(factory).parameters
-    return factory(model if takes_model else loss, **arguments)
+        getattr(algorithms, name)(FEATURES, **arguments)
 
 
 @pytest.mark.parametrize("name", ["fedrod", "fedproto", "feddbe", "fedpac", "fedcp", "gpfl"])
@@ -55,10 +49,19 @@ def test_a_model_without_one_head_is_refused(name):
     more = {"num_classes": 2, "num_clients": 2, "head": ()}
     takes = inspect.signature(getattr(algorithms, name)).parameters
     with pytest.raises(ValueError, match=rf"{name} needs a model with one dense head.*head=\(\)"):
-        make_with(name, MODEL, {k: v for k, v in more.items() if k in takes})
+        getattr(algorithms, name)(MODEL, **{k: v for k, v in more.items() if k in takes})
 
 
 @pytest.mark.parametrize("name", ["fedper", "fedrep", "fedbabu", "lgfedavg", "fedala"])
 def test_an_unknown_head_is_named(name):
     with pytest.raises(ValueError, match=r"'heat'; the parameters are \['body', 'head'\]"):
-        after(getattr(algorithms, name)(loss, head=("heat",)), 1)
+        after(getattr(algorithms, name)(MODEL, head=("heat",)), 1)
+
+
+@pytest.mark.parametrize("name", ["fedper", "fedrep", "fedbabu", "lgfedavg", "fedala"])
+def test_a_head_is_asked_for_by_name(name):
+    """The model's own is the default; a model without one is refused, not taken to have none."""
+    with pytest.raises(ValueError, match=rf"{name}: head=None .* a model that has no head"):
+        getattr(algorithms, name)(MODEL)
+    for head in (None, ("head",), ()):
+        getattr(algorithms, name)(FEATURES, head=head)

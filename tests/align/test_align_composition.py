@@ -16,7 +16,7 @@ from probes import (
     tree,
 )
 
-from pflalign_jax.align import AlignState, align_transform, new_round
+from pflalign_jax.align import AlignState, align_transform, new_round, preconditioner
 
 HEAD = {"dense": {"bias": True, "kernel": False}, "scale": True}
 
@@ -156,6 +156,36 @@ def test_new_round_makes_a_dropped_m_again(layout):
     for now, then in zip(align_states(after), align_states(expected), strict=True):
         assert_trees_equal(now, then)
     run(tx, trees(2), tree(noise(1)), state=after)  # and the next round works
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("layout", [name for name, (_, count) in layouts().items() if count == 1])
+def test_preconditioner_finds_the_state(layout, jit):
+    tx, _ = layouts()[layout]
+    _, state = run(tx, trees(0), tree(noise(1)))
+    found = (jax.jit(preconditioner) if jit else preconditioner)(state)
+    (align_state,) = align_states(state)
+    assert_trees_close(found, preconditioner(align_state))
+    assert jax.tree.structure(found) == jax.tree.structure(align_state.v)
+
+
+def test_preconditioner_finds_the_state_in_multi_transform():
+    labels = {"dense": {"bias": "head", "kernel": "body"}, "scale": "body"}
+    tx = optax.multi_transform({"body": align_transform(), "head": optax.adam(0.1)}, labels)
+    _, state = run(tx, trees(0), tree(noise(1)))
+    _, full = run(align_transform(), trees(0), tree(noise(1)))
+    found, expected = preconditioner(state), preconditioner(full)
+    assert_trees_close(found["dense"]["kernel"], expected["dense"]["kernel"])
+    assert_trees_close(found["scale"], expected["scale"])
+    assert found["dense"]["bias"] == optax.MaskedNode()  # Adam has no P
+
+
+def test_preconditioner_refuses_no_state_and_several():
+    with pytest.raises(ValueError, match="preconditioner: no AlignState found in a state of type"):
+        preconditioner(optax.adam(0.1).init(tree(noise(0))))
+    tx, _ = layouts()["multi"]
+    with pytest.raises(ValueError, match=r"preconditioner: 2 AlignStates found .* pass one of"):
+        preconditioner(tx.init(tree(noise(0))))
 
 
 def test_schedule_uses_the_count_before_the_step_and_survives_new_round():

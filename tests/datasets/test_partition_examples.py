@@ -29,7 +29,7 @@ def everything(data):
     return np.sort(np.concatenate([o.indices for g in groups for o in g.splits.values()]))
 
 
-def test_the_typed_arguments_are_those_of_deal():
+def test_the_typed_arguments_are_those_of_partition_examples():
     arguments = {
         k: p for k, p in inspect.signature(partition_examples).parameters.items() if k != "examples"
     }
@@ -88,6 +88,11 @@ def test_some_natural_owners_and_new_ones():
     kept = partition_examples(small, min_examples=10)
     assert "tiny" not in kept.client_names
     assert kept.notes == ("1 of 13 owners with fewer than 10 examples are left out.",)
+
+
+def test_a_count_comes_before_a_fraction_of_zero():
+    data = partition_examples(POOL, num_clients=3, test_fraction=0.0, test_count=7)
+    assert data.splits["test"].sizes.tolist() == [7] * 3
 
 
 def test_stratified_splits_keep_label_shares():

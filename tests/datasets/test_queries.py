@@ -63,8 +63,8 @@ def test_selected_clients_keep_data_name_and_id():
             datasets.select_clients(data, np.array(wrong))
 
 
-def test_describe():
-    found = datasets.describe(datasets.digits())
+def test_dataset_summary():
+    found = datasets.dataset_summary(datasets.digits())
     assert found["clients"] == 20 and found["name"] == "digits"
     assert found["train"] + found["validation"] + found["test"] == 1797
 

@@ -5,7 +5,7 @@ import pytest
 from pflalign_jax import algorithms, federate
 from pflalign_jax.datasets import DatasetError, digits, features_of
 from pflalign_jax.datasets.shift import feature_shift, label_shift, shift_features
-from pflalign_jax.models import cross_entropy, logistic
+from pflalign_jax.models import logistic
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (300, 6, 6, 2)).astype(np.uint8)
 NUMBERS = np.arange(300, dtype=np.int32)
@@ -77,7 +77,7 @@ def test_devices_hold_the_shifted_features():
     data = digits(num_clients=5, feature_shift="rotation", feature_shift_strength=180.0,
                   shift_groups=4)  # fmt: skip
     model = logistic(10)
-    algorithm = algorithms.fedavg(cross_entropy(model), 0.1)
+    algorithm = algorithms.fedavg(model, 0.1)
     on_host = data._replace(x=np.zeros_like(data.x), shift=None)
     for owned in data.splits.values():
         for k in range(5):

@@ -70,7 +70,7 @@ def test_parquet_is_the_same(tmp_path):
         ("dose,label\n2,ill\n", r"bob\.csv has no column 'age'"),
         ("dose,age\n2,3\n", r"bob\.csv has no column 'label'.*name the label column"),
         (BOB.replace("age", "age,x").replace("60", "60,1"), r"bob\.csv: line 3 has 3 cells"),
-        ("dose,age,label,z\n2,3,ill,4\n", r"has a column 'z' that the first file has not"),
+        ("dose,age,label,z\n2,3,ill,4\n", r"has a column 'z' that the first file does not have"),
         ("dose,age,label\n2,,ill\n", r"bob\.csv: column 'age' has .*'' in row 1"),
         ("dose,age,label\n2,old,ill\n", r"column 'age' has .*'old'"),
         ("dose,age,label\n2,nan,ill\n", r"column 'age' has .*nan"),

@@ -123,9 +123,7 @@ def test_ag_news(tmp_path):
 
 
 def test_bad_ag_news_is_named(tmp_path):
-    with pytest.raises(
-        DatasetError, match=r"has none of train\.csv; it can be had from https://raw"
-    ):
+    with pytest.raises(DatasetError, match=r"has none of train\.csv; get it from https://raw"):
         load_ag_news(str(tmp_path))
     write_news(tmp_path, NEWS, [("5", "a", "b")])
     with pytest.raises(DatasetError, match=r"test\.csv: line 1 begins \['5', 'a', 'b'\]"):

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from toy import ALGORITHMS, LOSS, MODEL, compilations, dataset, host, mesh
+from toy import ALGORITHMS, MODEL, compilations, dataset, host, mesh
 
 from pflalign_jax.federated import client_store, federate, summarise
 from pflalign_jax.federated.client_states import choose_place
@@ -13,7 +13,7 @@ from pflalign_jax.federated.client_store import StoreError
 
 
 def make(place, devices=2, cohort_size=3, data=None, name="pflalign", state_dir=None, **options):
-    algorithm = ALGORITHMS[name](LOSS, local_epochs=2, batch_size=5)
+    algorithm = ALGORITHMS[name](local_epochs=2, batch_size=5)
     return federate(
         algorithm,
         MODEL,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pflalign_jax.federated import client_store as stores
-from pflalign_jax.federated.client_store import StoreError, disk_store, host_store
+from pflalign_jax.federated.client_store import DiskStore, HostStore, StoreError
 
 FIRST = {"a": jnp.arange(3.0), "b": jnp.ones((), jnp.bfloat16), "n": jnp.zeros((), jnp.int32)}
 
@@ -29,7 +29,7 @@ def rows(values):
 
 
 def open_store(kind, path):
-    return host_store(FIRST, 10) if kind == "host" else disk_store(FIRST, 10, path)
+    return HostStore(FIRST, 10) if kind == "host" else DiskStore(FIRST, 10, path)
 
 
 def assert_equal(found, expected):
@@ -51,16 +51,16 @@ def test_reads_what_was_written_and_the_first_state_elsewhere(kind, tmp_path):
     assert_equal(store.read(np.array([7])), rows([70]))
 
 
-def test_a_disk_store_is_continued(tmp_path):
-    disk_store(FIRST, 10, tmp_path).write(np.array([3]), rows([30]), 4)
-    again = disk_store(FIRST, 10, tmp_path)
+def test_a_DiskStore_is_continued(tmp_path):
+    DiskStore(FIRST, 10, tmp_path).write(np.array([3]), rows([30]), 4)
+    again = DiskStore(FIRST, 10, tmp_path)
     assert again.last_round() == 4
     assert_equal(again.read(np.array([3])), rows([30]))
 
 
 def test_a_million_clients_cost_nothing_until_written(tmp_path):
     first = {"w": np.zeros(100_000, np.float32)}
-    store = disk_store(first, 1_000_000, tmp_path)
+    store = DiskStore(first, 1_000_000, tmp_path)
     store.write(np.array([999_999]), {"w": np.ones((1, 100_000), np.float32)}, 1)
     assert store.read(np.array([999_999]))["w"].sum() == 100_000
     used = sum(path.stat().st_blocks * 512 for path in tmp_path.iterdir())
@@ -68,19 +68,19 @@ def test_a_million_clients_cost_nothing_until_written(tmp_path):
 
 
 def test_a_store_of_other_shapes_is_refused(tmp_path):
-    disk_store(FIRST, 10, tmp_path)
+    DiskStore(FIRST, 10, tmp_path)
     with pytest.raises(StoreError, match=r"another run.*'clients': 10"):
-        disk_store(FIRST, 11, tmp_path)
+        DiskStore(FIRST, 11, tmp_path)
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file/states cannot hold client states"):
-        disk_store(FIRST, 10, tmp_path / "file" / "states")
+        DiskStore(FIRST, 10, tmp_path / "file" / "states")
 
 
 def test_a_record_that_is_not_whole_is_ignored(tmp_path):
-    store = disk_store(FIRST, 10, tmp_path)
+    store = DiskStore(FIRST, 10, tmp_path)
     store.write(np.array([1, 2]), rows([1, 2]), 1)
     log = tmp_path / "rounds.log"
     size = log.stat().st_size
@@ -88,19 +88,19 @@ def test_a_record_that_is_not_whole_is_ignored(tmp_path):
     whole = log.read_bytes()
     for cut in range(size, len(whole)):
         log.write_bytes(whole[:cut])
-        again = disk_store(FIRST, 10, tmp_path)
+        again = DiskStore(FIRST, 10, tmp_path)
         assert again.last_round() == 1
         assert_equal(again.read(np.array([1, 2])), rows([1, 2]))
     log.write_bytes(whole[:-8] + b"damaged!" + bytes(400))
-    again = disk_store(FIRST, 10, tmp_path)
+    again = DiskStore(FIRST, 10, tmp_path)
     again.write(np.array([2]), rows([21]), 2)
-    again = disk_store(FIRST, 10, tmp_path)
+    again = DiskStore(FIRST, 10, tmp_path)
     assert again.last_round() == 2
     assert_equal(again.read(np.array([1, 2])), rows([1, 21]))
 
 
 def test_a_full_disk_leaves_the_round_before(tmp_path, monkeypatch):
-    store = disk_store(FIRST, 10, tmp_path)
+    store = DiskStore(FIRST, 10, tmp_path)
     store.write(np.array([1, 2]), rows([1, 2]), 1)
 
     def full(handle):
@@ -110,24 +110,24 @@ def test_a_full_disk_leaves_the_round_before(tmp_path, monkeypatch):
         patch.setattr(stores, "_to_disk", full)
         with pytest.raises(StoreError, match=r"cannot take the client states.*disk full"):
             store.write(np.array([2, 3]), rows([20, 30]), 2)
-    for found in (store, disk_store(FIRST, 10, tmp_path)):
+    for found in (store, DiskStore(FIRST, 10, tmp_path)):
         assert found.last_round() == 1
         assert_equal(found.read(np.array([1, 2])), rows([1, 2]))
 
 
 def test_room_does_not_grow_with_rounds(tmp_path):
-    store = disk_store(FIRST, 10, tmp_path)
+    store = DiskStore(FIRST, 10, tmp_path)
     for r in range(1, 60):
         store.write(np.arange(r, r + 4) % 10, rows(np.full(4, r)), r)
         if r % 20 == 0:
-            store = disk_store(FIRST, 10, tmp_path)
+            store = DiskStore(FIRST, 10, tmp_path)
     assert (tmp_path / "states.bin").stat().st_size <= (10 + 2 * 4) * (12 + 2 + 4)
     assert_equal(store.read(np.array([9, 2, 0, 1])), rows([59, 59, 59, 59]))
     assert_equal(store.read(np.array([8])), rows([58]))
 
 
 def test_tables_with_nobody_in_them(tmp_path):
-    for store in (host_store(FIRST, 10), disk_store(FIRST, 10, tmp_path)):
+    for store in (HostStore(FIRST, 10), DiskStore(FIRST, 10, tmp_path)):
         table = np.array([[4, -1], [6, 9]])
         state = jax.tree.map(lambda a: a.reshape(2, 2, *a.shape[1:]), rows([40, -5, 60, 90]))
         store.write(table, state, 1)
@@ -139,8 +139,8 @@ def test_tables_with_nobody_in_them(tmp_path):
 WRITER = textwrap.dedent("""
     import sys
     import numpy as np
-    from pflalign_jax.federated.client_store import disk_store
-    store = disk_store({"w": np.zeros(20_000, np.float32)}, 8, sys.argv[1])
+    from pflalign_jax.federated.client_store import DiskStore
+    store = DiskStore({"w": np.zeros(20_000, np.float32)}, 8, sys.argv[1])
     print("ready", flush=True)
     for r in range(store.last_round() + 1, 100_000):
         positions = np.arange(r % 2, 8, 2)
@@ -162,7 +162,7 @@ def test_killed_at_any_moment_it_holds_a_whole_round(tmp_path):
             process.stdout.readline()
             time.sleep(delay)
             process.send_signal(signal.SIGKILL)
-        store = disk_store({"w": np.zeros(20_000, np.float32)}, 8, tmp_path)
+        store = DiskStore({"w": np.zeros(20_000, np.float32)}, 8, tmp_path)
         last = store.last_round()
         rounds.append(last)
         w = store.read(np.arange(8))["w"]

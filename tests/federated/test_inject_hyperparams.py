@@ -9,7 +9,6 @@ from jax._src import test_util
 
 from pflalign_jax import algorithms, datasets, models
 from pflalign_jax.federated import federate, inject_hyperparams
-from pflalign_jax.models import cross_entropy
 from pflalign_jax.runs.config import TUNED
 
 MODEL = models.mlp(10, hidden=(6,))
@@ -24,9 +23,7 @@ def maker(name, num_clients):
     """Return ``values -> algorithm``."""
     factory = getattr(algorithms, name)
     supplied = {
-        "loss": cross_entropy(MODEL),
         "model": MODEL,
-        "head": MODEL.head,
         "num_classes": 10,
         "num_clients": num_clients,
     }

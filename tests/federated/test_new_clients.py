@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import ALGORITHMS, FEW, LOSS, MODEL, dataset, mesh
+from toy import ALGORITHMS, FEW, MODEL, dataset, mesh
 
 from pflalign_jax import algorithms, federate
 from pflalign_jax.datasets import select_clients
@@ -26,7 +26,7 @@ def trained(algorithm, data=None, rounds=2, **options):
 @pytest.mark.parametrize("name", FEW)
 def test_a_newcomer_starts_as_a_client_of_the_current_model(name):
     """An algorithm's newcomers score as clients that take part for the first time."""
-    algorithm = ALGORITHMS[name](LOSS, batch_size=5)
+    algorithm = ALGORITHMS[name](batch_size=5)
     federation, state = trained(algorithm)
     scores = federation.evaluate_new(state)
     names = {"new_clients/personal/received", "new_clients/personal/adapted"}
@@ -41,7 +41,7 @@ def test_a_newcomer_starts_as_a_client_of_the_current_model(name):
 
 
 def test_zero_steps_change_nothing_and_more_steps_change_more():
-    algorithm = algorithms.fedavg(LOSS, 0.05, batch_size=2)
+    algorithm = algorithms.fedavg(MODEL, 0.05, batch_size=2)
     losses = {}
     for steps in (0, 1, 10**6, None):
         federation, state = trained(algorithm, new_client_steps=steps)
@@ -54,7 +54,7 @@ def test_zero_steps_change_nothing_and_more_steps_change_more():
 
 
 def test_an_algorithm_may_start_newcomers_its_own_way():
-    algorithm = ALGORITHMS["pflalign"](LOSS)
+    algorithm = ALGORITHMS["pflalign"]()
 
     def newcomer(received, data):
         _, client = algorithm.init(received.params, jax.random.key(0))
@@ -66,7 +66,7 @@ def test_an_algorithm_may_start_newcomers_its_own_way():
 
 
 def test_new_clients_change_nothing_for_the_others():
-    algorithm = ALGORITHMS["pflalign"](LOSS)
+    algorithm = ALGORITHMS["pflalign"]()
     with_, without = (trained(algorithm, data) for data in (
         with_new(), with_new()._replace(new_clients=None)))  # fmt: skip
     jax.tree.map(np.testing.assert_array_equal, with_[1].server, without[1].server)
@@ -75,7 +75,7 @@ def test_new_clients_change_nothing_for_the_others():
 
 
 def test_scores_do_not_depend_on_devices_chunk_or_place():
-    algorithm = ALGORITHMS["fedavg"](LOSS)
+    algorithm = ALGORITHMS["fedavg"]()
     tables = []
     for options in ({"mesh": mesh(1)},
                     {"mesh": mesh(4), "client_chunk": 2, "client_state_in": "host"}):  # fmt: skip
@@ -87,4 +87,4 @@ def test_scores_do_not_depend_on_devices_chunk_or_place():
 
 def test_negative_steps_are_refused():
     with pytest.raises(ValueError, match="new_client_steps=-1"):
-        trained(ALGORITHMS["fedavg"](LOSS), new_client_steps=-1)
+        trained(ALGORITHMS["fedavg"](), new_client_steps=-1)

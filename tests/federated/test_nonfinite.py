@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import ALGORITHMS, LOSS, MODEL, dataset, host, mesh
+from toy import ALGORITHMS, MODEL, dataset, host, mesh
 
 from pflalign_jax.federated import (
     GATHERED,
@@ -117,7 +117,7 @@ def test_a_round_with_a_broken_client_is_that_without_it_bit_for_bit(name):
     without = Participation(lambda *_: Turnout(np.delete(np.arange(7), BAD), 6), None, False, False)
     servers = []
     for given, participation in ((data._replace(x=broken), None), (data, without)):
-        algorithm = ALGORITHMS[name](LOSS, batch_size=5)
+        algorithm = ALGORITHMS[name](batch_size=5)
         federation = federate(algorithm, MODEL, given, mesh=mesh(1), participation=participation)
         state = federation.init(jax.random.key(0))
         for _ in range(2):

@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from toy import ALGORITHMS, LOSS, MODEL, dataset, host, mesh
+from toy import ALGORITHMS, MODEL, dataset, host, mesh
 
 from pflalign_jax.federated import federate
 from pflalign_jax.federated.participation import availability, cyclic, uniform, weighted
@@ -146,7 +146,7 @@ UNKIND = uniform(dropout=0.4, over_selection=1.5, slowness=0.7, deadline=2)
 
 
 def trained(participation, devices=1, rounds=4, **options):
-    algorithm = ALGORITHMS["pflalign"](LOSS, batch_size=5)
+    algorithm = ALGORITHMS["pflalign"](batch_size=5)
     federation = federate(
         algorithm, MODEL, dataset(), mesh=mesh(devices), participation=participation, **options
     )

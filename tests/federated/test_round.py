@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from toy import ALGORITHMS, FEW, LOSS, MODEL, compilations, dataset, host, mesh
+from toy import ALGORITHMS, FEW, MODEL, compilations, dataset, host, mesh
 
 from pflalign_jax import datasets
 from pflalign_jax.federated import Algorithm, ClientOutput, Mean, federate, summarise
@@ -15,7 +15,7 @@ from pflalign_jax.federated.participation import uniform
 def run(name, rounds=3, data=None, devices=2, seed=0, **options):
     """Return the last state's server and per-client states, and all scores, on the host."""
     data = dataset() if data is None else data
-    algorithm = ALGORITHMS[name](LOSS, local_epochs=2, batch_size=5)
+    algorithm = ALGORITHMS[name](local_epochs=2, batch_size=5)
     federation = federate(algorithm, MODEL, data, mesh=mesh(devices), **options)
     state = federation.init(jax.random.key(seed))
     for _ in range(rounds):
@@ -91,7 +91,7 @@ def test_deterministic_by_seed(name):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_state_shapes_are_stable_and_absent_clients_keep_theirs(name):
     data = dataset()
-    algorithm = ALGORITHMS[name](LOSS)
+    algorithm = ALGORITHMS[name]()
     federation = federate(algorithm, MODEL, data, cohort_size=3, mesh=mesh(2))
     state = federation.init(jax.random.key(0))
     shapes = jax.tree.map(lambda a: (a.shape, a.dtype), state)
@@ -109,7 +109,7 @@ def test_state_shapes_are_stable_and_absent_clients_keep_theirs(name):
 
 @pytest.mark.parametrize("name", FEW)
 def test_nothing_compiles_after_the_first_round(name):
-    federation = federate(ALGORITHMS[name](LOSS), MODEL, dataset(), cohort_size=3, mesh=mesh(2))
+    federation = federate(ALGORITHMS[name](), MODEL, dataset(), cohort_size=3, mesh=mesh(2))
     state = federation.init(jax.random.key(0))
     with compilations() as first:
         state, _ = federation.run_round(state)
@@ -164,7 +164,7 @@ def test_drop_last_ends_an_epoch_before_the_batch_that_is_not_full():
     """As a limit of two steps does where every client has two full batches and a bit."""
     found = []
     for options in ({"drop_last": True}, {"participation": uniform(deadline=2)}, {}):
-        algorithm = ALGORITHMS["pflalign"](LOSS, batch_size=3)
+        algorithm = ALGORITHMS["pflalign"](batch_size=3)
         federation = federate(algorithm, MODEL, dataset((7, 8, 7)), mesh=mesh(1), **options)
         state, result = federation.run_round(federation.init(jax.random.key(0)))
         found.append((int(result.work.useful), host(state.server)))
@@ -175,7 +175,7 @@ def test_drop_last_ends_an_epoch_before_the_batch_that_is_not_full():
 @pytest.mark.parametrize(("devices", "chunk"), [(1, 1), (1, 3), (2, 1), (2, 2)])
 def test_work_is_counted(devices, chunk):
     sizes = dataset().splits["train"].sizes
-    algorithm = ALGORITHMS["fedavg"](LOSS, batch_size=5)
+    algorithm = ALGORITHMS["fedavg"](batch_size=5)
     federation = federate(algorithm, MODEL, dataset(), client_chunk=chunk, mesh=mesh(devices))
     _, result = federation.run_round(federation.init(jax.random.key(0)))
     steps = np.sort(-(-sizes // 5))[::-1]
@@ -190,7 +190,7 @@ def test_work_is_counted(devices, chunk):
 
 
 def test_evaluate_changes_nothing():
-    federation = federate(ALGORITHMS["pflalign"](LOSS), MODEL, dataset(), mesh=mesh(2))
+    federation = federate(ALGORITHMS["pflalign"](), MODEL, dataset(), mesh=mesh(2))
     state, _ = federation.run_round(federation.init(jax.random.key(0)))
     before = host(state._replace(key=None))
     first, again = federation.evaluate(state), federation.evaluate(state)
@@ -203,7 +203,7 @@ def test_evaluate_changes_nothing():
 
 def test_scores_equal_those_of_the_personal_models():
     data = dataset()
-    federation = federate(ALGORITHMS["pflalign"](LOSS), MODEL, data, mesh=mesh(8))
+    federation = federate(ALGORITHMS["pflalign"](), MODEL, data, mesh=mesh(8))
     state, _ = federation.run_round(federation.init(jax.random.key(0)))
     scores = federation.evaluate(state, adapt=False)["test/personal/received"]
     test = data.splits["test"]
@@ -217,7 +217,7 @@ def test_scores_equal_those_of_the_personal_models():
 
 
 def test_round_reduces_the_message_and_gathers_nothing():
-    federation = federate(ALGORITHMS["pflalign"](LOSS), MODEL, dataset(), mesh=mesh(8))
+    federation = federate(ALGORITHMS["pflalign"](), MODEL, dataset(), mesh=mesh(8))
     with compilations():
         state = federation.init(jax.random.key(0))
     text = federation.lower_round(state).compile().as_text()
@@ -236,11 +236,11 @@ def test_round_reduces_the_message_and_gathers_nothing():
 )
 def test_impossible_federations_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        federate(ALGORITHMS["fedavg"](LOSS), MODEL, dataset(), **options)
+        federate(ALGORITHMS["fedavg"](), MODEL, dataset(), **options)
 
 
 def test_unknown_client_is_refused():
-    federation = federate(ALGORITHMS["fedavg"](LOSS), MODEL, dataset(), mesh=mesh(1))
+    federation = federate(ALGORITHMS["fedavg"](), MODEL, dataset(), mesh=mesh(1))
     state = federation.init(jax.random.key(0))
     with pytest.raises(ValueError, match="client 7 does not exist"):
         federation.client_state(state, 7)

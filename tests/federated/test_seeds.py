@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from toy import ALGORITHMS, LOSS, MODEL, dataset, host, mesh
+from toy import ALGORITHMS, MODEL, dataset, host, mesh
 
 from pflalign_jax.federated import federate
 
 
 def made(name="pflalign", **options):
-    algorithm = ALGORITHMS[name](LOSS, local_epochs=2, batch_size=5)
+    algorithm = ALGORITHMS[name](local_epochs=2, batch_size=5)
     return federate(algorithm, MODEL, dataset(), **options)
 
 

@@ -38,11 +38,11 @@ def test_devices_are_balanced():
 
 
 def test_client_states_are_spread_over_the_devices():
-    from toy import ALGORITHMS, LOSS, MODEL
+    from toy import ALGORITHMS, MODEL
 
     from pflalign_jax.federated import federate
 
-    federation = federate(ALGORITHMS["pflalign"](LOSS), MODEL, dataset(), mesh=mesh(2))
+    federation = federate(ALGORITHMS["pflalign"](), MODEL, dataset(), mesh=mesh(2))
     state, _ = federation.run_round(federation.init(jax.random.key(0)))
     for leaf in jax.tree.leaves(state.clients):
         assert [shard.data.shape[0] for shard in leaf.addressable_shards] == [1, 1]

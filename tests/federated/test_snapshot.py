@@ -3,15 +3,15 @@
 import jax
 import numpy as np
 import pytest
-from toy import ALGORITHMS, LOSS, MODEL, dataset, host, mesh
+from toy import ALGORITHMS, MODEL, dataset, host, mesh
 
 from pflalign_jax.federated import StoreError, federate
-from pflalign_jax.federated.client_store import disk_store
+from pflalign_jax.federated.client_store import DiskStore
 
 
 def make(place, state_dir, devices=2, cohort_size=3, name="pflalign"):
     return federate(
-        ALGORITHMS[name](LOSS, local_epochs=1, batch_size=5),
+        ALGORITHMS[name](local_epochs=1, batch_size=5),
         MODEL,
         dataset(),
         mesh=mesh(devices),
@@ -88,48 +88,48 @@ def values(store):
     return store.read(np.arange(4))["w"][:, 0].tolist()
 
 
-def test_a_disk_store_goes_back_to_rounds_that_it_holds(tmp_path):
-    store = disk_store(FIRST, 4, tmp_path)
+def test_a_DiskStore_goes_back_to_rounds_that_it_holds(tmp_path):
+    store = DiskStore(FIRST, 4, tmp_path)
     write(store, 1, [0, 1])
     store.hold([1])
     write(store, 2, [1, 2])
     store.hold([1, 2])
     for r in range(3, 9):
         write(store, r, [0, 1, 3])
-    assert values(disk_store(FIRST, 4, tmp_path)) == [8, 8, 2, 8]
-    assert values(disk_store(FIRST, 4, tmp_path, 2, [1])) == [1, 2, 2, 0]
-    assert values(disk_store(FIRST, 4, tmp_path, 1)) == [1, 1, 0, 0]
-    assert values(disk_store(FIRST, 4, tmp_path)) == [8, 8, 2, 8]  # opening changes nothing
-    back = disk_store(FIRST, 4, tmp_path, 2, [1])
+    assert values(DiskStore(FIRST, 4, tmp_path)) == [8, 8, 2, 8]
+    assert values(DiskStore(FIRST, 4, tmp_path, 2, [1])) == [1, 2, 2, 0]
+    assert values(DiskStore(FIRST, 4, tmp_path, 1)) == [1, 1, 0, 0]
+    assert values(DiskStore(FIRST, 4, tmp_path)) == [8, 8, 2, 8]  # opening changes nothing
+    back = DiskStore(FIRST, 4, tmp_path, 2, [1])
     for r in range(3, 6):
         write(back, r, [2, 3])
-    assert values(disk_store(FIRST, 4, tmp_path)) == [1, 2, 5, 5]
-    assert values(disk_store(FIRST, 4, tmp_path, 1)) == [1, 1, 0, 0]
+    assert values(DiskStore(FIRST, 4, tmp_path)) == [1, 2, 5, 5]
+    assert values(DiskStore(FIRST, 4, tmp_path, 1)) == [1, 1, 0, 0]
 
 
-def test_a_disk_store_starts_again_from_nothing(tmp_path):
-    write(disk_store(FIRST, 4, tmp_path), 1, [0, 1])
-    store = disk_store(FIRST, 4, tmp_path, 0)
+def test_a_DiskStore_starts_again_from_nothing(tmp_path):
+    write(DiskStore(FIRST, 4, tmp_path), 1, [0, 1])
+    store = DiskStore(FIRST, 4, tmp_path, 0)
     assert store.last_round() == 0 and values(store) == [0, 0, 0, 0]
     write(store, 1, [2])
-    assert values(disk_store(FIRST, 4, tmp_path)) == [0, 0, 1, 0]
+    assert values(DiskStore(FIRST, 4, tmp_path)) == [0, 0, 1, 0]
 
 
 def test_room_of_rounds_let_go_is_used_again(tmp_path):
-    store = disk_store(FIRST, 4, tmp_path)
+    store = DiskStore(FIRST, 4, tmp_path)
     for r in range(1, 60):
         write(store, r, np.arange(r, r + 2) % 4)
         store.hold([r - 1, r] if r > 1 else [r])
         if r % 20 == 0:
-            store = disk_store(FIRST, 4, tmp_path, r, [r - 1])
+            store = DiskStore(FIRST, 4, tmp_path, r, [r - 1])
     slots = (tmp_path / "states.bin").stat().st_size / 16
     assert slots <= 4 + 2 * 2 + 2  # all, a cohort twice, and what the round held before adds
 
 
 def test_rounds_that_are_not_held_are_refused(tmp_path):
-    store = disk_store(FIRST, 4, tmp_path)
+    store = DiskStore(FIRST, 4, tmp_path)
     write(store, 1, [0])
     with pytest.raises(StoreError, match=r"after round 1 and no longer holds \[3\]"):
         store.hold([3])
     with pytest.raises(StoreError, match="does not hold client states after round 2, only up to"):
-        disk_store(FIRST, 4, tmp_path, 2)
+        DiskStore(FIRST, 4, tmp_path, 2)

@@ -9,23 +9,23 @@ import numpy as np
 from pflalign_jax import algorithms, models
 from pflalign_jax.datasets.base import FederatedDataset, Owned
 
+MODEL = models.mlp(3, hidden=(8,))
+LOSS = models.cross_entropy(MODEL)
+
 ALGORITHMS = {
-    "fedavg": lambda loss, **work: algorithms.fedavg(loss, 0.3, **work),
-    "local": lambda loss, **work: algorithms.local(loss, 0.3, **work),
-    "pflalign": lambda loss, **work: algorithms.pflalign(loss, 3.0, **work),
-    "pflalign-no-preconditioner": lambda loss, **work: algorithms.pflalign(
-        loss, 0.3, precondition=False, **work
+    "fedavg": lambda **work: algorithms.fedavg(MODEL, 0.3, **work),
+    "local": lambda **work: algorithms.local(MODEL, 0.3, **work),
+    "pflalign": lambda **work: algorithms.pflalign(MODEL, 3.0, **work),
+    "pflalign-no-preconditioner": lambda **work: algorithms.pflalign(
+        MODEL, 0.3, precondition=False, **work
     ),
-    "pflalign-sign": lambda loss, **work: algorithms.pflalign(loss, 3.0, correction="sign", **work),
-    "pflalign-no-realignment": lambda loss, **work: algorithms.pflalign(
-        loss, 3.0, realignment=False, **work
+    "pflalign-sign": lambda **work: algorithms.pflalign(MODEL, 3.0, correction="sign", **work),
+    "pflalign-no-realignment": lambda **work: algorithms.pflalign(
+        MODEL, 3.0, realignment=False, **work
     ),
 }
 FEW = ("fedavg", "local", "pflalign")
 """For what takes long and is the same in pFLAlign's variants."""
-
-MODEL = models.mlp(3, hidden=(8,))
-LOSS = models.cross_entropy(MODEL)
 
 
 def dataset(sizes=(23, 4, 11, 1, 17, 9, 30), seed=0):

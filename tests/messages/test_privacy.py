@@ -49,7 +49,7 @@ def test_noise_has_the_stated_deviation_and_is_fresh_in_every_round():
 
 def test_the_key_of_the_noise_is_not_broadcast():
     data = dataset(VECTORS)
-    plain = algorithms.fedavg(lambda params, batch, key: (params["w"] ** 2).sum(), 0.1)
+    plain = algorithms.fedavg(MODEL, 0.1)
     federation, state, _ = after(private(plain), data)
     received = private(plain).broadcast(state.server)
     assert jax.tree.structure(received) == jax.tree.structure(

@@ -92,7 +92,7 @@ CORRUPTED = messages.corrupted_clients(DIGITS, 3)
 
 def accuracy(attack, rule):
     data = DIGITS
-    algorithm = algorithms.fedavg(models.cross_entropy(MODEL), 0.5, local_epochs=3)
+    algorithm = algorithms.fedavg(MODEL, 0.5, local_epochs=3)
     if attack == "label_flip":
         data = messages.label_flip(data, CORRUPTED)
     elif attack:
@@ -120,7 +120,7 @@ def test_the_mean_fails_under_attack_and_robust_rules_hold():
 def test_a_server_that_takes_the_weight_gets_it_through_every_wrapper():
     """SCAFFOLD's control moves by the share that answered; of two, median and mean are the same."""
     data, model = datasets.digits(num_clients=4, fraction=0.2), models.mlp(10, hidden=(4,))
-    plain = algorithms.scaffold(models.cross_entropy(model), 0.1, num_clients=4)
+    plain = algorithms.scaffold(model, 0.1, num_clients=4)
     private = messages.private_mean(plain, 1e6, 0.0, cohort_size=2)
     servers = []
     for algorithm in (plain, messages.robust(plain, MEDIAN), private):

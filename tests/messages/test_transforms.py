@@ -29,7 +29,7 @@ def through(transform, *sent, key=KEY):
 
 
 def num_bytes(transform, message):
-    return messages.num_bytes(transform, shapes(message))
+    return messages.transformed_bytes(transform, shapes(message))
 
 
 def test_clip_bounds_the_norm_of_all_coordinates_together():
@@ -170,7 +170,6 @@ def test_the_server_gets_the_mean_of_transformed_messages():
 
 DIGITS = datasets.digits(num_clients=5, fraction=0.15, num_new_clients=2)
 SMALL = models.mlp(10, hidden=(12,))
-LOSS = models.cross_entropy(SMALL)
 PARAMETERS = 64 * 12 + 12 + 12 * 10 + 10
 LOSSY = chain(clip(0.5), top_k(0.05, error_feedback=True), int8())
 
@@ -185,7 +184,7 @@ def digits_round(algorithm, rounds=1, devices=1, **options):
 
 def test_what_is_personal_is_not_touched():
     """pFLAlign's direction is its whole, exact one, whatever of it was sent."""
-    plain = algorithms.pflalign(LOSS, 5.0)
+    plain = algorithms.pflalign(SMALL, 5.0)
     wrapped = messages.transform_messages(plain, LOSSY, DIGITS)
     (exact, before), (lossy, state) = digits_round(plain), digits_round(wrapped)
     for k in range(5):
@@ -196,7 +195,7 @@ def test_what_is_personal_is_not_touched():
 
 
 def test_neither_devices_nor_chunks_matter():
-    algorithm = messages.transform_messages(algorithms.fedavg(LOSS, 0.1), LOSSY, DIGITS)
+    algorithm = messages.transform_messages(algorithms.fedavg(SMALL, 0.1), LOSSY, DIGITS)
     servers = [
         digits_round(algorithm, 2, devices, client_chunk=chunk, cohort_size=4)[1].server
         for devices, chunk in ((1, 1), (2, 2))
@@ -212,10 +211,10 @@ def test_neither_devices_nor_chunks_matter():
 )  # fmt: skip
 def test_any_algorithm_can_be_wrapped(name):
     make = {
-        "fedper": lambda: algorithms.fedper(LOSS, 0.1, head=SMALL.head),
-        "scaffold": lambda: algorithms.scaffold(LOSS, 0.1, num_clients=5),
+        "fedper": lambda: algorithms.fedper(SMALL, 0.1),
+        "scaffold": lambda: algorithms.scaffold(SMALL, 0.1, num_clients=5),
         "fedproto": lambda: algorithms.fedproto(SMALL, 0.1, num_classes=10),
-        "local": lambda: algorithms.local(LOSS, 0.1),
+        "local": lambda: algorithms.local(SMALL, 0.1),
     }
     sizes = {
         "fedper": 64 * 12 + 12,
@@ -231,7 +230,7 @@ def test_any_algorithm_can_be_wrapped(name):
 
 def test_only_the_message_is_reduced():
     """v, u, P and directions have the parameters' shapes: these are reduced once, as message."""
-    plain = algorithms.pflalign(LOSS, 5.0)
+    plain = algorithms.pflalign(SMALL, 5.0)
     for algorithm in (plain, messages.transform_messages(plain, LOSSY, DIGITS)):
         federation = federate(algorithm, SMALL, DIGITS, mesh=mesh(4))
         text = federation.lower_round(federation.init(jax.random.key(0))).as_text()

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from pflalign_jax import models
+from pflalign_jax.models.base import batch_features, dense, mean_of_real
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +43,16 @@ def test_features_of_a_training_batch_are_those_of_the_training_loss(batch):
     params = model.init(jax.random.key(0), batch.x)
 
     def loss(params):
-        z = models.batch_features(model, params, batch)
-        losses = models.example_losses(models.dense(params["Dense_1"], z), batch.y)
-        return models.mean_of_real(losses, batch.mask)
+        z = batch_features(model, params, batch)
+        losses = models.example_losses(dense(params["Dense_1"], z), batch.y)
+        return mean_of_real(losses, batch.mask)
 
     found = jax.value_and_grad(loss)(params)
     expected = jax.value_and_grad(models.cross_entropy(model))(params, batch, None)
     close(found, expected, 1e-5, 1e-6)
     assert np.abs(found[1]["BatchNorm_0"]["mean"]).max() > 1e-3
     evaluated = model._replace(train_features=None)
-    apart = models.batch_features(evaluated, params, batch) - models.batch_features(
-        model, params, batch
-    )
+    apart = batch_features(evaluated, params, batch) - batch_features(model, params, batch)
     assert np.abs(apart).max() > 1e-2
     assert models.resnet(4, depth=10, width=4, norm="batch").train_features is not None
 

@@ -6,6 +6,7 @@ import pytest
 from flax.linen import max_pool as flax_max_pool
 
 from pflalign_jax import models
+from pflalign_jax.models.conv import max_pool, patch_conv
 
 
 class ReferenceCNN(nn.Module):
@@ -59,7 +60,7 @@ def test_patch_conv_equals_lax(padding, strides):
         x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     np.testing.assert_allclose(
-        models.patch_conv(x, kernel, strides, padding), expected, rtol=1e-4, atol=1e-4
+        patch_conv(x, kernel, strides, padding), expected, rtol=1e-4, atol=1e-4
     )
 
 
@@ -75,7 +76,7 @@ def test_patch_conv_gradients_equal_lax(channels):
     numbers = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
     found, expected = (
         jax.grad(lambda *args, c=conv: loss(c, *args), argnums=(0, 1))(x, kernel)
-        for conv in (models.patch_conv, jax.lax.conv_general_dilated)
+        for conv in (patch_conv, jax.lax.conv_general_dilated)
     )
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
@@ -103,21 +104,21 @@ def test_hessian_vector_products_of_the_cnn():
 
 def test_equal_maxima_share_the_gradient():
     x = jnp.array([[1.0, 3.0], [3.0, 2.0]])[None, :, :, None]
-    gradient = jax.grad(lambda x: models.max_pool(x).sum())(x)
+    gradient = jax.grad(lambda x: max_pool(x).sum())(x)
     np.testing.assert_allclose(gradient[0, :, :, 0], [[0, 0.5], [0.5, 0]])
 
 
 def test_patch_conv_refuses_what_it_cannot_do():
     x, kernel = jnp.ones((1, 8, 8, 2)), jnp.ones((3, 3, 1, 4))
     with pytest.raises(NotImplementedError, match="feature_group_count=2"):
-        models.patch_conv(x, kernel, (1, 1), "SAME", feature_group_count=2)
+        patch_conv(x, kernel, (1, 1), "SAME", feature_group_count=2)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 7, 9, 2)])
 def test_max_pool_equals_flax(shape):
     x = jax.random.normal(jax.random.key(0), shape)
     np.testing.assert_array_equal(
-        models.max_pool(x), flax_max_pool(x, (2, 2), strides=(2, 2), padding="VALID")
+        max_pool(x), flax_max_pool(x, (2, 2), strides=(2, 2), padding="VALID")
     )
 
 

@@ -71,8 +71,8 @@ def test_transforms_are_made_from_numbers(name, field, value, given):
         return result.adapted["test/personal/adapted"].loss
 
     plain = after_a_round(config)
-    loss = pfl.models.cross_entropy(pfl.models.logistic(10))
-    composed = after_a_round(config, getattr(pfl.algorithms, name)(loss, **given))
+    model = pfl.models.logistic(10)
+    composed = after_a_round(config, getattr(pfl.algorithms, name)(model, **given))
     config.algorithm[field] = value
     assert after_a_round(config).tolist() == composed.tolist() != plain.tolist()
 

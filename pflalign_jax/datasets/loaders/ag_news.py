@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
-from pflalign_jax.datasets.loaders.sources import File, Source, checked_counts, fetch, found
+from pflalign_jax.datasets.loaders.sources import File, Source, checked_counts, fetch, find_file
 
 _BASE = "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv"
 
@@ -28,20 +28,23 @@ SOURCE = Source(
 )
 
 WORD = re.compile(r"[a-z0-9']+")
-"""What counts as a word, in lower case."""
+"""A word: letters, digits and apostrophes, in lower case."""
+
+PADDING, UNKNOWN = 0, 1
+"""Tokens that are no word; words are numbered from 2."""
 
 
 def load_ag_news(path: str | None = None, length: int = 64, vocabulary: int = 20_000) -> Examples:
     """Read AG News as words: ``x`` int32 ``[N, length]``, 0 = padding, 1 = any other word.
 
-    Words are counted in the training file only; titles come before descriptions, and what is
-    longer is cut.
+    The vocabulary is that of the training file. A text is the title and then the description; words
+    after the first ``length`` are dropped.
 
     Args:
       path: directory with ``train.csv`` and ``test.csv``, rows of class 1..4, title, description;
         None: `fetch`.
       length: words per example, >= 1.
-      vocabulary: tokens in all, >= 3; as many as the model's.
+      vocabulary: number of tokens with padding and "any other", >= 3; the same as the model's.
 
     Raises:
       DatasetError: naming the argument, or the file and its line.
@@ -51,23 +54,24 @@ def load_ag_news(path: str | None = None, length: int = 64, vocabulary: int = 20
             f"ag_news: length={length}, vocabulary={vocabulary} are not allowed; use at least 1, 3"
         )
     directory = fetch(SOURCE) if path is None else pathlib.Path(path)
-    rows = {s: _rows(found(directory, (f"{s}.csv",), SOURCE)) for s in ("train", "test")}
-    counts = collections.Counter(word for words, _ in rows["train"] for word in words)
+    items = {s: _items(find_file(directory, (f"{s}.csv",), SOURCE)) for s in ("train", "test")}
+    counts = collections.Counter(word for words, _ in items["train"] for word in words)
+    # The word breaks ties, so that the vocabulary does not depend on the order of the file.
     frequent = sorted(counts, key=lambda word: (-counts[word], word))[: vocabulary - 2]
-    number = {word: i for i, word in enumerate(frequent, 2)}
-    every = [*rows["train"], *rows["test"]]
-    x = np.zeros((len(every), length), np.int32)
-    for tokens, (words, _) in zip(x, every, strict=True):
-        found_words = [number.get(word, 1) for word in words[:length]]
-        tokens[: len(found_words)] = found_words
-    y = np.array([label for _, label in every], np.int32)
-    split = np.repeat(["train", "test"], [len(rows["train"]), len(rows["test"])])
+    token_of = {word: token for token, word in enumerate(frequent, 2)}
+    both = [*items["train"], *items["test"]]
+    x = np.full((len(both), length), PADDING, np.int32)
+    for row, (words, _) in zip(x, both, strict=True):
+        tokens = [token_of.get(word, UNKNOWN) for word in words[:length]]
+        row[: len(tokens)] = tokens
+    y = np.array([label for _, label in both], np.int32)
+    split = np.repeat(["train", "test"], [len(items["train"]), len(items["test"])])
     return checked_counts(SOURCE, Examples("ag_news", x, y, 4, split=split), directory)
 
 
-def _rows(file):
-    """Return the words and the class 0..3 of every row."""
-    rows = []
+def _items(file: pathlib.Path) -> list[tuple[list[str], int]]:
+    """Return the words and the class 0..3 of every news item."""
+    items = []
     try:
         with file.open(newline="", encoding="utf8") as text:
             for number, row in enumerate(csv.reader(text), 1):
@@ -76,9 +80,9 @@ def _rows(file):
                         f"{file}: line {number} begins {str(row)[:60]}; a row has a class 1..4, a "
                         "title and a description"
                     )
-                rows.append((WORD.findall(f"{row[1]} {row[2]}".lower()), int(row[0]) - 1))
+                items.append((WORD.findall(f"{row[1]} {row[2]}".lower()), int(row[0]) - 1))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{file} cannot be read as csv ({error}); fetch it again") from error
-    if not rows:
+    if not items:
         raise DatasetError(f"{file} is empty; fetch it again from {SOURCE.files[0].url}")
-    return rows
+    return items

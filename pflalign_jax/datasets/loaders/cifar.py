@@ -3,11 +3,15 @@
 import pathlib
 import tarfile
 import zlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.loaders.sources import File, Source, checked_counts, fetch
+
+PIXELS = 3 * 32 * 32
+"""Bytes of an image in a record, after its labels: the red plane, the green and the blue."""
 
 CITATION = (
     "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, technical report, 2009"
@@ -70,8 +74,8 @@ def load_cifar10(path: str | None = None) -> Examples:
       DatasetError: naming the file that is missing or damaged.
     """
     files = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
-    records, split, where = _records(CIFAR10, path, "cifar-10-batches-bin", files, 1)
-    return _examples(CIFAR10, records, 1, records[:, 0], split, where)
+    records, split, origin = _records(CIFAR10, path, "cifar-10-batches-bin", files, 1)
+    return _examples(CIFAR10, records, records[:, 0], split, origin)
 
 
 def load_cifar100(path: str | None = None, labels: str = "fine") -> Examples:
@@ -80,7 +84,7 @@ def load_cifar100(path: str | None = None, labels: str = "fine") -> Examples:
     Args:
       path: ``cifar-100-binary.tar.gz``, a directory with it, or the unpacked ``cifar-100-binary``
         or the directory above it; None: `fetch`.
-      labels: ``"fine"`` (100), or ``"coarse"`` (20), which then have no owner.
+      labels: ``"fine"`` (100), or ``"coarse"`` (20); with these, examples have no owner.
 
     Raises:
       DatasetError: naming the argument, or the file that is missing or damaged.
@@ -88,67 +92,99 @@ def load_cifar100(path: str | None = None, labels: str = "fine") -> Examples:
     if labels not in ("fine", "coarse"):
         raise DatasetError(f"cifar100: labels={labels!r} is unknown; choose 'fine' or 'coarse'")
     files = {"train": ["train.bin"], "test": ["test.bin"]}
-    records, split, where = _records(CIFAR100, path, "cifar-100-binary", files, 2)
+    records, split, origin = _records(CIFAR100, path, "cifar-100-binary", files, 2)
+    # A record begins with its coarse label, then comes the fine one.
     if labels == "coarse":
         source = CIFAR100._replace(classes=20)
-        return _examples(source, records, 2, records[:, 0], split, where)
+        return _examples(source, records, records[:, 0], split, origin)
     if records[:, 0].max() >= len(SUPERCLASSES):
-        raise DatasetError(f"cifar100: {where} has coarse label {records[:, 0].max()}, above 19")
+        raise DatasetError(f"cifar100: {origin} has coarse label {records[:, 0].max()}, above 19")
     owner = np.array(SUPERCLASSES)[records[:, 0]]
-    return _examples(CIFAR100, records, 2, records[:, 1], split, where)._replace(owner=owner)
+    return _examples(CIFAR100, records, records[:, 1], split, origin)._replace(owner=owner)
 
 
-def _examples(source, records, num_labels, labels, split, where):
+def _examples(
+    source: Source, records: np.ndarray, labels: np.ndarray, split: np.ndarray, origin: pathlib.Path
+) -> Examples:
+    """Return the examples of records ``[N, labels + 3072]``."""
     if labels.max() >= source.classes:
         raise DatasetError(
-            f"{source.name}: {where} has label {labels.max()}, above {source.classes - 1}; it is "
+            f"{source.name}: {origin} has label {labels.max()}, above {source.classes - 1}; it is "
             "damaged, or another dataset"
         )
-    planes = records[:, num_labels:].reshape(-1, 3, 32, 32)
+    # From planes of colour to channels last, copied once so that later slices are contiguous.
+    planes = records[:, -PIXELS:].reshape(-1, 3, 32, 32)
     x = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
     examples = Examples(source.name, x, labels.astype(np.int32), source.classes, split=split)
-    return checked_counts(source, examples, where)
+    return checked_counts(source, examples, origin)
 
 
-def _records(source, path, folder, files, num_labels):
-    """Return uint8 records ``[N, labels + 3072]``, their split, and where they were read."""
-    archive = source.files[0]
-    place = fetch(source) if path is None else pathlib.Path(path)
-    if place.is_dir():
-        unpacked = next(
-            (d for d in (place, place / folder) if (d / files["test"][0]).is_file()), None
-        )
-        if unpacked is None and not (place / archive.name).is_file():
-            pickled = any(place.rglob("data_batch_1")) or any(place.rglob("meta"))
-            hint = "; these are pickled files, which are never opened" if pickled else ""
-            raise DatasetError(
-                f"{source.name}: {place} has neither {archive.name} nor {files['test'][0]}{hint}. "
-                f"Get the binary version from {archive.url}"
-            )
-        place = place / archive.name if unpacked is None else unpacked
+def _records(
+    source: Source,
+    path: str | None,
+    folder: str,
+    files: Mapping[str, Sequence[str]],
+    num_labels: int,
+) -> tuple[np.ndarray, np.ndarray, pathlib.Path]:
+    """Return uint8 records ``[N, labels + 3072]``, their split, and where they were read.
+
+    Args:
+      source: where to get them.
+      path: given by the user; None: `fetch`.
+      folder: name of the unpacked archive's folder.
+      files: split to names of files in the folder.
+      num_labels: bytes before the image in each record.
+    """
+    origin = _archive_or_folder(source, path, folder, files["test"][0])
     blocks, splits = [], []
+    size = num_labels + PIXELS
     for split, names in files.items():
         for name in names:
-            raw = _read(source, place, folder, name)
-            size = num_labels + 3072
+            raw = _read(source, origin, folder, name)
+            # The format has no header and no checksum: the size is all that can be checked.
             if not len(raw) or len(raw) % size:
                 raise DatasetError(
-                    f"{source.name}: {name} in {place} has {len(raw)} bytes, not a multiple of "
-                    f"{size}; it is truncated or damaged, fetch it again from {archive.url}"
+                    f"{source.name}: {name} in {origin} has {len(raw)} bytes, not a multiple of "
+                    f"{size}; it is truncated or damaged, fetch it again from {source.files[0].url}"
                 )
             blocks.append(np.frombuffer(raw, np.uint8).reshape(-1, size))
             splits += [split] * len(blocks[-1])
-    return np.concatenate(blocks), np.array(splits), place
+    return np.concatenate(blocks), np.array(splits), origin
 
 
-def _read(source, place, folder, name):
+def _archive_or_folder(
+    source: Source, path: str | None, folder: str, test_file: str
+) -> pathlib.Path:
+    """Return the archive, or the unpacked folder, at or below what the user gave."""
+    archive = source.files[0]
+    given = fetch(source) if path is None else pathlib.Path(path)
+    if not given.is_dir():
+        return given
+    for unpacked in (given, given / folder):
+        if (unpacked / test_file).is_file():
+            return unpacked
+    if (given / archive.name).is_file():
+        return given / archive.name
+    pickled = any(given.rglob("data_batch_1")) or any(given.rglob("meta"))
+    hint = "; these are pickled files, which are never opened" if pickled else ""
+    raise DatasetError(
+        f"{source.name}: {given} has neither {archive.name} nor {test_file}{hint}. "
+        f"Get the binary version from {archive.url}"
+    )
+
+
+def _read(source: Source, origin: pathlib.Path, folder: str, name: str) -> bytes:
+    """Return the bytes of a file in a folder or an archive."""
     try:
-        if place.is_dir():
-            return (place / name).read_bytes()
-        with tarfile.open(place) as archive:
-            return archive.extractfile(f"{folder}/{name}").read()
+        if origin.is_dir():
+            return (origin / name).read_bytes()
+        with tarfile.open(origin) as archive:
+            member = archive.extractfile(f"{folder}/{name}")
+            if member is None:
+                raise KeyError(f"{folder}/{name} is not a file")
+            return member.read()
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         raise DatasetError(
-            f"{source.name}: {name} cannot be read from {place} ({error}); fetch it again from "
+            f"{source.name}: {name} cannot be read from {origin} ({error}); fetch it again from "
             f"{source.files[0].url}"
         ) from error

@@ -1,4 +1,4 @@
-"""FEMNIST from wherever it is: TFDS, LEAF's json, TFF's HDF5, or npz by writer."""
+"""FEMNIST in any of its formats: TFDS, LEAF's json, TFF's HDF5, or npz by writer."""
 
 import pathlib
 
@@ -32,24 +32,27 @@ def load_femnist(
         raise DatasetError(f"femnist: variant={variant!r} is unknown; choose from {tuple(STEMS)}")
     if path is None:
         return _from_tfds(variant, data_dir)
-    place, stem = pathlib.Path(path), STEMS[variant]
-    if not place.exists():
-        raise DatasetError(f"femnist: {place} does not exist; pass {FORMATS}")
-    if place.is_dir() and is_leaf(place):
+    given, stem = pathlib.Path(path), STEMS[variant]
+    if not given.exists():
+        raise DatasetError(f"femnist: {given} does not exist; pass {FORMATS}")
+    # The format is told by names of files: no user should have to say which one it is.
+    if given.is_dir() and is_leaf(given):
         return load_femnist_leaf(path, variant)
-    if place.name.endswith(".tar.bz2") or any(
-        (place / name).is_file() for name in (f"{stem}_train.h5", f"{stem}.tar.bz2")
+    if given.name.endswith(".tar.bz2") or any(
+        (given / name).is_file() for name in (f"{stem}_train.h5", f"{stem}.tar.bz2")
     ):
-        return load_femnist_tff(place, variant)
-    if place.suffix == ".npz" or (place / "train.npz").is_file() or (place / "x.npy").is_file():
+        return load_femnist_tff(given, variant)
+    if given.suffix == ".npz" or (given / "train.npz").is_file() or (given / "x.npy").is_file():
+        # 62 for digits, too: a file with all labels is read as it is and cut down afterwards.
         return load_npz(path) if variant == "all" else only_digits(load_npz(path, 62))
-    other = next((s for s in STEMS.values() if (place / f"{s}_train.h5").is_file()), None)
+    other = next((s for s in STEMS.values() if (given / f"{s}_train.h5").is_file()), None)
     hint = f" It holds {other}_train.h5, of the other variant." if other else ""
-    raise DatasetError(f"femnist: {place} has none of the known formats: {FORMATS}.{hint}")
+    raise DatasetError(f"femnist: {given} has none of the known formats: {FORMATS}.{hint}")
 
 
-def _from_tfds(variant, data_dir):
-    # Late: TFDS takes half a second to import, and nothing else needs it.
+def _from_tfds(variant: str, data_dir: str | None) -> Examples:
+    """Read what TFDS has prepared; prepare it first where it is not there."""
+    # Here, because TFDS takes half a second to import and nothing else needs it.
     from pflalign_jax.datasets.loaders import femnist_tfds
 
     builder = femnist_tfds.builder_of(variant, data_dir)

@@ -18,8 +18,12 @@ from pflalign_jax.datasets.loaders.sources import checked_counts, fetch
 from pflalign_jax.datasets.loaders.tff import FEMNIST, FEMNIST_DIGITS, STEMS, load_femnist_tff
 
 SOURCES = {"all": FEMNIST, "digits": FEMNIST_DIGITS}
-# What TFDS raises for prepared files that are damaged, incomplete or in another format.
+
 DAMAGED = (KeyError, ValueError, RuntimeError, OSError, ParseError)
+"""What TFDS raises for prepared files that are damaged, incomplete or in another format."""
+
+ROWS_AT_ONCE = 4096
+"""Rows that are read at a time: one call per row is slow, all at once need twice the memory."""
 
 
 class Femnist(tfds.core.GeneratorBasedBuilder):
@@ -41,6 +45,7 @@ class Femnist(tfds.core.GeneratorBasedBuilder):
     ]
 
     def __init__(self, *, file_format: Any = "array_record", **options: Any):
+        # A format that TFDS reads and writes without TensorFlow.
         super().__init__(file_format=file_format, **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -63,16 +68,17 @@ class Femnist(tfds.core.GeneratorBasedBuilder):
         variant = self.builder_config.name
         try:
             directory = pathlib.Path(dl_manager.manual_dir)
-            given = _holds(directory, STEMS[variant])
-        except AssertionError:  # TFDS's way to say that manual_dir is not there or empty
-            given = False
-        examples = load_femnist_tff(directory if given else fetch(SOURCES[variant]), variant)
+            has_files = _has_tff_files(directory, STEMS[variant])
+        except AssertionError:  # TFDS raises it if manual_dir does not exist or is empty
+            has_files = False
+        examples = load_femnist_tff(directory if has_files else fetch(SOURCES[variant]), variant)
         return {split: self._generate_examples(examples, split) for split in ("train", "test")}
 
     def _generate_examples(self, examples: Examples, split: str) -> Iterator[tuple[str, dict]]:
         assert examples.owner is not None
         for i in np.flatnonzero(examples.split == split).tolist():
             client = str(examples.owner[i])
+            # TFDS orders examples by a hash of this key, which has to differ between them.
             yield (
                 f"{client}/{i}",
                 {
@@ -87,7 +93,7 @@ def builder_of(variant: str, data_dir: str | None) -> Femnist:
     """Return the builder of a variant; ``data_dir`` None is TFDS's own default.
 
     Raises:
-      DatasetError: if what is prepared there is damaged or in another file format.
+      DatasetError: if the prepared files are damaged or in another file format.
     """
     try:
         return Femnist(config=variant, data_dir=data_dir)
@@ -99,7 +105,7 @@ def builder_of(variant: str, data_dir: str | None) -> Femnist:
 def manual_directory(builder: Femnist) -> pathlib.Path | None:
     """Return TFDS's own ``DATA_DIR/downloads/manual`` if TFF's files are there, else None."""
     directory = pathlib.Path(builder.data_path).parents[2] / "downloads" / "manual"
-    return directory if _holds(directory, STEMS[builder.builder_config.name]) else None
+    return directory if _has_tff_files(directory, STEMS[builder.builder_config.name]) else None
 
 
 def prepare(builder: Femnist, directory: pathlib.Path) -> None:
@@ -110,6 +116,7 @@ def prepare(builder: Femnist, directory: pathlib.Path) -> None:
     """
     try:
         builder.download_and_prepare(
+            # No look at Google's bucket of prepared datasets, which does not have this one.
             download_config=tfds.download.DownloadConfig(
                 manual_dir=directory, try_download_gcs=False
             )
@@ -134,8 +141,9 @@ def read(builder: Femnist) -> Examples:
         x = np.empty((sum(sizes), 28, 28, 1), np.uint8)
         y, owners, filled = np.empty(len(x), np.int32), [], 0
         for rows in data.values():
-            for start in range(0, len(rows), 4096):
-                block = rows.__getitems__(list(range(start, min(start + 4096, len(rows)))))
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                chosen = range(start, min(start + ROWS_AT_ONCE, len(rows)))
+                block = rows.__getitems__(list(chosen))
                 end = filled + len(block)
                 np.stack([row["image"] for row in block], out=x[filled:end])
                 y[filled:end] = [row["label"] for row in block]
@@ -148,11 +156,12 @@ def read(builder: Femnist) -> Examples:
     return checked_counts(source, examples, builder.data_path)
 
 
-def _holds(directory, stem):
+def _has_tff_files(directory: pathlib.Path, stem: str) -> bool:
+    """Tell whether TFF's files or their archive are in a directory."""
     return any((directory / name).is_file() for name in (f"{stem}_train.h5", f"{stem}.tar.bz2"))
 
 
-def _damaged(where, error):
+def _damaged(where: object, error: Exception) -> DatasetError:
     return DatasetError(
         f"femnist: what TFDS has prepared in {where} cannot be read ({type(error).__name__}: "
         f"{error}); remove that directory, and it is prepared again in TFDS's array_record format"

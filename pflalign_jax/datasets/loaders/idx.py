@@ -9,6 +9,7 @@ import numpy as np
 from pflalign_jax.datasets.base import DatasetError
 
 TYPES: dict[int, np.dtype] = {8: np.dtype(np.uint8), 12: np.dtype(">i4")}
+"""The format's codes for types; of several, these two occur in the datasets here."""
 
 
 def read_idx(path: pathlib.Path) -> np.ndarray:
@@ -29,7 +30,7 @@ def parse_idx(raw: bytes, path: object) -> np.ndarray:
     Args:
       raw: two zero bytes, the type (8 or 12), the number of dimensions, the big-endian sizes, the
         values; gzipped if ``path`` ends in ``.gz``.
-      path: what to call it in messages.
+      path: the file's name in messages.
 
     Returns:
       uint8 or int32 array of the shape that the file states.
@@ -47,7 +48,9 @@ def parse_idx(raw: bytes, path: object) -> np.ndarray:
             f"{path} is not an idx file of bytes or 32-bit integers; it begins {raw[:4]!r}"
         )
     dtype, header = TYPES[raw[2]], 4 + 4 * raw[3]
+    # A file may end inside its header: then the shape is empty and the check below tells it.
     shape = tuple(np.frombuffer(raw[4:header], ">u4").astype(int)) if len(raw) >= header else ()
+    # int64, since a damaged header can state a product above 32 bits.
     expected = header + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if len(raw) != expected or len(shape) != raw[3]:
         raise DatasetError(

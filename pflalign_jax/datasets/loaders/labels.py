@@ -1,4 +1,4 @@
-"""Labels as they come, to labels ``0..C-1``."""
+"""From the labels of a file to labels ``0..C-1``."""
 
 import numpy as np
 
@@ -34,6 +34,7 @@ def mapped_labels(labels: np.ndarray, where: object) -> tuple[np.ndarray, int, t
                 f"{where}: label {names[0]} at example {bad} is negative; labels are 0, 1, ..., "
                 "remove examples without a label"
             )
+        # Sorted, different and not negative: if the last is C-1, they are exactly 0..C-1.
         if names[-1] == len(names) - 1:
             return y, len(names), ()
     shown = ", ".join(f"{name!r} -> {i}" for i, name in enumerate(names[:10].tolist()))

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,17 +28,18 @@ class User(NamedTuple):
 def load_leaf(path: str, shape: tuple[int, ...] | None = None) -> Examples:
     """Read any LEAF dataset whose examples are vectors of numbers.
 
-    Users that have test examples but none to train on, and users without any, are left out, which
-    is noted. Images whose values all are multiples of 1/255 in [0, 1] are stored as uint8. Labels
-    may be whole numbers in floating point, as FedProx's generator writes them.
+    Users without training examples are left out, and a note says how many. Images whose values are
+    all multiples of 1/255 in [0, 1] are stored as uint8. Labels may be whole numbers in floating
+    point, as FedProx's generator writes them.
 
     Args:
       path: a folder with ``train/*.json`` and ``test/*.json``, or with ``all_data/*.json``, which
-        has no split; or the folder ``data`` above them.
-      shape: of one example, e.g. ``(28, 28, 1)``; None: as it is in the file.
+        has no split; or a folder whose subfolder ``data`` has them.
+      shape: shape of one example, e.g. ``(28, 28, 1)``; None: as in the file.
 
     Raises:
-      DatasetError: naming the file and the user, for what is missing, damaged, or does not fit.
+      DatasetError: naming the file and the user, if something is missing or damaged, or does not
+        fit together.
     """
     x, y, owner, split, notes = read_users(path, lambda user: _numbers(user, shape))
     y, num_classes, mapping = mapped_labels(y, path)
@@ -58,34 +59,36 @@ def load_femnist_leaf(path: str, variant: str = "all") -> Examples:
     """
     x, y, owner, split, notes = read_users(path, lambda user: _numbers(user, (28, 28, 1)))
     if y.dtype.kind not in "iu" or y.min() < 0 or y.max() > 61:
-        found = f"up to {y.max()}" if y.dtype.kind in "iu" else f"like {y[0].item()!r}"
-        raise DatasetError(f"femnist: {path} has labels {found}; FEMNIST's are the integers 0..61")
+        labels = f"up to {y.max()}" if y.dtype.kind in "iu" else f"like {y[0].item()!r}"
+        raise DatasetError(f"femnist: {path} has labels {labels}; FEMNIST's are the integers 0..61")
     examples = Examples("femnist", x, y.astype(np.int32), 62, owner, split, notes=tuple(notes))
     return only_digits(examples) if variant == "digits" else examples
 
 
 def only_digits(examples: Examples) -> Examples:
-    """Return the examples with labels 0..9, of users who have some to train on.
+    """Return the examples with labels 0..9, of users who have such examples to train on.
 
-    Users who have none are left out, which is noted.
+    Users without them are left out, and a note says how many.
 
     Raises:
-      DatasetError: if nobody has any.
+      DatasetError: if no user has any.
     """
-    assert examples.owner is not None  # its examples have users
+    assert examples.owner is not None  # FEMNIST's examples have users
     kept = examples.y < 10
     if examples.split is not None:
         trained = np.unique(examples.owner[kept & (examples.split == "train")])
         kept &= np.isin(examples.owner, trained)
     if not kept.any():
         raise DatasetError(f"{examples.name}: no user has digits, labels 0..9, to train on")
-    arrays = {name: getattr(examples, name) for name in ("x", "y", "owner", "split")}
     left_out = len(np.setdiff1d(examples.owner, examples.owner[kept]))
     note = (f"{left_out} users without digits to train on are left out.",) if left_out else ()
     return examples._replace(
+        x=examples.x[kept],
+        y=examples.y[kept],
+        owner=examples.owner[kept],
+        split=None if examples.split is None else examples.split[kept],
         num_classes=10,
         notes=(*examples.notes, *note),
-        **{k: a[kept] for k, a in arrays.items() if a is not None},
     )
 
 
@@ -104,56 +107,68 @@ def read_users(
     files = _files(pathlib.Path(path))
     xs: list[np.ndarray] = []
     ys, owners, splits, empty = [], [], [], set()
-    for split, paths in files.items():
-        seen: dict[str, pathlib.Path] = {}
-        for file in paths:
-            for user in _users(file):
-                if user.name in seen:
-                    raise DatasetError(
-                        f"{file}: user {user.name!r} is also in {seen[user.name].name}; the files "
-                        "overlap, keep one of them"
-                    )
-                seen[user.name] = file
-                if not user.x:
-                    empty.add(user.name)
-                    continue
-                x, y = convert(user)
-                if xs and x.shape[1:] != xs[0].shape[1:]:
-                    raise DatasetError(
-                        f"{file}: user {user.name!r} has examples of shape {x.shape[1:]}, others "
-                        f"of {xs[0].shape[1:]}; they must be equal"
-                    )
-                xs.append(x)
-                ys.append(y)
-                owners.append(np.full(len(x), user.name))
-                splits.append(np.full(len(x), split or ""))
+    for split_name, user in _users_by_split(files):
+        if not user.x:
+            empty.add(user.name)
+            continue
+        x, y = convert(user)
+        if xs and x.shape[1:] != xs[0].shape[1:]:
+            raise DatasetError(
+                f"{user.file}: user {user.name!r} has examples of shape {x.shape[1:]}, others of "
+                f"{xs[0].shape[1:]}; they must be equal"
+            )
+        xs.append(x)
+        ys.append(y)
+        owners.append(np.full(len(x), user.name))
+        splits.append(np.full(len(x), split_name or ""))
     if not xs:
         raise DatasetError(f"{path} has no examples; {ADVICE}")
-    if len({x.dtype for x in xs}) > 1:  # of images, some not in steps of 1/255
+    # Images that one user has in steps of 1/255 and another has not: all as float32 in [0, 1].
+    if len({x.dtype for x in xs}) > 1:
         xs = [x.astype(np.float32) / 255 if x.dtype == np.uint8 else x for x in xs]
     x, y, owner, split = (np.concatenate(arrays) for arrays in (xs, ys, owners, splits))
     notes = []
-    empty -= set(owner.tolist())
+    empty -= set(owner.tolist())  # a user may be empty in one split and not in the other
     if empty:
         notes.append(f"{len(empty)} users without examples are left out.")
     if None in files:
         return x, y, owner, None, notes
-    homeless = np.setdiff1d(owner, owner[split == "train"])
-    if len(homeless):
-        notes.append(f"{len(homeless)} users without training examples are left out.")
-        kept = ~np.isin(owner, homeless)
+    untrained = np.setdiff1d(owner, owner[split == "train"])
+    if len(untrained):
+        notes.append(f"{len(untrained)} users without training examples are left out.")
+        kept = ~np.isin(owner, untrained)
         x, y, owner, split = x[kept], y[kept], owner[kept], split[kept]
     return x, y, owner, split, notes
 
 
+def _users_by_split(
+    files: Mapping[str | None, Sequence[pathlib.Path]],
+) -> Iterator[tuple[str | None, User]]:
+    """Yield the split and every user of all files; a user must be in one file of a split only."""
+    for split, paths in files.items():
+        file_of: dict[str, pathlib.Path] = {}
+        for file in paths:
+            for user in _users(file):
+                if user.name in file_of:
+                    raise DatasetError(
+                        f"{file}: user {user.name!r} is also in {file_of[user.name].name}; the "
+                        "files overlap, keep one of them"
+                    )
+                file_of[user.name] = file
+                yield split, user
+
+
 def is_leaf(path: pathlib.Path) -> bool:
     """Tell whether a folder looks like LEAF's."""
-    return any(_folders(path).values())
+    return any(_find_files(path).values())
 
 
-def _folders(path):
+def _find_files(path: pathlib.Path) -> dict[str | None, list[pathlib.Path]]:
+    """Return split to json files; the key None is for files without a split."""
     for folder in (path, path / "data"):
-        files = {s: sorted((folder / s).glob("*.json")) for s in ("train", "test")}
+        files: dict[str | None, list[pathlib.Path]] = {
+            split: sorted((folder / split).glob("*.json")) for split in ("train", "test")
+        }
         if any(files.values()):
             return files
         whole = sorted((folder / "all_data").glob("*.json"))
@@ -162,19 +177,21 @@ def _folders(path):
     return {}
 
 
-def _files(path):
+def _files(path: pathlib.Path) -> dict[str | None, list[pathlib.Path]]:
+    """Return split to json files; raise an error if there are none."""
     if not path.is_dir():
         raise DatasetError(f"{path} is not a directory; {ADVICE}")
-    files = _folders(path)
+    files = _find_files(path)
     if not files:
         raise DatasetError(f"{path} has no json file in train, test or all_data; {ADVICE}")
-    for split, found in files.items():
-        if not found:
+    for split, paths in files.items():
+        if not paths:
             raise DatasetError(f"{path}: {split} has no json file; {ADVICE}")
     return files
 
 
-def _users(file):
+def _users(file: pathlib.Path) -> Iterator[User]:
+    """Yield the users of a json file, checked."""
     try:
         with file.open(encoding="utf8") as text:
             content = json.load(text)
@@ -192,6 +209,8 @@ def _users(file):
     if len(names) != len(counts):
         raise DatasetError(f"{file} has {len(names)} users and {len(counts)} num_samples")
     for name, count in zip(names, counts, strict=True):
+        # Taken out of the dictionary: its memory is free once the user is converted, and what
+        # remains at the end is not listed in 'users'.
         user = data.pop(name, None) if isinstance(name, str) else None
         if not isinstance(user, dict) or not all(isinstance(user.get(k), list) for k in "xy"):
             raise DatasetError(f"{file}: user {name!r} has no lists 'x' and 'y' in user_data")
@@ -209,13 +228,13 @@ def _users(file):
         )
 
 
-def _numbers(user, shape):
+def _numbers(user: User, shape: tuple[int, ...] | None) -> tuple[np.ndarray, np.ndarray]:
     """Return a user's examples, uint8 for images in steps of 1/255, else float32; and labels."""
     try:
         x, y = np.array(user.x), np.array(user.y)
         if x.dtype.kind not in "biuf":
             raise ValueError(f"they are {x.dtype}")
-        with np.errstate(over="ignore"):  # too large numbers are refused below
+        with np.errstate(over="ignore"):  # numbers above float32 become infinite: refused below
             x = x.astype(np.float32)
     except (ValueError, TypeError) as error:
         raise DatasetError(
@@ -241,9 +260,13 @@ def _numbers(user, shape):
     return _as_bytes(x), y
 
 
-def _as_bytes(x):
-    """Return uint8 where all values are multiples of 1/255 in [0, 1], else ``x``."""
+def _as_bytes(x: np.ndarray) -> np.ndarray:
+    """Return uint8 where all values are multiples of 1/255 in [0, 1], else ``x``.
+
+    Bytes take a quarter of the memory on the host and on devices.
+    """
     if x.ndim < 4 or x.min() < 0 or x.max() > 1:
         return x
     scaled = np.round(x * 255)
+    # 0.02 of a step: text formats round to a few decimals.
     return scaled.astype(np.uint8) if np.abs(scaled - x * 255).max() < 0.02 else x

@@ -2,26 +2,29 @@
 
 import pathlib
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.loaders.idx import parse_idx, read_idx
 from pflalign_jax.datasets.loaders.labels import mapped_labels
-from pflalign_jax.datasets.loaders.sources import File, Source, checked_counts, fetch, found
+from pflalign_jax.datasets.loaders.sources import File, Source, checked_counts, fetch, find_file
 
-PARTS = {
+FOUR_FILES = {
     "train-images-idx3-ubyte": 9.9,
     "train-labels-idx1-ubyte": 0.03,
     "t10k-images-idx3-ubyte": 1.6,
     "t10k-labels-idx1-ubyte": 0.005,
 }
+"""The files of MNIST and of Fashion-MNIST, with their megabytes."""
 
 
-def _four(base, checksums):
+def _four_files(base: str, checksums: Sequence[str]) -> tuple[File, ...]:
+    """Return the four files below a URL, with their md5 sums."""
     return tuple(
         File(f"{name}.gz", f"{base}/{name}.gz", f"md5:{md5}", size)
-        for (name, size), md5 in zip(PARTS.items(), checksums, strict=True)
+        for (name, size), md5 in zip(FOUR_FILES.items(), checksums, strict=True)
     )
 
 
@@ -32,7 +35,7 @@ MNIST = Source(
     licence="CC BY-SA 3.0",
     citation="LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document "
     "recognition, Proc. IEEE 86(11), 1998",
-    files=_four(
+    files=_four_files(
         "https://ossci-datasets.s3.amazonaws.com/mnist",
         (
             "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -51,7 +54,7 @@ FASHION = Source(
     homepage="https://github.com/zalandoresearch/fashion-mnist",
     licence="MIT",
     citation="Xiao, Rasul and Vollgraf, Fashion-MNIST, arXiv:1708.07747",
-    files=_four(
+    files=_four_files(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
         (
             "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
@@ -68,7 +71,6 @@ DEBIAN_DIRECTORY = pathlib.Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package ``dataset-fashion-mnist`` puts the four files."""
 
 EMNIST_VARIANTS = {
-    # train, test, labels
     "balanced": (112_800, 18_800, 47),
     "byclass": (697_932, 116_323, 62),
     "bymerge": (697_932, 116_323, 47),
@@ -76,6 +78,7 @@ EMNIST_VARIANTS = {
     "letters": (124_800, 20_800, 26),
     "mnist": (60_000, 10_000, 10),
 }
+"""EMNIST's variants, with their numbers of training examples, test examples and labels."""
 
 EMNIST = Source(
     name="emnist",
@@ -132,15 +135,15 @@ def load_mnist(path: str | None = None) -> Examples:
     Raises:
       DatasetError: naming the file that is missing or damaged.
     """
-    return _load_four(MNIST, fetch(MNIST) if path is None else pathlib.Path(path))
+    return _load_four_files(MNIST, fetch(MNIST) if path is None else pathlib.Path(path))
 
 
 def load_fashion_mnist(path: str | None = None) -> Examples:
     """Read Fashion-MNIST, as `load_mnist`; None: `DEBIAN_DIRECTORY` if it exists, else `fetch`."""
     if path is not None:
-        return _load_four(FASHION, pathlib.Path(path))
-    found = DEBIAN_DIRECTORY if DEBIAN_DIRECTORY.is_dir() else fetch(FASHION)
-    return _load_four(FASHION, found)
+        return _load_four_files(FASHION, pathlib.Path(path))
+    directory = DEBIAN_DIRECTORY if DEBIAN_DIRECTORY.is_dir() else fetch(FASHION)
+    return _load_four_files(FASHION, directory)
 
 
 def load_emnist(path: str | None = None, variant: str = "balanced") -> Examples:
@@ -158,28 +161,21 @@ def load_emnist(path: str | None = None, variant: str = "balanced") -> Examples:
         raise DatasetError(
             f"emnist: variant={variant!r} is unknown; choose from {tuple(EMNIST_VARIANTS)}"
         )
-    place = fetch(EMNIST) if path is None else pathlib.Path(path)
-    archive = place / "gzip.zip" if place.is_dir() else place
-    names = {
-        split: [f"emnist-{variant}-{split}-{kind}" for kind in
-                ("images-idx3-ubyte", "labels-idx1-ubyte")]
-        for split in ("train", "test")
-    }  # fmt: skip
-    if archive.is_file():
-        read = _from_zip(archive)
-    else:
-
-        def read(name):
-            return read_idx(found(place, (f"{name}.gz", name), EMNIST))
-
-    pairs = {split: tuple(map(read, pair)) for split, pair in names.items()}
-    examples = _examples(EMNIST, place, pairs)
+    given = fetch(EMNIST) if path is None else pathlib.Path(path)
+    archive = given / "gzip.zip" if given.is_dir() else given
+    read = _from_zip(archive) if archive.is_file() else _from_directory(given)
+    pairs = {}
+    for split in ("train", "test"):
+        stem = f"emnist-{variant}-{split}"
+        pairs[split] = read(f"{stem}-images-idx3-ubyte"), read(f"{stem}-labels-idx1-ubyte")
+    examples = _examples(EMNIST, given, pairs)
     train, test, classes = EMNIST_VARIANTS[variant]
-    y, num_classes, notes = mapped_labels(examples.y, place)
+    y, num_classes, notes = mapped_labels(examples.y, given)
     source = EMNIST._replace(counts={"train": train, "test": test}, classes=classes)
+    # EMNIST's files hold rows and columns exchanged.
     upright = np.ascontiguousarray(examples.x.transpose(0, 2, 1, 3))
     return checked_counts(
-        source, examples._replace(x=upright, y=y, num_classes=num_classes, notes=notes), place
+        source, examples._replace(x=upright, y=y, num_classes=num_classes, notes=notes), given
     )
 
 
@@ -187,8 +183,8 @@ def load_nist_writers(path: str | None = None) -> Examples:
     """Read MNIST with the writer of each digit as its owner.
 
     QMNIST's training labels describe MNIST's training images in order, and the first 10,000 of its
-    test labels MNIST's test images. MNIST's writers are in one of its sets only, so the sets are
-    pooled, and every writer's digits are split anew.
+    test labels describe MNIST's test images. A writer is either in MNIST's training set or in its
+    test set, so the sets are pooled, and every writer's digits are split anew.
 
     Args:
       path: directory with MNIST's four files and ``qmnist-train-labels-idx2-int`` and
@@ -198,47 +194,54 @@ def load_nist_writers(path: str | None = None) -> Examples:
       DatasetError: naming the file that is missing or damaged, or if classes disagree with MNIST's.
     """
     directory = fetch(WRITERS) if path is None else pathlib.Path(path)
-    digits = _load_four(MNIST, directory)
+    digits = _load_four_files(MNIST, directory)
     owners = []
-    for split, part in (("train", "train"), ("test", "test")):
-        name = f"qmnist-{part}-labels-idx2-int"
-        file = found(directory, (f"{name}.gz", name), WRITERS)
+    for split in ("train", "test"):
+        name = f"qmnist-{split}-labels-idx2-int"
+        file = find_file(directory, (f"{name}.gz", name), WRITERS)
         labels = read_idx(file)
-        mine = digits.y[digits.split == split]
-        if labels.ndim != 2 or labels.shape[1] < 3 or len(labels) < len(mine):
+        mnist_labels = digits.y[digits.split == split]
+        count = len(mnist_labels)
+        # Columns: class, NIST's series, writer, and five more.
+        if labels.ndim != 2 or labels.shape[1] < 3 or len(labels) < count:
             raise DatasetError(
                 f"nist_writers: {file} has shape {labels.shape}; it must have 8 columns and at "
-                f"least {len(mine)} rows, fetch it again"
+                f"least {count} rows, fetch it again"
             )
-        wrong = np.flatnonzero(labels[: len(mine), 0] != mine)
+        # That all classes agree is the only sign that row i is about image i.
+        wrong = np.flatnonzero(labels[:count, 0] != mnist_labels)
         if len(wrong):
             raise DatasetError(
                 f"nist_writers: {file} has class {labels[wrong[0], 0]} at row {wrong[0]}, MNIST's "
-                f"{split} labels have {mine[wrong[0]]}; the files do not belong together"
+                f"{split} labels have {mnist_labels[wrong[0]]}; the files do not belong together"
             )
-        owners.append(labels[: len(mine), 2])
+        owners.append(labels[:count, 2])
+    # Without a split: every writer would be in one of the two sets only.
     pooled = digits._replace(
         name="nist_writers", owner=np.concatenate(owners), split=None, notes=()
     )
     return checked_counts(WRITERS, pooled, directory)
 
 
-def _load_four(source, directory):
-    pairs = {}
-    for split, part in (("train", "train"), ("test", "t10k")):
-        names = (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
-        pairs[split] = tuple(
-            read_idx(found(directory, (f"{name}.gz", name), source)) for name in names
-        )
+def _load_four_files(source: Source, directory: pathlib.Path) -> Examples:
+    """Read MNIST or Fashion-MNIST from its four files."""
+    read = _from_directory(directory, source)
+    pairs = {
+        split: (read(f"{part}-images-idx3-ubyte"), read(f"{part}-labels-idx1-ubyte"))
+        for split, part in (("train", "train"), ("test", "t10k"))
+    }
     return checked_counts(source, _examples(source, directory, pairs), directory)
 
 
-def _examples(source, where, pairs):
-    """Return train and test sets one after the other."""
-    for split, (images, labels) in pairs.items():
+def _examples(
+    source: Source, where: pathlib.Path, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> Examples:
+    """Return the training and test sets, pairs of images and labels, one after the other."""
+    # Both files are well formed by now; what is left is that they are not of the same set.
+    for name, (images, labels) in pairs.items():
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise DatasetError(
-                f"{source.name}: {where} has {split} images of shape {images.shape} and labels of "
+                f"{source.name}: {where} has {name} images of shape {images.shape} and labels of "
                 f"shape {labels.shape}; they do not belong together"
             )
     (train, _), (test, _) = pairs["train"], pairs["test"]
@@ -254,10 +257,21 @@ def _examples(source, where, pairs):
     )
 
 
-def _from_zip(archive):
-    """Return a reader of the idx files in EMNIST's archive."""
+def _from_directory(
+    directory: pathlib.Path, source: Source = EMNIST
+) -> Callable[[str], np.ndarray]:
+    """Return a reader of idx files, gzipped or not, by their names."""
 
-    def read(name):
+    def read(name: str) -> np.ndarray:
+        return read_idx(find_file(directory, (f"{name}.gz", name), source))
+
+    return read
+
+
+def _from_zip(archive: pathlib.Path) -> Callable[[str], np.ndarray]:
+    """Return a reader of the idx files in EMNIST's archive by their names."""
+
+    def read(name: str) -> np.ndarray:
         member = f"gzip/{name}.gz"
         try:
             with zipfile.ZipFile(archive) as files:

@@ -1,10 +1,10 @@
-"""Bring your own data: npz files with ``x``, ``y`` and ``client``."""
+"""Your own arrays: npz or npy files with ``x``, ``y`` and ``client``."""
 
 import os
 import pathlib
 import zipfile
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,10 +12,13 @@ from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples
 from pflalign_jax.datasets.loaders.labels import mapped_labels
 
 ADVICE = (
-    "data are one npz file with arrays x, y and client, or a directory with x.npy, y.npy and "
-    "client.npy, in both with split of 'train', 'validation' and 'test' where there is a split "
-    "already, or a directory with train.npz and test.npz"
+    "data are one npz file with arrays x, y and client; or a directory with x.npy, y.npy and "
+    "client.npy; both may have an array split with values 'train', 'validation' and 'test'; or a "
+    "directory with train.npz and test.npz"
 )
+
+ROWS_AT_ONCE = 8192
+"""Examples whose features are checked together: ``x`` may be larger than memory."""
 
 
 class _Arrays(NamedTuple):
@@ -31,15 +34,15 @@ def load_npz(path: str | os.PathLike, num_classes: int | None = None) -> Example
     """Read and check examples with owners; nothing in the files is executed.
 
     Grey images ``[N, H, W]`` of uint8 get a channel axis. If ``y`` has two axes like ``x``, both
-    are sequences of tokens: ``y[:, t]`` is to be predicted from ``x[:, :t + 1]``, and the number of
+    are sequences of tokens: ``y[:, t]`` is predicted from ``x[:, :t + 1]``, and the number of
     classes is the size of their common vocabulary.
 
     Args:
       path: one file, with a ``split`` array or without; or a directory with ``train.npz`` and
-        ``test.npz``; or one with ``x.npy``, ``y.npy``, ``client.npy`` and, if wanted,
-        ``split.npy``, of which ``x`` is memory-mapped: it may be larger than memory.
-      num_classes: number of labels; None: as many as occur, and labels that are not ``0..C-1`` are
-        mapped to it (which is noted).
+        ``test.npz``; or a directory with ``x.npy``, ``y.npy``, ``client.npy`` and optionally
+        ``split.npy``; there ``x`` is memory-mapped, so it may be larger than memory.
+      num_classes: number of labels; None: as many as occur; labels that are not ``0..C-1`` are then
+        mapped to these, and a note says how.
 
     Raises:
       DatasetError: naming the file, the bad value and what to do, for a missing or damaged file, a
@@ -50,33 +53,46 @@ def load_npz(path: str | os.PathLike, num_classes: int | None = None) -> Example
     path = pathlib.Path(path)
     if not path.exists():
         raise DatasetError(f"{path} does not exist; {ADVICE}")
+    # A directory of npy files first: it is the one form in which x is not loaded as a whole.
     if (path / "x.npy").is_file():
-        examples = _read_mapped(path)
+        arrays = _read_mapped(path)
     elif path.is_dir():
-        parts = [_read(path / f"{split}.npz", split) for split in ("train", "test")]
-        first, second = (part.x for part in parts)
-        if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
-            raise DatasetError(
-                f"{path}: x is {first.dtype} of shape {first.shape[1:]} in train.npz and "
-                f"{second.dtype} of shape {second.shape[1:]} in test.npz; they must be equal"
-            )
-        if parts[0].client.dtype.kind != parts[1].client.dtype.kind:
-            raise DatasetError(
-                f"{path}: client is {parts[0].client.dtype} in train.npz and "
-                f"{parts[1].client.dtype} in test.npz; use ints or strings in both"
-            )
-        examples = _Arrays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        arrays = _read_train_and_test(path)
     else:
-        examples = _read(path, None)
-    _check_owners(path, examples)
-    return _with_labels(path, examples, num_classes)
+        arrays = _read(path, None)
+    _check_owners(path, arrays)
+    return _with_labels(path, arrays, num_classes)
 
 
-def _with_labels(path, arrays, num_classes):
+def _read_train_and_test(path: pathlib.Path) -> _Arrays:
+    """Return the checked arrays of ``train.npz`` and ``test.npz`` in a directory."""
+    train, test = (_read(path / f"{split}.npz", split) for split in ("train", "test"))
+    # NumPy would join any two dtypes silently: floats with bytes, or numbers with strings.
+    if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
+        raise DatasetError(
+            f"{path}: x is {train.x.dtype} of shape {train.x.shape[1:]} in train.npz and "
+            f"{test.x.dtype} of shape {test.x.shape[1:]} in test.npz; they must be equal"
+        )
+    if train.client.dtype.kind != test.client.dtype.kind:
+        raise DatasetError(
+            f"{path}: client is {train.client.dtype} in train.npz and {test.client.dtype} in "
+            "test.npz; use ints or strings in both"
+        )
+    assert train.split is not None and test.split is not None  # _read was given them
+    return _Arrays(
+        np.concatenate([train.x, test.x]),
+        np.concatenate([train.y, test.y]),
+        np.concatenate([train.client, test.client]),
+        np.concatenate([train.split, test.split]),
+    )
+
+
+def _with_labels(path: pathlib.Path, arrays: _Arrays, num_classes: int | None) -> Examples:
     """Return `Examples` with labels in ``0..num_classes-1``."""
     x, y, client, split = arrays
-    notes = ()
+    notes: tuple[str, ...] = ()
     if y.ndim == 2 or num_classes is not None:
+        # Inputs and labels of a sequence are the same tokens.
         highest = int(max(y.max(), x.max() if y.ndim == 2 else 0))
         if num_classes is not None and highest >= num_classes:
             where = int(np.argmax(y.reshape(len(y), -1).max(1)))
@@ -88,13 +104,19 @@ def _with_labels(path, arrays, num_classes):
     else:
         y, num_classes, notes = mapped_labels(y, path)
     if y.ndim == 2:
+        # Not int64, which is what NumPy gives most users: a quarter of the memory on devices.
         x = x.astype(np.uint16 if highest < 2**16 else np.int32)
-    name = pathlib.Path(os.path.abspath(path)).stem
+    name = pathlib.Path(os.path.abspath(path)).stem  # absolute, since "." has no stem
     return Examples(name, x, y.astype(np.int32), num_classes, client, split, notes=tuple(notes))
 
 
-def _read(path, split):
-    """Return the checked arrays of one file; ``split`` None reads it there, if it is there."""
+def _read(path: pathlib.Path, split: str | None) -> _Arrays:
+    """Return the checked arrays of one file.
+
+    Args:
+      path: of an npz file.
+      split: of all its examples; None: the file's own array ``split``, if it has one.
+    """
     if not path.is_file():
         raise DatasetError(f"{path} does not exist; {ADVICE}")
     required = ("x", "y", "client")
@@ -106,23 +128,25 @@ def _read(path, split):
                     f"{path} has no array {missing[0]!r}, only {file.files}; {ADVICE}"
                 )
             x, y, client = (file[name] for name in required)
-            given = file["split"] if split is None and "split" in file.files else None
-    except DatasetError:
+            splits = file["split"] if split is None and "split" in file.files else None
+    except DatasetError:  # a ValueError too: it must not be told as a damaged file
         raise
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DatasetError(
             f"{path} cannot be read as npz without pickle ({error}); write it with numpy.savez and "
             "arrays of numbers or strings"
         ) from error
-    examples = _checked(path, x, y, client, given if split is None else np.full(len(x), split))
-    if examples.x.dtype.kind == "f":
-        examples = examples._replace(x=examples.x.astype(np.float32))
-    return examples
+    if split is not None:
+        splits = np.full(len(x), split)
+    arrays = _checked(path, x, y, client, splits)
+    if arrays.x.dtype.kind == "f":
+        arrays = arrays._replace(x=arrays.x.astype(np.float32))
+    return arrays
 
 
-def _read_mapped(path):
+def _read_mapped(path: pathlib.Path) -> _Arrays:
     """Return the checked arrays of a directory of npy files; ``x`` is memory-mapped."""
-    arrays = []
+    arrays: list[Any] = []
     for name in ("x", "y", "client", "split"):
         file = path / f"{name}.npy"
         if name == "split" and not file.exists():
@@ -139,15 +163,17 @@ def _read_mapped(path):
     x = arrays[0]
     if x.dtype.kind == "f" and x.dtype != np.float32:
         raise DatasetError(
-            f"{path}/x.npy is {x.dtype}; it is not loaded as a whole and so not converted: write "
-            "it as float32"
+            f"{path}/x.npy is {x.dtype}; it is memory-mapped and so cannot be converted: write it "
+            "as float32"
         )
     return _checked(path, *arrays)
 
 
-def _checked(path, x, y, client, split):
-    """Return the arrays if they fit together, or refuse them."""
-    split = None if split is None else split.astype(str)
+def _checked(
+    path: pathlib.Path, x: np.ndarray, y: np.ndarray, client: np.ndarray, split: np.ndarray | None
+) -> _Arrays:
+    """Return the arrays if they fit together; raise an error otherwise."""
+    split = None if split is None else split.astype(str)  # from fixed-width bytes, too
     sequences = y.ndim == 2 and y.shape == x.shape and x.dtype.kind in "iu"
     others = [("y", y), ("client", client)] + ([] if split is None else [("split", split)])
     for name, array in others:
@@ -166,7 +192,8 @@ def _checked(path, x, y, client, split):
     return _Arrays(x, y, client, split)
 
 
-def _check_values(path, x, y):
+def _check_values(path: pathlib.Path, x: np.ndarray, y: np.ndarray) -> None:
+    """Raise an error for wrong types, negative labels and features that are not finite."""
     if x.dtype.kind not in "fiub":
         raise DatasetError(f"{path}: x is {x.dtype}; it must be of numbers")
     if y.dtype.kind not in "iuU":
@@ -175,14 +202,14 @@ def _check_values(path, x, y):
             "y.astype(int)"
         )
     if y.dtype.kind == "i" and y.min() < 0:
-        bad = int(np.argmin(y.reshape(len(y), -1).min(1)))
+        example = int(np.argmin(y.reshape(len(y), -1).min(1)))
         raise DatasetError(
-            f"{path}: label {y.min()} at example {bad} is negative; labels are 0, 1, ..."
+            f"{path}: label {y.min()} at example {example} is negative; labels are 0, 1, ..."
         )
     if x.dtype.kind != "f":
         return
-    blocks = [x[i : i + 8192].reshape(len(x[i : i + 8192]), -1) for i in range(0, len(x), 8192)]
-    bad = np.concatenate([~np.isfinite(block).all(axis=1) for block in blocks])
+    blocks = (x[start : start + ROWS_AT_ONCE] for start in range(0, len(x), ROWS_AT_ONCE))
+    bad = np.concatenate([~np.isfinite(block.reshape(len(block), -1)).all(1) for block in blocks])
     if bad.any():
         raise DatasetError(
             f"{path}: {bad.sum()} examples have NaN or infinite features, the first is example "
@@ -190,14 +217,15 @@ def _check_values(path, x, y):
         )
 
 
-def _check_owners(path, examples):
-    if examples.split is None:
+def _check_owners(path: pathlib.Path, arrays: _Arrays) -> None:
+    """Raise an error for clients that have examples, but none to train on."""
+    if arrays.split is None:
         return
-    trained = np.unique(examples.client[examples.split == "train"])
-    homeless = np.setdiff1d(examples.client[examples.split != "train"], trained)
-    if len(homeless):
-        names = ", ".join(map(str, homeless[:5])) + (", ..." if len(homeless) > 5 else "")
+    trained = np.unique(arrays.client[arrays.split == "train"])
+    untrained = np.setdiff1d(arrays.client[arrays.split != "train"], trained)
+    if len(untrained):
+        names = ", ".join(map(str, untrained[:5])) + (", ..." if len(untrained) > 5 else "")
         raise DatasetError(
-            f"{path}: {len(homeless)} clients have no training example: {names}; give them some "
+            f"{path}: {len(untrained)} clients have no training example: {names}; give them some "
             "or remove them"
         )

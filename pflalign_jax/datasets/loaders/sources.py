@@ -15,7 +15,7 @@ class File(NamedTuple):
       name: what it is called in the dataset's directory.
       url: where it is.
       checksum: ``"md5:..."`` or ``"sha256:..."``; None where the source publishes none.
-      megabytes: about how large it is.
+      megabytes: its approximate size.
     """
 
     name: str
@@ -29,10 +29,10 @@ class Source(NamedTuple):
 
     Attributes:
       name: as in `pflalign_jax.datasets` and in configs.
-      title: what it is, one line.
+      title: a description in one line.
       homepage: a page about it.
       licence: its terms of use, or ``"not stated"``.
-      citation: author, title, where.
+      citation: author, title, place of publication.
       files: what `fetch` downloads; empty where nothing can be downloaded.
       counts: split to number of examples of the complete dataset; ``"all"`` where it has no split.
       classes: number of labels.
@@ -51,7 +51,7 @@ class Source(NamedTuple):
 
 
 def data_directory(name: str) -> pathlib.Path:
-    """Return where a dataset's files are looked for and downloaded to.
+    """Return the directory that a dataset's files are read from and downloaded to.
 
     ``$PFLALIGN_DATASETS/NAME``, by default ``~/.cache/pflalign_jax/data/NAME``.
     """
@@ -62,17 +62,18 @@ def data_directory(name: str) -> pathlib.Path:
 def fetch(source: Source) -> pathlib.Path:
     """Return the directory of a dataset's files, downloading what is missing.
 
-    A file arrives whole or not at all; its checksum is compared, also of a file that was there.
+    A file is downloaded whole or not at all. Its checksum is compared, also if it was there before.
 
     Raises:
-      DatasetError: naming the file, where it should come from, the directory that it was looked
-        for in and what to do, if it cannot be downloaded or differs from its checksum.
+      DatasetError: if a file cannot be downloaded or its checksum differs; it names the file, its
+        URL, the directory and what to do.
     """
-    import pooch  # late: nothing else needs it
+    import pooch  # here, because nothing else needs it
 
     directory = data_directory(source.name)
     for file in source.files:
         path = directory / file.name
+        # Without a checksum there is nothing to compare.
         if path.is_file() and file.checksum is None:
             continue
         try:
@@ -81,13 +82,15 @@ def fetch(source: Source) -> pathlib.Path:
             raise DatasetError(
                 f"{source.name}: {file.name} is not in {directory} (or not whole), and downloading "
                 f"it from {file.url} failed ({_first_line(error)}). Put the file there yourself "
-                f"(about {file.megabytes:g} MB), or pass dataset.path, where it is"
+                f"(about {file.megabytes:g} MB), or pass its place as dataset.path"
             ) from error
     return directory
 
 
 def checked_counts(source: Source, examples: Examples, where: object) -> Examples:
-    """Return the examples, with a note if they are not as many as the complete dataset has.
+    """Return the examples, with a note if their number is not that of the complete dataset.
+
+    Only a note, since a part of a dataset may be what the user wants.
 
     Args:
       source: what to expect.
@@ -95,30 +98,31 @@ def checked_counts(source: Source, examples: Examples, where: object) -> Example
       where: the file or directory, for the note.
     """
     if examples.split is None:
-        found = {"all": len(examples.y)}
+        counts = {"all": len(examples.y)}
     else:
-        found = {s: int((examples.split == s).sum()) for s in source.counts}
-    if found == dict(source.counts):
+        counts = {s: int((examples.split == s).sum()) for s in source.counts}
+    if counts == dict(source.counts):
         return examples
-    wanted = ", ".join(f"{n:,} {s}" for s, n in source.counts.items())
-    there = ", ".join(f"{n:,} {s}" for s, n in found.items())
-    note = f"{where} holds {there} examples; the complete {source.name} has {wanted}."
+    complete = ", ".join(f"{n:,} {s}" for s, n in source.counts.items())
+    actual = ", ".join(f"{n:,} {s}" for s, n in counts.items())
+    note = f"{where} holds {actual} examples; the complete {source.name} has {complete}."
     return examples._replace(notes=(*examples.notes, note))
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
+    # The errors of requests quote whole chains of causes.
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def found(directory: pathlib.Path, names: Sequence[str], source: Source) -> pathlib.Path:
+def find_file(directory: pathlib.Path, names: Sequence[str], source: Source) -> pathlib.Path:
     """Return the first of ``names`` that is a file in ``directory``.
 
     Raises:
-      DatasetError: naming the directory, what was looked for, and where it can be had.
+      DatasetError: if there is none; it names the directory, the files and where to get them.
     """
     for name in names:
         if (directory / name).is_file():
             return directory / name
-    origin = f"; it can be had from {source.files[0].url}" if source.files else ""
+    origin = f"; get it from {source.files[0].url}" if source.files else ""
     state = "has none of" if directory.is_dir() else "is not a directory with"
     raise DatasetError(f"{source.name}: {directory} {state} {', '.join(names)}{origin}")

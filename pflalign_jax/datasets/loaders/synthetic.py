@@ -22,8 +22,8 @@ def make_synthetic(
       model_alpha: ``α`` >= 0: how much models differ.
       beta: ``β`` >= 0: how much features differ.
       devices: number of natural owners.
-      iid: one model N(0, 1) and features N(0, Σ) for all.
-      seed: client k draws from ``default_rng([seed, k, 1])``, whatever the others have.
+      iid: one model N(0, 1) and features N(0, Σ) for all clients.
+      seed: client k draws from ``default_rng([seed, k, 1])``, independent of the other clients.
 
     Raises:
       DatasetError: naming the argument and its value.
@@ -36,16 +36,18 @@ def make_synthetic(
             raise DatasetError(f"synthetic: {name}={value} is not allowed; it must be >= 0")
     if devices < 1:
         raise DatasetError(f"synthetic: devices={devices} is not allowed; it must be >= 1")
-    spread = np.arange(1, DIMENSION + 1) ** -0.6
+    spread = np.arange(1, DIMENSION + 1) ** -0.6  # standard deviations: roots of the variances
     common = np.random.default_rng([seed])
     shared = common.standard_normal((DIMENSION, CLASSES)), common.standard_normal(CLASSES)
     xs, ys = [], []
     for k in range(devices):
         rng = np.random.default_rng([seed, k, 1])
+        # The log-normal has a heavy tail: without a bound one client could fill the memory.
         size = 50 + int(min(rng.lognormal(4, 2), 1e5))
         u, b = rng.normal(0, np.sqrt(model_alpha)), rng.normal(0, np.sqrt(beta))
         weights, bias = rng.normal(u, 1, (DIMENSION, CLASSES)), rng.normal(u, 1, CLASSES)
         centre = rng.normal(b, 1, DIMENSION)
+        # Drawn and then replaced, so that sizes are the same with and without iid.
         if iid:
             (weights, bias), centre = shared, np.zeros(DIMENSION)
         x = centre + spread * rng.standard_normal((size, DIMENSION))

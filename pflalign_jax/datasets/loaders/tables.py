@@ -2,6 +2,8 @@
 
 import csv
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,10 @@ ADVICE = (
 )
 
 
+Table = Mapping[str, np.ndarray]
+"""Columns by name."""
+
+
 def load_tables(
     path: str,
     label: str = "label",
@@ -24,8 +30,8 @@ def load_tables(
 
     Args:
       path: a folder with one ``.csv`` or ``.parquet`` file per client, whose name is the client's,
-        or one file with a column of clients. Columns may come in any order; features are in the
-        first file's.
+        or one file with a column of clients. Columns may be in any order; features take that of
+        the first file.
       label: the column of labels, integers or strings.
       client_column: in a single file, the column of clients.
       split_column: a column of ``train``, ``validation`` and ``test``; None: there is none.
@@ -33,59 +39,69 @@ def load_tables(
     Raises:
       DatasetError: naming the file, the row and the column, the value and what to do.
     """
-    place = pathlib.Path(path)
-    if place.is_dir():
-        files = sorted(f for f in place.iterdir() if f.suffix in (".csv", ".parquet"))
-        if not files:
-            raise DatasetError(f"{place} has no .csv or .parquet file; {ADVICE}")
-        stems = [file.stem for file in files]
-        twice = next((stem for stem in stems if stems.count(stem) > 1), None)
-        if twice is not None:
-            raise DatasetError(f"{place} has two files of client {twice!r}; keep one of them")
-    elif place.is_file():
-        files = [place]
-    else:
-        raise DatasetError(f"{place} does not exist; {ADVICE}")
-    tables = [_read(file) for file in files]
-    single = not place.is_dir()
+    given = pathlib.Path(path)
+    tables = {file: _read(file) for file in _files(given)}
+    first_file, first_table = next(iter(tables.items()))
+    single = not given.is_dir()
     special = [label] + ([client_column] if single else [])
     special += [split_column] if split_column else []
-    features = [name for name in tables[0] if name not in special]
-    pairs = list(zip(files, tables, strict=True))
-    for file, table in pairs:
+    features = [name for name in first_table if name not in special]
+    for file, table in tables.items():
         _check_columns(file, table, [*features, *special], label)
     if not features:
-        raise DatasetError(f"{files[0]} has no column beside {special}; there is nothing to learn")
+        raise DatasetError(
+            f"{first_file} has no column besides {special}; there is nothing to learn"
+        )
     x = np.concatenate(
         [
             np.stack([_numbers(file, name, table[name]) for name in features], axis=1)
-            for file, table in pairs
+            for file, table in tables.items()
         ]
     )
-    labels = np.concatenate([_strings(file, label, table[label]) for file, table in pairs])
-    y, num_classes, notes = mapped_labels(_as_integers(labels), place)
-    lengths = [len(table[label]) for table in tables]
+    labels = np.concatenate([_strings(file, label, t[label]) for file, t in tables.items()])
+    # All files together: labels are integers only if they are in every file.
+    y, num_classes, notes = mapped_labels(_as_integers(labels), given)
     if single:
-        owner = _as_integers(_strings(place, client_column, tables[0][client_column]))
+        owner = _as_integers(_strings(given, client_column, first_table[client_column]))
     else:
-        owner = np.repeat([file.stem for file in files], lengths)
-    split = None
-    if split_column:
-        split = np.concatenate([_strings(file, split_column, t[split_column]) for file, t in pairs])
-        unknown = sorted(set(split.tolist()) - set(SPLITS))
-        if unknown:
-            raise DatasetError(
-                f"{place}: {split_column} has the value {unknown[0]!r}; use one of {SPLITS}"
-            )
-    return Examples(place.stem, x, y, num_classes, owner, split, notes=notes)
+        lengths = [len(table[label]) for table in tables.values()]
+        owner = np.repeat([file.stem for file in tables], lengths)
+    split = _splits(given, tables, split_column) if split_column else None
+    return Examples(given.stem, x, y, num_classes, owner, split, notes=notes)
 
 
-def _read(file):
+def _files(given: pathlib.Path) -> list[pathlib.Path]:
+    """Return the tables of a folder, one of each client, or the one file."""
+    if given.is_file():
+        return [given]
+    if not given.is_dir():
+        raise DatasetError(f"{given} does not exist; {ADVICE}")
+    files = sorted(f for f in given.iterdir() if f.suffix in (".csv", ".parquet"))
+    if not files:
+        raise DatasetError(f"{given} has no .csv or .parquet file; {ADVICE}")
+    stems = [file.stem for file in files]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice is not None:
+        raise DatasetError(f"{given} has two files of client {twice!r}; keep one of them")
+    return files
+
+
+def _splits(given: pathlib.Path, tables: Mapping[pathlib.Path, Table], column: str) -> np.ndarray:
+    """Return the checked column of splits of all tables."""
+    split = np.concatenate([_strings(file, column, t[column]) for file, t in tables.items()])
+    unknown = sorted(set(split.tolist()) - set(SPLITS))
+    if unknown:
+        raise DatasetError(f"{given}: {column} has the value {unknown[0]!r}; use one of {SPLITS}")
+    return split
+
+
+def _read(file: pathlib.Path) -> Table:
     """Return a file's columns by name."""
     if file.suffix == ".parquet":
         return _read_parquet(file)
     try:
-        with file.open(newline="", encoding="utf-8-sig") as text:  # Excel's begin with a mark
+        # Excel's files begin with a byte-order mark, which utf-8-sig drops.
+        with file.open(newline="", encoding="utf-8-sig") as text:
             rows = list(csv.reader(text))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{file} cannot be read as csv ({error})") from error
@@ -94,7 +110,7 @@ def _read(file):
     header = rows[0]
     if len(set(header)) != len(header):
         raise DatasetError(f"{file} names a column twice: {header}")
-    for number, row in enumerate(rows[1:], 2):
+    for number, row in enumerate(rows[1:], 2):  # lines of a file count from 1, the header's
         if len(row) != len(header):
             raise DatasetError(
                 f"{file}: line {number} has {len(row)} cells, the header {len(header)}"
@@ -102,9 +118,10 @@ def _read(file):
     return dict(zip(header, map(np.array, zip(*rows[1:], strict=True)), strict=True))
 
 
-def _read_parquet(file):
+def _read_parquet(file: pathlib.Path) -> Table:
+    """Return a parquet file's columns by name."""
     try:
-        import pyarrow.parquet
+        import pyarrow.parquet  # here, because it is optional
     except ImportError as error:
         raise DatasetError(f"{file} needs pyarrow; pip install pyarrow") from error
     try:
@@ -116,22 +133,24 @@ def _read_parquet(file):
     return {name: np.array(table[name].to_pylist()) for name in table.column_names}
 
 
-def _check_columns(file, table, wanted, label):
-    missing = [name for name in wanted if name not in table]
+def _check_columns(file: pathlib.Path, table: Table, expected: Sequence[str], label: str) -> None:
+    """Raise an error if a table lacks an expected column or has another one."""
+    missing = [name for name in expected if name not in table]
     if missing:
         hint = "; name the label column" if missing[0] == label else ""
         raise DatasetError(f"{file} has no column {missing[0]!r}, only {sorted(table)}{hint}")
-    more = sorted(set(table) - set(wanted))
+    more = sorted(set(table) - set(expected))
     if more:
-        raise DatasetError(f"{file} has a column {more[0]!r} that the first file has not")
+        raise DatasetError(f"{file} has a column {more[0]!r} that the first file does not have")
 
 
-def _numbers(file, name, column):
+def _numbers(file: pathlib.Path, name: str, column: np.ndarray) -> np.ndarray:
     """Return a column as float32."""
     try:
-        with np.errstate(over="ignore"):  # too large numbers are refused below
+        with np.errstate(over="ignore"):  # numbers above float32 become infinite: refused below
             values = column.astype(np.float32)
     except (ValueError, TypeError):
+        # One by one, so that the message can name the row that is not a number.
         values = np.array([_number(value) for value in column.tolist()], np.float32)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
@@ -142,11 +161,12 @@ def _numbers(file, name, column):
     return values
 
 
-def _strings(file, name, column):
+def _strings(file: pathlib.Path, name: str, column: np.ndarray) -> np.ndarray:
     """Return a column as strings, none missing."""
     if column.dtype.kind in "US":
         missing = column == ""
     else:
+        # Parquet's missing values are None, and NaN where the column has numbers.
         missing = np.array([v is None or v != v or v == "" for v in column.tolist()])
     if missing.any():
         raise DatasetError(
@@ -156,17 +176,19 @@ def _strings(file, name, column):
     return column.astype(str)
 
 
-def _number(value):
+def _number(value: Any) -> float:
+    """Return a value as a float; NaN if it is not a number."""
     try:
         return float(value)
     except (ValueError, TypeError):
         return np.nan
 
 
-def _as_integers(values):
-    """Return integers where all strings are, else the strings."""
+def _as_integers(values: np.ndarray) -> np.ndarray:
+    """Return integers if all strings are integers, else the strings."""
     try:
         integers = values.astype(np.int64)
     except (ValueError, OverflowError):
         return values
+    # "007" is a name and not the number 7, and two clients "7" and "007" must stay two.
     return integers if (integers.astype(str) == values).all() else values

@@ -5,12 +5,13 @@ import pathlib
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
-from pflalign_jax.datasets.loaders.sources import File, Source, checked_counts, found
+from pflalign_jax.datasets.loaders.sources import File, Source, checked_counts, find_file
 
 BASE = "https://storage.googleapis.com/tff-datasets-public"
 CITATION = "Caldas et al., LEAF: A Benchmark for Federated Settings, arXiv:1812.01097"
@@ -49,6 +50,7 @@ FEMNIST_DIGITS = FEMNIST._replace(
 )
 
 STEMS = {"all": "fed_emnist", "digits": "fed_emnist_digitsonly"}
+"""What the names of a variant's files begin with."""
 
 
 def load_femnist_tff(path: str | pathlib.Path, variant: str = "all") -> Examples:
@@ -82,11 +84,13 @@ def opened(path: str | pathlib.Path, stem: str, split: str, source: Source) -> I
     Raises:
       DatasetError: naming the file, if it is missing, damaged or has no group ``examples``.
     """
-    import h5py  # late: nothing else needs it
+    import h5py  # here, because nothing else needs it
 
     path, name = pathlib.Path(path), f"{stem}_{split}.h5"
     if path.is_dir() and not (path / name).is_file():
-        path = found(path, (f"{stem}.tar.bz2", name), source)
+        path = find_file(path, (f"{stem}.tar.bz2", name), source)
+    # HDF5 has to jump inside a file, which a compressed archive does not allow: its member is
+    # unpacked to a scratch directory.
     with tempfile.TemporaryDirectory() as scratch:
         file = path / name
         if path.is_file():
@@ -113,26 +117,36 @@ def opened(path: str | pathlib.Path, stem: str, split: str, source: Source) -> I
                 )
             try:
                 yield content, name
-            except OSError as error:  # of a damaged block, met when its data are read
+            # The caller reads while this generator waits: a damaged block is met only then.
+            except OSError as error:
                 raise DatasetError(
                     f"{source.name}: {name} cannot be read ({error}); it is damaged, fetch it "
                     f"again from {source.files[0].url}"
                 ) from error
 
 
-def _extract(archive, name, to):
-    """Write a member of an archive to a file, in one pass that ends there."""
+def _extract(archive: pathlib.Path, name: str, target: pathlib.Path) -> None:
+    """Write a member of an archive to a file, reading the archive up to that member only."""
     with tarfile.open(archive, "r|*") as members:
         for member in members:
             if member.isfile() and pathlib.PurePosixPath(member.name).name == name:
-                with members.extractfile(member) as content, to.open("wb") as file:
+                content = members.extractfile(member)
+                assert content is not None  # it is a file
+                with content, target.open("wb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
                 return
     raise KeyError(f"no member {name}")
 
 
-def _images(clients, name):
-    """Return uint8 ``[N, 28, 28, 1]``, int32 ``[N]`` and owners of all clients of a file."""
+def _images(clients: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return uint8 ``[N, 28, 28, 1]``, int32 ``[N]`` and owners of all clients of a file.
+
+    Args:
+      clients: client to its HDF5 group.
+      name: of the file, for messages.
+    """
+    # Sizes first, so that images are converted to bytes into one array: as float32, all clients
+    # together would take four times the memory.
     sizes = {}
     for client, group in clients.items():
         if not {"pixels", "label"} <= set(getattr(group, "keys", tuple)()):

@@ -1,0 +1,40 @@
+"""What a server keeps for each client: tables, leaves ``[K, ...]`` in the order of clients' ids."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pflalign_jax.federated import Gathered
+
+
+def repeated(tree: Any, num_clients: int) -> Any:
+    """Return a table with the same row for each of ``num_clients``."""
+    return jax.tree.map(lambda a: jnp.broadcast_to(a, (num_clients, *a.shape)), tree)
+
+
+def with_answers(table: Any, rows: Any, inbox: Gathered) -> Any:
+    """Return a table with new rows of the clients that answered in a round.
+
+    Args:
+      table: leaves ``[K, ...]``.
+      rows: leaves ``[N, ...]`` in the order of the messages.
+      inbox: the round's messages, which say whose the rows are.
+    """
+
+    def write(old, new):
+        # Rows of the padding would go to K, where there is none: they are dropped.
+        places = jnp.where(inbox.weights > 0, inbox.ids, len(old))
+        return old.at[places].set(new, mode="drop")
+
+    return jax.tree.map(write, table, rows)
+
+
+def own_row(table: Any, client_id: jax.Array) -> Any:
+    """Return a client's row; of a client that is not among the K the mean of all rows."""
+
+    def read(leaf):
+        has_row = client_id < len(leaf)
+        return jnp.where(has_row, leaf[jnp.where(has_row, client_id, 0)], leaf.mean(0))
+
+    return jax.tree.map(read, table)

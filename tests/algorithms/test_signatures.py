@@ -1,0 +1,76 @@
+"""Factories take the same arguments in the same order, and say what each of them means."""
+
+import inspect
+import re
+
+import pytest
+from hand import FEATURES
+from make import make
+
+from pflalign_jax import algorithms
+from pflalign_jax.federated import Algorithm
+
+FACTORIES = (*algorithms.NAMES, "fedopt")
+SHARED_FIRST = ["num_clients", "num_classes", "head"]
+OWN_LOSS = {"fedcp", "feddbe", "fedpac", "fedproto", "fedrod", "gpfl"}
+"""Those that build their loss on the model's features."""
+
+
+def parameters(name):
+    return inspect.signature(getattr(algorithms, name)).parameters
+
+
+def described(name):
+    """Return what a factory's docstring says of each argument, where it refers to another that."""
+    text = inspect.getdoc(getattr(algorithms, name)).split("\nArgs:\n")[1].split("\n\n")[0]
+    found = {}
+    for entry in re.split(r"\n(?=  \w)", text):
+        names, meaning = entry.split(":", 1)
+        for argument in names.replace(" ", "").split(","):
+            other = re.match(r"as in `(\w+)`", meaning.strip())
+            found[argument] = described(other[1])[argument] if other else meaning.strip()
+    return found
+
+
+def test_all_builders_are_public():
+    assert len(algorithms.NAMES) == len(set(algorithms.NAMES)) == 27
+    assert set(algorithms.__all__) == set(FACTORIES) | {
+        "averaged", "averaging", "partly_local", "shared_in_part",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_arguments_have_one_order(name):
+    names = list(parameters(name))
+    assert names[:2] == ["model", "learning_rate"]
+    last = ["local_epochs", "batch_size"]
+    last = last if name in OWN_LOSS else ["loss", *last]
+    assert names[-len(last) :] == last
+    own = names[2 : -len(last)]
+    shared = [n for n in SHARED_FIRST if n in own]
+    assert own[: len(shared)] == shared and "loss" not in own
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_arguments_have_one_kind(name):
+    """Two may be given by position; all but those that a runner knows have defaults."""
+    found = parameters(name)
+    assert all(p.kind is p.KEYWORD_ONLY for p in list(found.values())[2:])
+    needed = {n for n, p in found.items() if p.default is p.empty}
+    assert needed <= {"model", "num_clients", "num_classes", "server_optimizer"}
+    if "loss" in found:
+        assert found["loss"].default is None
+    assert found["local_epochs"].default == 1 and found["batch_size"].default == 10
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_every_argument_is_described(name):
+    meanings = described(name)
+    assert set(meanings) == set(parameters(name))
+    assert all(len(text) > 10 for text in meanings.values()), meanings
+
+
+@pytest.mark.parametrize("name", algorithms.NAMES)
+def test_the_model_is_enough(name):
+    """The loss is the model's cross-entropy, the head its own."""
+    assert isinstance(make(name, FEATURES, 0.1, 2, 2), Algorithm)

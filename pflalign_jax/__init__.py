@@ -9,6 +9,7 @@ from pflalign_jax.align import (
     preconditioner,
     realign,
 )
+from pflalign_jax.errors import UserError
 from pflalign_jax.federated import (
     Algorithm,
     Federation,
@@ -30,6 +31,7 @@ __all__ = [
     "Model",
     "Run",
     "RunError",
+    "UserError",
     "algorithms",
     "align_transform",
     "datasets",

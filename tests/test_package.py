@@ -49,14 +49,28 @@ def test_the_wheel_holds_the_library_and_nothing_else(wheel):
 
 
 def test_the_wheel_is_enough(wheel, tmp_path):
+    """A round by hand; then a run from a config, stopped, gone on with, and loaded."""
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = """
+import sys
+sys.modules["experiments"] = None  # a clone's root may be on the path
 import jax, pflalign_jax as pfl
 data = pfl.datasets.digits(num_clients=3, fraction=0.1)
 model = pfl.models.logistic(10)
 federation = pfl.federate(pfl.algorithms.pflalign(model), model, data)
 state, result = federation.run_round(federation.init(jax.random.key(0)))
 print(pfl.__file__, result.cohort.tolist())
+
+config = pfl.runs.default_config()
+config.rounds, config.model.name, config.algorithm.learning_rate = 3, "logistic", 1.0
+config.dataset.num_clients, config.dataset.fraction = 3, 0.1
+try:
+    pfl.runs.run(config, "run", stop=lambda: 15)
+except pfl.runs.StoppedError as stopped:
+    print(stopped)
+outcome = pfl.runs.run(config, "run")
+run = pfl.runs.load("run")
+print(outcome.rows == run.metrics, run.predict(data.x[:5], client="0").shape)
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -65,7 +79,12 @@ print(pfl.__file__, result.cohort.tolist())
         text=True,
         env={"PATH": "", "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
     )
-    assert done.stdout == f"{tmp_path}/pflalign_jax/__init__.py [0, 1, 2]\n", done.stderr
+    assert done.stdout.splitlines() == [
+        f"{tmp_path}/pflalign_jax/__init__.py [0, 1, 2]",
+        "stopped by SIGTERM after round 1",
+        "going on in run after round 1 of 3",
+        "True (5, 10)",
+    ], done.stderr
 
 
 def test_one_version():

@@ -41,5 +41,7 @@ def locked(path: pathlib.Path, say: Callable[[str], None] = lambda text: None) -
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
         file.flush()
-        yield
-        file.truncate(0)
+        try:
+            yield
+        finally:  # only a process that was killed leaves its name
+            file.truncate(0)

@@ -1,5 +1,6 @@
 """A whole run in one process: its files, and that they say what happened."""
 
+import contextlib
 import csv
 import json
 
@@ -9,6 +10,7 @@ import pytest
 from pflalign_jax import datasets, runs
 from pflalign_jax.cli import plots
 from pflalign_jax.cli.console import score_table
+from pflalign_jax.errors import UserError
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import build
 from pflalign_jax.runs.config import default_config
@@ -166,3 +168,39 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "a.json", {"x": float("nan")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+
+
+def test_a_run_is_opened_watched_and_closed(tmp_path):
+    """What is to be opened is opened once the run is known, and closed however it ends."""
+    told = []
+
+    @contextlib.contextmanager
+    def watch(plan):
+        told.append((plan.experiment.dataset.name, plan.workdir, len(plan.start.rows)))
+        try:
+            yield plan._replace(on_round=lambda done, row: told.append(done))
+        finally:
+            told.append("closed")
+
+    with pytest.raises(runs.StoppedError, match="stopped by SIGINT after round 1"):
+        runs.run(small(rounds=2, eval_every=1), tmp_path, stop=lambda: 2, watch=watch)
+    said = []
+    outcome = runs.run(small(rounds=2, eval_every=1), tmp_path, say=said.append, watch=watch)
+    assert told == [
+        *(("digits", tmp_path, 0), 1, "closed"),
+        *(("digits", tmp_path, 1), 2, "closed"),
+    ]
+    assert said == [f"going on in {tmp_path} after round 1 of 2"]
+    assert runs.load(tmp_path).metrics == outcome.rows
+    with pytest.raises(runs.WorkdirError, match="holds a finished run"):
+        runs.run(small(rounds=2), tmp_path)
+
+
+def test_what_the_user_can_mend_has_one_base(tmp_path):
+    config = small()
+    config.model.name = "mlpp"
+    with pytest.raises(UserError, match=r"config\.model\.name='mlpp' is unknown"):
+        runs.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="holds no run"):
+        runs.load(tmp_path)

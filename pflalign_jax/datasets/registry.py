@@ -6,12 +6,10 @@ how they are licensed and how many examples they hold is in `pflalign_jax.datase
 
 from typing import Unpack
 
-import numpy as np
-import sklearn.datasets
-
-from pflalign_jax.datasets.base import Examples, FederatedDataset
+from pflalign_jax.datasets.base import FederatedDataset
 from pflalign_jax.datasets.loaders import ag_news as ag_news_files
 from pflalign_jax.datasets.loaders import cifar, tff
+from pflalign_jax.datasets.loaders import digits as digits_files
 from pflalign_jax.datasets.loaders import mnist as mnist_files
 from pflalign_jax.datasets.loaders import shakespeare as shakespeare_files
 from pflalign_jax.datasets.loaders import tiny_imagenet as tiny_imagenet_files
@@ -19,26 +17,14 @@ from pflalign_jax.datasets.loaders import uci_har as uci_har_files
 from pflalign_jax.datasets.loaders.femnist import load_femnist
 from pflalign_jax.datasets.loaders.leaf import load_leaf
 from pflalign_jax.datasets.loaders.npz import load_npz
-from pflalign_jax.datasets.loaders.sources import Source
 from pflalign_jax.datasets.loaders.synthetic import make_synthetic
 from pflalign_jax.datasets.loaders.tables import load_tables
 from pflalign_jax.datasets.partition_examples import PartitionOptions, partition_examples
 
-DIGITS = Source(
-    name="digits",
-    title="Handwritten digits, 8x8 grey, bundled with scikit-learn",
-    homepage="https://archive.ics.uci.edu/dataset/80",
-    licence="CC BY 4.0",
-    citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998",
-    files=(),
-    counts={"all": 1797},
-    classes=10,
-)
-
 SOURCES = {
     source.name: source
     for source in (
-        DIGITS,
+        digits_files.SOURCE,
         mnist_files.MNIST,
         mnist_files.FASHION,
         mnist_files.EMNIST,
@@ -63,9 +49,7 @@ def digits(**options: Unpack[PartitionOptions]) -> FederatedDataset:
     References:
       Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998 (CC BY 4.0).
     """
-    bunch = sklearn.datasets.load_digits()
-    x, y = bunch.images.astype(np.uint8)[..., None], bunch.target.astype(np.int32)
-    return partition_examples(Examples("digits", x, y, 10, mean=0.0, std=16.0), **options)
+    return partition_examples(digits_files.load_digits(), **options)
 
 
 def mnist(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:

@@ -1,5 +1,8 @@
 """Models as pure functions."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from pflalign_jax.models.base import (
     Batch,
     Model,
@@ -9,14 +12,26 @@ from pflalign_jax.models.base import (
     from_flax,
     with_compute_dtype,
 )
-from pflalign_jax.models.batch_norm import BatchNorm
-from pflalign_jax.models.cnn import CNN, cnn
-from pflalign_jax.models.fasttext import FastText, fasttext
-from pflalign_jax.models.har import HARCNN, har_cnn
-from pflalign_jax.models.lstm import LSTM, lstm
-from pflalign_jax.models.mlp import MLP, logistic, mlp
-from pflalign_jax.models.resnet import ResNet, resnet
-from pflalign_jax.models.transformer import Transformer, transformer
+
+if TYPE_CHECKING:
+    from pflalign_jax.models.networks import (
+        CNN,
+        HARCNN,
+        LSTM,
+        MLP,
+        BatchNorm,
+        FastText,
+        ResNet,
+        Transformer,
+        cnn,
+        fasttext,
+        har_cnn,
+        logistic,
+        lstm,
+        mlp,
+        resnet,
+        transformer,
+    )
 
 NAMES = (
     "logistic",
@@ -56,3 +71,19 @@ __all__ = [
     "transformer",
     "with_compute_dtype",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return one of the networks, which are imported when the first of them is asked for.
+
+    They need flax, which takes a third of JAX's time to start. Who brings a model of another
+    library, or only uses `pflalign_jax.align_transform`, does not wait for it.
+    """
+    if name in __all__:
+        return getattr(importlib.import_module(f"{__name__}.networks"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return all public names, also of what is not imported yet."""
+    return __all__

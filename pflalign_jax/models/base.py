@@ -5,12 +5,14 @@ What only the algorithms of this package use (`single_head`, `labelled_features`
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+
+if TYPE_CHECKING:
+    import flax.linen as nn
 
 
 class Batch(NamedTuple):
@@ -51,13 +53,14 @@ class Model(NamedTuple):
     train_features: Callable[..., jax.Array] | None = None
 
 
-def from_flax(module: nn.Module, head: str | None = None) -> Model:
+def from_flax(module: "nn.Module", head: str | None = None) -> Model:
     """Return the `Model` of a flax linen module that has parameters only (no mutable state).
 
     Args:
       module: maps ``[B, ...]`` to logits.
       head: name of its last dense layer, for methods that share and keep parts of a model.
 
+    >>> import flax.linen as nn
     >>> model = from_flax(nn.Dense(3))
     >>> params = model.init(jax.random.key(0), jnp.ones((1, 2)))
     >>> model.apply(params, jnp.ones((5, 2))).shape
@@ -79,6 +82,8 @@ def from_flax(module: nn.Module, head: str | None = None) -> Model:
         return cast(jax.Array, module.apply({"params": params}, x, *mask))
 
     def features(params: Any, x: jax.Array, *mask: jax.Array) -> jax.Array:
+        import flax.linen as nn  # here, as models without flax do not pay for its start
+
         # The head's input is caught where the module calls it, so that any module has features
         # and need not be written in two parts. XLA drops the head's own product, which is unused.
         inputs: list[jax.Array] = []

@@ -3,7 +3,6 @@
 import pathlib
 
 import numpy as np
-import PIL.Image
 
 from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.loaders.sources import Source, checked_counts, data_directory
@@ -75,6 +74,8 @@ def _lines(file: pathlib.Path) -> list[str]:
 
 def _image(file: pathlib.Path) -> np.ndarray:
     """Return uint8 pixels ``[64, 64, 3]``."""
+    import PIL.Image  # here, as only this dataset is stored as JPEG
+
     try:
         with PIL.Image.open(file) as image:
             # Some of the images are grey.

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from pflalign_jax.models.base import Model, from_flax
-from pflalign_jax.models.batch_norm import BatchNorm
-from pflalign_jax.models.cnn import CONVOLUTIONS
+from pflalign_jax.models.networks.batch_norm import BatchNorm
+from pflalign_jax.models.networks.cnn import CONVOLUTIONS
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2)}
 """Depth to the number of blocks in each of the four stages."""

@@ -1,0 +1,34 @@
+"""What `import pflalign_jax` does not import: packages that only some users need, and wait for."""
+
+import subprocess
+import sys
+
+SLOW = (
+    "sklearn",
+    "scipy.optimize",
+    "matplotlib",
+    "orbax",
+    "tensorflow_datasets",
+    "h5py",
+    "pandas",
+    "pyarrow",
+    "flax",
+    "PIL",
+    "pooch",
+)
+
+
+def loaded_after(code):
+    """Return which slow packages a fresh interpreter has imported after some code."""
+    code += f"\nimport sys\nprint([name for name in {SLOW!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_waits_for_no_slow_package():
+    assert loaded_after("import pflalign_jax") == "[]"
+
+
+def test_networks_are_imported_when_asked_for():
+    assert loaded_after("import pflalign_jax as pfl; pfl.models.cnn(10)") == "['flax']"

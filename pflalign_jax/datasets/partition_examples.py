@@ -120,32 +120,53 @@ def partition_examples(
 
     Args:
       examples: as a loader returned them.
-      num_clients: K, clients that train; None: 20, or with natural owners all. Fewer natural
-        owners than there are, are chosen at random.
-      partition: one of `PARTITIONS`; None: ``"natural"`` where examples have owners, else
-        ``"dirichlet"``.
-      alpha, classes_per_client, shards_per_client, sigma, exponent: of the partitions that take
-        them, see `pflalign_jax.datasets.partition`; None: the defaults in `PARTITIONS`.
-      min_examples: least number of examples of a client, all splits together: guaranteed by
-        partitions that take it, checked for the others; natural owners with fewer are left out.
-      partition_file: a ``partition.npz`` that `save_partition` wrote. It says who owns what in
-        which split; the arguments of the partition, the new clients and the splits are ignored.
+      num_clients: K, clients that train; None: 20, or with natural owners all. If fewer natural
+        owners than there are shall train, they are chosen at random.
+      partition: how examples are divided among clients: iid, dirichlet, dirichlet_balanced,
+        pathological, shards, extended_dirichlet, lognormal, zipf or natural (by owner); None:
+        natural where examples have owners, else dirichlet.
+      alpha: dirichlet, dirichlet_balanced, extended_dirichlet: concentration > 0; the smaller, the
+        more clients differ in their labels; None: 0.1.
+      classes_per_client: pathological, extended_dirichlet: different labels of each client; None:
+        2.
+      shards_per_client: shards: blocks of examples, sorted by label, of each client, >= 1; None: 2.
+      sigma: lognormal: standard deviation of the logarithm of clients' sizes, >= 0; None: 1.
+      exponent: zipf: clients' sizes are proportional to ``rank ** -exponent``, >= 0; None: 1.
+      min_examples: least number of examples of a client, all splits together. Dirichlet,
+        extended_dirichlet, lognormal and zipf guarantee it (None: 8), the natural partition leaves
+        out owners with fewer (None: 1), for the others it is only checked (None: not).
+      partition_file: a ``partition.npz`` of this or another run (`save_partition` writes them),
+        which says who owns what in which split; the arguments of the partition, the new clients and
+        the splits are then ignored.
       num_new_clients: additional clients, or natural owners, that are held out whole: they never
-        train.
-      validation_fraction, test_fraction, validation_count, test_count: held out inside every
-        client, see `split_clients`. A source's own test split is kept under the natural partition.
-      split_by: ``"stratified"``, ``"random"`` or ``"temporal"``, see `split_clients`; None:
-        temporal for sequences of tokens, else stratified.
-      source_split: False pools the source's splits and splits anew, also with natural owners;
-        other partitions always do.
-      feature_shift, feature_shift_strength, label_shift, shift_groups: see
-        `pflalign_jax.datasets.shift`; new clients are shifted like the others.
-      normalise: ``"fixed"``: constants of the dataset; ``"train"``: mean and standard deviation of
-        each channel (the last axis) over the training examples of all clients.
-      mean, std: mean and standard deviation per channel, or scalars, instead of the dataset's; in
-        the units of x as stored.
+        train and are scored as new ones.
+      validation_fraction: part of each client's examples held out for choices, in [0, 1).
+      test_fraction: part of each client's examples held out for test scores, in [0, 1). With the
+        natural partition a test split that the data came with is kept instead.
+      validation_count: examples of each client held out for choices, instead of a fraction.
+      test_count: examples of each client held out for test scores, instead of a fraction.
+      split_by: which of a client's examples are held out: ``"stratified"`` (evenly by label),
+        ``"random"``, or ``"temporal"`` (the last ones in the order stored); None: temporal for
+        sequences of tokens, else stratified.
+      source_split: False pools the train and test sets that the data came with and splits anew,
+        also with natural owners; other partitions always do.
+      feature_shift: what differs between clients' features: ``"rotation"``, ``"contrast"``,
+        ``"brightness"`` or ``"noise"``; new clients are shifted like the others. None: nothing.
+      feature_shift_strength: the most of the feature shift, > 0: degrees of rotation, powers of 2
+        of contrast, shares of the features' range of brightness and noise.
+      label_shift: how clients' labels differ in meaning: ``"swap"``, two labels change places, or
+        ``"permute"``, all do; None: they do not.
+      shift_groups: number of different shifts, each of a group of clients; None: each client has
+        its own.
+      normalise: what features are normalised with: ``"fixed"``, constants of the dataset, or
+        ``"train"``, mean and standard deviation of each channel (the last axis) over the training
+        examples of all clients.
+      mean: mean per channel to normalise with, or one for all, in the units of x as stored,
+        instead of the dataset's; needs ``std``.
+      std: standard deviation per channel to normalise with, or one for all, in the units of x as
+        stored, instead of the dataset's; needs ``mean``.
       fraction: part of all examples to use, in (0, 1], chosen at random by the seed.
-      seed: of the partition, the splits, the choice of new clients and the shifts.
+      seed: seed of the partition, the splits, the choice of new clients and the shifts.
 
     Raises:
       DatasetError: naming the argument, its value and what to do.

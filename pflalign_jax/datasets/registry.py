@@ -53,19 +53,34 @@ def digits(**options: Unpack[PartitionOptions]) -> FederatedDataset:
 
 
 def mnist(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
-    """Return MNIST, 70,000 images 28x28x1 in 10 classes; ``path`` see `load_mnist`."""
+    """Return MNIST, 70,000 images 28x28x1 in 10 classes.
+
+    Args:
+      path: see `load_mnist`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(mnist_files.load_mnist(path), **options)
 
 
 def fashion_mnist(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
-    """Return Fashion-MNIST, 70,000 images 28x28x1 in 10 classes; see `load_fashion_mnist`."""
+    """Return Fashion-MNIST, 70,000 images 28x28x1 in 10 classes.
+
+    Args:
+      path: see `load_fashion_mnist`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(mnist_files.load_fashion_mnist(path), **options)
 
 
 def emnist(
     path: str | None = None, variant: str = "balanced", **options: Unpack[PartitionOptions]
 ) -> FederatedDataset:
-    """Return EMNIST, letters and digits 28x28x1 without writers; see `load_emnist`."""
+    """Return EMNIST, letters and digits 28x28x1 without writers.
+
+    Args:
+      path, variant: see `load_emnist`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(mnist_files.load_emnist(path, variant), **options)
 
 
@@ -75,36 +90,66 @@ def femnist(
     data_dir: str | None = None,
     **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
-    """Return FEMNIST, letters and digits 28x28x1 of about 3,400 writers; see `load_femnist`."""
+    """Return FEMNIST, letters and digits 28x28x1 of about 3,400 writers.
+
+    Args:
+      path, variant, data_dir: see `load_femnist`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(load_femnist(path, variant, data_dir), **options)
 
 
 def nist_writers(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
-    """Return MNIST's digits by writer, joined to QMNIST's labels; see `load_nist_writers`."""
+    """Return MNIST's digits by writer, joined to QMNIST's labels.
+
+    Args:
+      path: see `load_nist_writers`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(mnist_files.load_nist_writers(path), **options)
 
 
 def cifar10(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
-    """Return CIFAR-10, 60,000 images 32x32x3 in 10 classes; see `load_cifar10`."""
+    """Return CIFAR-10, 60,000 images 32x32x3 in 10 classes.
+
+    Args:
+      path: see `load_cifar10`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(cifar.load_cifar10(path), **options)
 
 
 def cifar100(
     path: str | None = None, labels: str = "fine", **options: Unpack[PartitionOptions]
 ) -> FederatedDataset:
-    """Return CIFAR-100, 60,000 images 32x32x3; naturally by superclass; see `load_cifar100`."""
+    """Return CIFAR-100, 60,000 images 32x32x3; naturally by superclass.
+
+    Args:
+      path, labels: see `load_cifar100`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(cifar.load_cifar100(path, labels), **options)
 
 
 def tiny_imagenet(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
-    """Return Tiny-ImageNet, 110,000 images 64x64x3 in 200 classes; see `load_tiny_imagenet`."""
+    """Return Tiny-ImageNet, 110,000 images 64x64x3 in 200 classes.
+
+    Args:
+      path: see `load_tiny_imagenet`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(tiny_imagenet_files.load_tiny_imagenet(path), **options)
 
 
 def shakespeare(
     path: str, length: int = 80, **options: Unpack[PartitionOptions]
 ) -> FederatedDataset:
-    """Return Shakespeare by role, to predict the next character; see `load_shakespeare`."""
+    """Return Shakespeare by role, to predict the next character.
+
+    Args:
+      path, length: see `load_shakespeare`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(shakespeare_files.load_shakespeare(path, length), **options)
 
 
@@ -114,12 +159,22 @@ def ag_news(
     vocabulary: int = 20_000,
     **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
-    """Return AG News, 127,600 news items in four topics, as words; see `load_ag_news`."""
+    """Return AG News, 127,600 news items in four topics, as words.
+
+    Args:
+      path, length, vocabulary: see `load_ag_news`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(ag_news_files.load_ag_news(path, length, vocabulary), **options)
 
 
 def uci_har(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
-    """Return UCI HAR, six activities of 30 people, signals [128, 9]; see `load_uci_har`."""
+    """Return UCI HAR, six activities of 30 people, signals [128, 9].
+
+    Args:
+      path: see `load_uci_har`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(uci_har_files.load_uci_har(path), **options)
 
 
@@ -130,7 +185,12 @@ def synthetic(
     iid: bool = False,
     **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
-    """Return FedProx's synthetic clients, drawn with the same seed; see `make_synthetic`."""
+    """Return FedProx's synthetic clients, drawn with the same seed.
+
+    Args:
+      model_alpha, beta, devices, iid: see `make_synthetic`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(
         make_synthetic(model_alpha, beta, devices, iid, options.get("seed", 0)), **options
     )
@@ -139,14 +199,24 @@ def synthetic(
 def leaf(
     path: str, shape: tuple[int, ...] | None = None, **options: Unpack[PartitionOptions]
 ) -> FederatedDataset:
-    """Return any dataset of numbers in LEAF's json format; see `load_leaf`."""
+    """Return any dataset of numbers in LEAF's json format.
+
+    Args:
+      path, shape: see `load_leaf`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(load_leaf(path, shape), **options)
 
 
 def npz(
     path: str, num_classes: int | None = None, **options: Unpack[PartitionOptions]
 ) -> FederatedDataset:
-    """Return your own arrays ``x``, ``y``, ``client`` in npz or npy files; see `load_npz`."""
+    """Return your own arrays ``x``, ``y``, ``client`` in npz or npy files.
+
+    Args:
+      path, num_classes: see `load_npz`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(load_npz(path, num_classes), **options)
 
 
@@ -157,5 +227,10 @@ def tables(
     split_column: str | None = None,
     **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
-    """Return your own tables in csv or parquet files; see `load_tables`."""
+    """Return your own tables in csv or parquet files.
+
+    Args:
+      path, label, client_column, split_column: see `load_tables`.
+      options: keyword arguments of `partition_examples`.
+    """
     return partition_examples(load_tables(path, label, client_column, split_column), **options)

@@ -65,13 +65,13 @@ def uniform(
 
     Args:
       dropout: probability that an invited client does not answer, in [0, 1].
-      over_selection: as many times the cohort's size are invited, >= 1; the first answers count.
+      over_selection: how many times the cohort's size is invited, >= 1; the first answers count.
         A client answers after a time proportional to its examples and its slowness.
       slowness: standard deviation σ of the logarithm of a client's time per step, ``σ (a + b) /
         √2`` with a standard normal of the client and one of the client's round.
-      deadline: steps that a client of median speed finishes in time, >= 1. The others stop after
-        ``deadline / time per step`` of them, at least one, and answer with what they have. None:
-        there is no deadline.
+      deadline: local steps that a client of median speed finishes in time, >= 1. A slower one
+        stops after ``deadline / time per step`` of them, at least one, and answers with what it
+        has. None: there is no deadline.
 
     Raises:
       ValueError: for a value out of range.
@@ -88,7 +88,10 @@ def weighted(
 ) -> Participation:
     """Invite clients without replacement, each draw in proportion to training examples.
 
-    The mean message is weighted by examples as well. Arguments as of `uniform`.
+    The mean message is weighted by examples as well.
+
+    Args:
+      dropout, over_selection, slowness, deadline: see `uniform`.
 
     References:
       Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006: the smallest of
@@ -148,8 +151,9 @@ def availability(
     """Invite uniformly among those clients that are available.
 
     Args:
-      low, high: a client's own probability to be available in a round is drawn once, uniformly
-        between them; ``0 <= low <= high <= 1``.
+      low: the least probability of a client to be available in a round, in [0, high]; each client
+        has its own, drawn once and uniformly between ``low`` and ``high``.
+      high: the greatest probability of a client to be available in a round, in [low, 1].
       period: rounds of a day: a client is never available in the half of it that is its night,
         which begins at a time of its own. None: there is no night.
       dropout, over_selection, slowness, deadline: see `uniform`.

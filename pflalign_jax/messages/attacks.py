@@ -17,7 +17,7 @@ def corrupted_clients(dataset: FederatedDataset, count: int, seed: int = 0) -> n
 
     Args:
       dataset: of K clients.
-      count: number of corrupted clients, in 0..K.
+      count: how many clients are corrupted, in 0..K.
       seed: of the draw, which does not depend on the order of clients.
 
     Returns:
@@ -50,12 +50,24 @@ def label_flip(dataset: FederatedDataset, corrupted: np.ndarray) -> FederatedDat
 
 
 def sign_flip(algorithm: Algorithm, corrupted: np.ndarray, factor: float = 1.0) -> Algorithm:
-    """Return the algorithm in which corrupted clients send ``-factor`` times their message."""
+    """Return the algorithm in which corrupted clients send ``-factor`` times their message.
+
+    Args:
+      algorithm: of honest clients.
+      corrupted: identities of clients.
+      factor: corrupted clients send their message times minus this.
+    """
     return attack(algorithm, corrupted, lambda m: optax.tree.scale(-factor, m))
 
 
 def scaled_update(algorithm: Algorithm, corrupted: np.ndarray, factor: float = 10.0) -> Algorithm:
-    """Return the algorithm in which corrupted clients send ``factor`` times their message."""
+    """Return the algorithm in which corrupted clients send ``factor`` times their message.
+
+    Args:
+      algorithm: of honest clients.
+      corrupted: identities of clients.
+      factor: corrupted clients send their message times this.
+    """
     return attack(algorithm, corrupted, lambda m: optax.tree.scale(factor, m))
 
 

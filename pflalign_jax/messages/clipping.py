@@ -13,7 +13,9 @@ from pflalign_jax.messages.transform import MessageTransform, dense, stateless
 def clip(max_norm: float) -> MessageTransform:
     """Return a transform that scales a message down to a Euclidean norm of at most ``max_norm``.
 
-    The norm is over all coordinates together.
+    Args:
+      max_norm: Euclidean norm, > 0, that clients scale their messages down to; the norm is over
+        all coordinates together.
 
     Raises:
       ValueError: unless ``max_norm`` is finite and > 0.
@@ -46,7 +48,8 @@ def gaussian_noise(std: float) -> MessageTransform:
     before is dense again.
 
     Args:
-      std: standard deviation >= 0, in the units of the message.
+      std: standard deviation >= 0 of Gaussian noise that clients add to every coordinate of what
+        they send, after clipping, in the units of the message (local differential privacy).
     """
     if not 0 <= std < math.inf:
         raise ValueError(f"gaussian_noise: std={std!r} is not allowed; it must be finite and >= 0")

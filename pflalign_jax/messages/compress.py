@@ -23,8 +23,9 @@ def top_k(fraction: float, error_feedback: bool = False) -> MessageTransform:
     the message together.
 
     Args:
-      fraction: part of the coordinates that is sent, in (0, 1].
-      error_feedback: see `with_error_feedback`; without it most coordinates may never be sent.
+      fraction: share of coordinates that is sent, in (0, 1].
+      error_feedback: True: clients keep what compression left out and add it to their next
+        message (`with_error_feedback`); without it most coordinates may never be sent.
 
     References:
       Stich et al., "Sparsified SGD with Memory", arXiv:1809.07599.
@@ -59,7 +60,8 @@ def int8(error_feedback: bool = False) -> MessageTransform:
     ``s = max|x| / 127``; the expected value of these integers is ``x / s``.
 
     Args:
-      error_feedback: see `with_error_feedback`.
+      error_feedback: True: clients keep what rounding took away and add it to their next message
+        (`with_error_feedback`).
 
     References:
       Alistarh et al., "QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding",
@@ -99,8 +101,9 @@ def low_rank(rank: int, error_feedback: bool = False, iterations: int = 2) -> Me
     are sent unchanged.
 
     Args:
-      rank: r >= 1.
-      error_feedback: see `with_error_feedback`.
+      rank: r >= 1, rank of the factors that are sent.
+      error_feedback: True: clients keep what compression left out and add it to their next
+        message (`with_error_feedback`).
       iterations: steps of the power method; more come closer to the best approximation.
 
     References:

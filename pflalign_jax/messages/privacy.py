@@ -38,8 +38,10 @@ def private_mean(
 
     Args:
       algorithm: any whose server takes a mean.
-      clip_norm: C > 0.
-      noise_multiplier: z >= 0; 0 only clips.
+      clip_norm: C > 0, Euclidean norm that every message is scaled down to for a differentially
+        private mean.
+      noise_multiplier: z >= 0: the noise on the sum of messages has the standard deviation
+        ``z C``; 0 only clips.
       cohort_size: clients per round that are expected to answer.
       seed: of the noise.
 

@@ -83,6 +83,9 @@ def norm_bound(max_norm: float) -> Rule:
 
     It bounds the influence of every client, and does not need all messages on one device.
 
+    Args:
+      max_norm: Euclidean norm, > 0, that the server scales every message down to.
+
     References:
       Sun et al., "Can You Really Backdoor Federated Learning?", arXiv:1911.07963, section 4.
     """

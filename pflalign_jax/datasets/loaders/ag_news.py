@@ -42,9 +42,10 @@ def load_ag_news(path: str | None = None, length: int = 64, vocabulary: int = 20
 
     Args:
       path: directory with ``train.csv`` and ``test.csv``, rows of class 1..4, title, description;
-        None: `fetch`.
-      length: words per example, >= 1.
-      vocabulary: number of tokens with padding and "any other", >= 3; the same as the model's.
+        None: ``~/.cache/pflalign_jax/data/ag_news``, downloaded if it is not there.
+      length: words per example, >= 1; longer items are cut, shorter ones padded.
+      vocabulary: tokens in all: the most frequent words of the training set, one for any other
+        word and one for padding; >= 3, and as many as the model's.
 
     Raises:
       DatasetError: naming the argument, or the file and its line.

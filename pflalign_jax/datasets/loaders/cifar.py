@@ -68,7 +68,8 @@ def load_cifar10(path: str | None = None) -> Examples:
 
     Args:
       path: ``cifar-10-binary.tar.gz``, a directory with it, or the unpacked
-        ``cifar-10-batches-bin`` or the directory above it; None: `fetch`.
+        ``cifar-10-batches-bin`` or the directory above it; None:
+        ``~/.cache/pflalign_jax/data/cifar10``, downloaded if it is not there.
 
     Raises:
       DatasetError: naming the file that is missing or damaged.
@@ -83,8 +84,10 @@ def load_cifar100(path: str | None = None, labels: str = "fine") -> Examples:
 
     Args:
       path: ``cifar-100-binary.tar.gz``, a directory with it, or the unpacked ``cifar-100-binary``
-        or the directory above it; None: `fetch`.
-      labels: ``"fine"`` (100), or ``"coarse"`` (20); with these, examples have no owner.
+        or the directory above it; None: ``~/.cache/pflalign_jax/data/cifar100``, downloaded if it
+        is not there.
+      labels: ``"fine"``, 100 classes whose natural owners are the 20 superclasses, or ``"coarse"``,
+        the 20 superclasses, without owners.
 
     Raises:
       DatasetError: naming the argument, or the file that is missing or damaged.

@@ -22,8 +22,9 @@ def load_femnist(
     Args:
       path: a directory or file in LEAF's, TFF's or the npz format; None: the dataset that TFDS has
         prepared in ``data_dir``, which is downloaded and prepared if it is not there.
-      variant: ``"all"`` (62 classes) or ``"digits"`` (10).
-      data_dir: of TFDS; None: ``$TFDS_DATA_DIR``, or ``~/tensorflow_datasets``.
+      variant: ``"all"``, digits and letters, 62 classes, or ``"digits"``, 10 classes.
+      data_dir: where TFDS keeps what it has prepared; None: ``$TFDS_DATA_DIR``, or
+        ``~/tensorflow_datasets``.
 
     Raises:
       DatasetError: naming the argument, the file, or all that was tried.

@@ -130,7 +130,8 @@ def load_mnist(path: str | None = None) -> Examples:
 
     Args:
       path: directory with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same for
-        ``t10k``, each with or without ``.gz``; None: `fetch`.
+        ``t10k``, each with or without ``.gz``; None: ``~/.cache/pflalign_jax/data/mnist``,
+        downloaded if it is not there.
 
     Raises:
       DatasetError: naming the file that is missing or damaged.
@@ -139,7 +140,16 @@ def load_mnist(path: str | None = None) -> Examples:
 
 
 def load_fashion_mnist(path: str | None = None) -> Examples:
-    """Read Fashion-MNIST, as `load_mnist`; None: `DEBIAN_DIRECTORY` if it exists, else `fetch`."""
+    """Read Fashion-MNIST, in MNIST's format.
+
+    Args:
+      path: directory with the four files of MNIST's names, each with or without ``.gz``; None:
+        ``/usr/share/datasets/fashion-mnist`` (Debian's package) if it exists, else
+        ``~/.cache/pflalign_jax/data/fashion_mnist``, downloaded if it is not there.
+
+    Raises:
+      DatasetError: naming the file that is missing or damaged.
+    """
     if path is not None:
         return _load_four_files(FASHION, pathlib.Path(path))
     directory = DEBIAN_DIRECTORY if DEBIAN_DIRECTORY.is_dir() else fetch(FASHION)
@@ -151,8 +161,10 @@ def load_emnist(path: str | None = None, variant: str = "balanced") -> Examples:
 
     Args:
       path: ``gzip.zip``, or a directory with it or with the files of the variant
-        (``emnist-balanced-train-images-idx3-ubyte``, ..., with or without ``.gz``); None: `fetch`.
-      variant: one of `EMNIST_VARIANTS`; letters' labels 1..26 become 0..25.
+        (``emnist-balanced-train-images-idx3-ubyte``, ..., with or without ``.gz``);
+        None: ``~/.cache/pflalign_jax/data/emnist``, downloaded if it is not there.
+      variant: ``"balanced"``, ``"byclass"``, ``"bymerge"``, ``"digits"``, ``"letters"`` (whose
+        labels 1..26 become 0..25) or ``"mnist"``.
 
     Raises:
       DatasetError: naming the variant, or the file that is missing or damaged.
@@ -189,7 +201,8 @@ def load_nist_writers(path: str | None = None) -> Examples:
 
     Args:
       path: directory with MNIST's four files and ``qmnist-train-labels-idx2-int`` and
-        ``qmnist-test-labels-idx2-int``, each with or without ``.gz``; None: `fetch`.
+        ``qmnist-test-labels-idx2-int``, each with or without ``.gz``; None:
+        ``~/.cache/pflalign_jax/data/nist_writers``, downloaded if it is not there.
 
     Raises:
       DatasetError: naming the file that is missing or damaged, or if classes disagree with MNIST's.

@@ -60,7 +60,7 @@ def load_shakespeare(path: str, length: int = 80) -> Examples:
     Args:
       path: a LEAF folder (``train/*.json``, ``test/*.json``, examples of 80 characters and the
         next one); a directory with TFF's ``shakespeare_train.h5`` and ``shakespeare_test.h5``, or
-        its archive; npz files with ``x`` and ``y`` of tokens (see `load_npz`); a text file or a
+        its archive; npz files with ``x``, ``y`` of tokens and ``client``; a text file or a
         folder of ``*.txt``, one play each, where a line with a name in capitals begins a speech.
         LEAF's windows overlap and its split is random, so its test text also occurs in training.
       length: characters per example; LEAF's files have 80, whatever this says.

@@ -19,10 +19,10 @@ def make_synthetic(
     α and β are variances, as in the paper; its authors' code takes them for standard deviations.
 
     Args:
-      model_alpha: ``α`` >= 0: how much models differ.
-      beta: ``β`` >= 0: how much features differ.
+      model_alpha: ``α`` >= 0, how much the clients' true models differ.
+      beta: ``β`` >= 0, how much the clients' features differ.
       devices: number of natural owners.
-      iid: one model N(0, 1) and features N(0, Σ) for all clients.
+      iid: True for one model N(0, 1) and features N(0, Σ) for all clients.
       seed: client k draws from ``default_rng([seed, k, 1])``, independent of the other clients.
 
     Raises:

@@ -32,9 +32,9 @@ def load_tables(
       path: a folder with one ``.csv`` or ``.parquet`` file per client, whose name is the client's,
         or one file with a column of clients. Columns may be in any order; features take that of
         the first file.
-      label: the column of labels, integers or strings.
-      client_column: in a single file, the column of clients.
-      split_column: a column of ``train``, ``validation`` and ``test``; None: there is none.
+      label: name of the column of labels, integers or strings.
+      client_column: name of the column of clients, in a single file.
+      split_column: name of a column of ``train``, ``validation`` and ``test``; None: there is none.
 
     Raises:
       DatasetError: naming the file, the row and the column, the value and what to do.

@@ -24,7 +24,7 @@ def load_tiny_imagenet(path: str | None = None) -> Examples:
 
     Args:
       path: the unpacked folder ``tiny-imagenet-200``, with ``wnids.txt``, ``train/`` and ``val/``;
-        None: that folder in `data_directory`.
+        None: ``~/.cache/pflalign_jax/data/tiny_imagenet/tiny-imagenet-200``.
 
     Raises:
       DatasetError: naming the file or folder that is missing or damaged.

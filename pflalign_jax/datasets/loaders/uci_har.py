@@ -52,7 +52,8 @@ def load_uci_har(path: str | None = None) -> Examples:
 
     Args:
       path: the zip file (also one with another zip file in it), the folder ``UCI HAR Dataset``, or
-        the directory above it; None: `fetch`.
+        the directory above it; None: ``~/.cache/pflalign_jax/data/uci_har``, downloaded
+        if it is not there.
 
     Raises:
       DatasetError: naming the file that is missing or damaged.

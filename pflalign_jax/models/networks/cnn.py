@@ -41,14 +41,7 @@ class ConvPool(nn.Module):
 class CNN(nn.Module):
     """conv5x5-32, pool, conv5x5-64, pool, dense 512, dense ``num_classes``; ReLU, no padding.
 
-    582,026 parameters for 28x28x1 images and 10 classes.
-
-    Attributes:
-      num_classes: width of the last layer.
-      conv: ``"patches"`` (fast inside loops on a CPU) or ``"lax"``; the same parameters and
-        outputs.
-      features: channels of the two convolutions.
-      dense: width of the dense layer before the last.
+    582,026 parameters for 28x28x1 images and 10 classes. Attributes: as of `cnn`.
     """
 
     num_classes: int
@@ -81,6 +74,13 @@ def cnn(
     The layer sizes follow PFLlib's FedAvgCNN, a variant without padding of the network in
     McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
     AISTATS 2017.
+
+    Args:
+      num_classes: width of the last layer.
+      conv: how convolutions are computed: ``"patches"`` (fast inside loops on a CPU) or ``"lax"``
+        (for accelerators); the same parameters and outputs.
+      features: channels of the two convolutions.
+      dense: width of the dense layer before the last.
 
     Raises:
       ValueError: for an unknown ``conv``.

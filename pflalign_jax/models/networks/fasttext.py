@@ -12,13 +12,7 @@ class FastText(nn.Module):
 
     Unigrams only: no n-grams of words or characters, and no hashing. 1,280,260 parameters for
     20,000 words and 4 classes. The gradient of the embeddings is dense, ``[vocabulary, width]``,
-    also for a batch of few words.
-
-    Attributes:
-      num_classes: width of the last layer.
-      vocabulary: number of tokens. 0 is padding and is never learnt; a token of ``vocabulary`` or
-        above turns its example's logits into NaN.
-      width: width of the embeddings.
+    also for a batch of few words. Attributes: as of `fasttext`.
     """
 
     num_classes: int
@@ -39,7 +33,13 @@ class FastText(nn.Module):
 
 
 def fasttext(num_classes: int, vocabulary: int = 20000, width: int = 64) -> Model:
-    """Return a bag-of-words classifier; see `FastText`.
+    """Return a bag-of-words classifier.
+
+    Args:
+      num_classes: width of the last layer.
+      vocabulary: number of tokens, as many as the dataset's; 0 is padding and never learnt, a
+        token of ``vocabulary`` or above turns its example's logits into NaN.
+      width: width of the embeddings.
 
     Raises:
       ValueError: if ``vocabulary`` is below 2 (padding and a word) or another size below 1.

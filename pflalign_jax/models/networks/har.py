@@ -36,13 +36,8 @@ class ConvPool1D(nn.Module):
 class HARCNN(nn.Module):
     """Two convolutions over time with pooling, a dense layer, dense ``num_classes``; ReLU.
 
-    256,070 parameters for windows of 128 steps and 9 channels, and 6 classes.
-
-    Attributes:
-      num_classes: width of the last layer.
-      channels: channels of both convolutions.
-      kernel: size of both convolutions, in time steps.
-      dense: width of the dense layer before the last.
+    256,070 parameters for windows of 128 steps and 9 channels, and 6 classes. Attributes: as of
+    `har_cnn`.
     """
 
     num_classes: int
@@ -69,11 +64,17 @@ class HARCNN(nn.Module):
 
 
 def har_cnn(num_classes: int, channels: int = 64, kernel: int = 9, dense: int = 128) -> Model:
-    """Return a network for windows of inertial signals, e.g. ``[B, 128, 9]``; see `HARCNN`.
+    """Return a network for windows of inertial signals, e.g. ``[B, 128, 9]``.
 
     It has the form of PFLlib's HARCNN: two convolutions of size 9 without padding, each with
     pooling by 2, so that 64 x 26 features go into the dense layers. The widths are ours; PFLlib has
     32 and 64 channels, then dense layers of 1,024 and 512.
+
+    Args:
+      num_classes: width of the last layer.
+      channels: channels of both convolutions.
+      kernel: size of both convolutions, in time steps.
+      dense: width of the dense layer before the last.
 
     Raises:
       ValueError: if a size is below 1; and, from the model's ``init``, for windows too short.

@@ -37,14 +37,7 @@ class LSTMLayer(nn.Module):
 class LSTM(nn.Module):
     """Embeddings of characters, layers of long short-term memory, dense ``num_classes``.
 
-    820,522 parameters for 90 characters.
-
-    Attributes:
-      num_classes: size of the alphabet, of inputs and outputs; a token that is not below it turns
-        its example's logits into NaN.
-      embedding: width of the embeddings.
-      hidden: width of every layer's states.
-      layers: number of layers.
+    820,522 parameters for 90 characters. Attributes: as of `lstm`.
     """
 
     num_classes: int
@@ -127,11 +120,18 @@ _recurrence.defvjp(_recurrence_forward, _recurrence_backward)
 
 
 def lstm(num_classes: int, embedding: int = 8, hidden: int = 256, layers: int = 2) -> Model:
-    """Return the FedAvg paper's character model; see `LSTM`.
+    """Return the FedAvg paper's character model.
 
     It predicts after every character, as in the paper; LEAF's version of the model predicts after
     the last one only. Gradients and derivatives of gradients work; `jax.jvp` of the model itself
     does not.
+
+    Args:
+      num_classes: size of the alphabet, of inputs and outputs; a token that is not below it turns
+        its example's logits into NaN.
+      embedding: width of the embeddings.
+      hidden: width of every layer's states.
+      layers: number of recurrent layers.
 
     Raises:
       ValueError: if a size is below 1.

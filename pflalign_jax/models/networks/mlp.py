@@ -9,12 +9,7 @@ from pflalign_jax.models.base import Model, from_flax
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them; features are flattened.
-
-    Attributes:
-      num_classes: width of the last layer.
-      hidden: widths of the layers before it; empty is logistic regression.
-    """
+    """Dense layers with ReLU between them; features are flattened. Attributes: as of `mlp`."""
 
     num_classes: int
     hidden: Sequence[int] = (200,)
@@ -29,10 +24,19 @@ class MLP(nn.Module):
 
 
 def mlp(num_classes: int, hidden: Sequence[int] = (200,)) -> Model:
-    """Return a multilayer perceptron with ReLU; see `MLP`."""
+    """Return a multilayer perceptron with ReLU.
+
+    Args:
+      num_classes: width of the last layer.
+      hidden: widths of the layers before the last, e.g. ``(200,)``; empty is logistic regression.
+    """
     return from_flax(MLP(num_classes, tuple(hidden)), head=f"Dense_{len(hidden)}")
 
 
 def logistic(num_classes: int) -> Model:
-    """Return multinomial logistic regression."""
+    """Return multinomial logistic regression.
+
+    Args:
+      num_classes: number of labels.
+    """
     return mlp(num_classes, hidden=())

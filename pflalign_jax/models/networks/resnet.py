@@ -60,14 +60,8 @@ class ResNet(nn.Module):
     The layers ``GroupNorm_*`` or ``BatchNorm_*`` have all parameters of normalisation, and the last
     layer is ``Dense_0``: some algorithms choose parameters by these names.
 
-    Attributes:
-      num_classes: width of the last layer.
-      depth: 18 (two blocks a stage) or 10 (one).
-      width: channels of the first stage; the stages have 1, 2, 4 and 8 times as many.
-      norm: ``"group"`` or ``"batch"`` (see `BatchNorm`). The number of groups is the largest that
-        divides the channels, is at most 32, and leaves four channels or more to a group.
-      conv: ``"patches"`` (fast inside loops on a CPU, but keeps nine copies of a layer's input
-        for the backward pass) or ``"lax"`` (for accelerators); the same parameters and outputs.
+    The number of groups of group normalisation is the largest that divides the channels, is at most
+    32, and leaves four channels or more to a group. Attributes: as of `resnet`.
     """
 
     num_classes: int
@@ -133,6 +127,15 @@ def resnet(
     training too. With ``norm="batch"`` the model has a ``train_apply`` that normalises with the
     batch's real examples; its running statistics are parameters and follow the batches by gradient
     descent. `BatchNorm` says what that means for local optimisers and for averaging.
+
+    Args:
+      num_classes: width of the last layer.
+      depth: number of layers: 18 (two blocks a stage) or 10 (one).
+      width: channels of the first stage; the stages have 1, 2, 4 and 8 times as many.
+      norm: normalisation: ``"group"``, or ``"batch"``, whose running statistics are parameters.
+      conv: how convolutions are computed: ``"patches"`` (fast inside loops on a CPU, but keeps
+        nine copies of a layer's input for the backward pass) or ``"lax"`` (for accelerators); the
+        same parameters and outputs.
 
     Raises:
       ValueError: for an unknown ``depth``, ``norm`` or ``conv``, or ``width`` below 1.

@@ -25,11 +25,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Token and position embeddings, blocks, layer norm, dense ``num_classes``.
 
-    Attributes:
-      num_classes: size of the vocabulary, of inputs and outputs.
-      width: width of the embeddings.
-      layers: number of blocks.
-      heads: number of attention heads; it must divide ``width``.
+    Attributes: as of `transformer`.
     """
 
     num_classes: int
@@ -49,7 +45,13 @@ class Transformer(nn.Module):
 
 
 def transformer(num_classes: int, width: int = 128, layers: int = 2, heads: int = 4) -> Model:
-    """Return a causal transformer; see `Transformer`. It has no dropout.
+    """Return a causal transformer, without dropout.
+
+    Args:
+      num_classes: size of the vocabulary, of inputs and outputs.
+      width: width of the embeddings.
+      layers: number of blocks.
+      heads: number of attention heads; it must divide ``width``.
 
     Raises:
       ValueError: if ``heads`` does not divide ``width``.

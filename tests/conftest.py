@@ -1,5 +1,8 @@
 """Tests run on 8 simulated CPU devices, under strict rank promotion, warnings as errors."""
 
+import ctypes
+import gc
+
 import jax
 import pytest
 
@@ -27,3 +30,15 @@ def compilation_cache(tmp_path_factory):
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
         yield
     jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_programs():
+    """Let a module's compiled programs go; a worker that keeps those of all takes 4 GB."""
+    yield
+    jax.clear_caches()
+    gc.collect()  # programs that circular references still hold
+    # Linux's C library keeps what is freed for later, three quarters of it here, unless told so.
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

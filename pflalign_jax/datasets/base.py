@@ -5,7 +5,7 @@ Shape letters used everywhere: ``K`` clients, ``C`` cohort, ``D`` devices, ``N``
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -119,6 +119,8 @@ class FederatedDataset(NamedTuple):
       shift: how the clients' features differ; None: they do not.
       new_clients: clients that never train, over the same ``x`` and ``y``; None: there are none.
       notes: what a user should know about how the data were read and partitioned.
+      options: keyword arguments of `partition_examples` that made it, with what every None stood
+        for; None for a dataset that was made otherwise.
     """
 
     name: str
@@ -133,6 +135,7 @@ class FederatedDataset(NamedTuple):
     shift: FeatureShift | None = None
     new_clients: "FederatedDataset | None" = None
     notes: tuple[str, ...] = ()
+    options: Mapping[str, Any] | None = None
 
     @property
     def num_clients(self) -> int:

@@ -171,36 +171,111 @@ def partition_examples(
     Raises:
       DatasetError: naming the argument, its value and what to do.
     """
+    # All arguments by their names, so that none is listed again on its way through this file.
+    options: dict[str, Any] = {k: v for k, v in locals().items() if k != "examples"}
     examples = _subsample(examples, fraction, seed)
-    if num_new_clients < 0:
-        raise DatasetError(f"num_new_clients={num_new_clients} is not allowed; it must be >= 0")
-    if partition_file is not None:
-        groups = read_partition(partition_file, examples)
+    if partition_file is None:
+        options = with_defaults(options, examples)
+        groups, examples = _divide(examples, options)
     else:
-        if partition is None:
-            partition = "dirichlet" if examples.owner is None else "natural"
-        arguments = {"alpha": alpha, "classes_per_client": classes_per_client,
-                     "shards_per_client": shards_per_client, "sigma": sigma,
-                     "exponent": exponent, "min_examples": min_examples}  # fmt: skip
-        names, parts, notes = _partition(
-            examples, partition, arguments, num_clients, num_new_clients, seed
+        groups = read_partition(partition_file, examples)
+    return _assemble(examples, groups, options)
+
+
+def with_defaults(options: Mapping[str, Any], examples: Examples) -> dict[str, Any]:
+    """Return keyword arguments of `partition_examples` with the values that None stands for.
+
+    The number of natural owners stays None: it is known when they have been counted.
+
+    Raises:
+      DatasetError: for an unknown partition, or an argument that does not go with it.
+    """
+    decided = dict(options)
+    if decided["partition"] is None:
+        decided["partition"] = "dirichlet" if examples.owner is None else "natural"
+    if decided["num_clients"] is None and decided["partition"] != "natural":
+        decided["num_clients"] = DEFAULT_NUM_CLIENTS
+    if decided["split_by"] is None:
+        decided["split_by"] = "stratified" if examples.y.ndim == 1 else "temporal"
+    return decided | partition_arguments(decided["partition"], decided)
+
+
+def partition_arguments(partition: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a partition's own arguments, with its defaults for those that are None or not given.
+
+    Args:
+      partition: one of `PARTITIONS`.
+      given: arguments of `partition_examples`, of any partition and others.
+
+    Raises:
+      DatasetError: for an unknown partition, or an argument of another partition that is given.
+    """
+    if partition not in PARTITIONS:
+        close = difflib.get_close_matches(str(partition), PARTITIONS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise DatasetError(
+            f"partition={partition!r} is unknown; {hint}Choose from {tuple(PARTITIONS)}"
         )
-        examples = examples._replace(notes=(*examples.notes, *notes))
-        # A source's own split is kept for its natural owners only. A partition mixes the source's
-        # train and test examples in every client, as PFLlib does.
-        given = examples.split if partition == "natural" and source_split else None
-        splits = _split(
-            examples.y, parts, given, validation_fraction, test_fraction, validation_count,
-            test_count, split_by, seed,
-        )  # fmt: skip
-        groups = _hold_out(names, splits, num_new_clients, seed)
-    dataset = assemble(examples, groups, seed, normalise=normalise, mean=mean, std=std,
-                       feature_shift=feature_shift, strength=feature_shift_strength,
-                       label_shift=label_shift, shift_groups=shift_groups)  # fmt: skip
+    # An argument that does nothing is an error: the user would believe that it counts.
+    defaults = PARTITIONS[partition].defaults
+    of_partitions = {name for partitioner in PARTITIONS.values() for name in partitioner.defaults}
+    # min_examples is checked after the fact where a partition does not guarantee it.
+    for name in sorted(of_partitions - {*defaults, "min_examples"}):
+        if given.get(name) is not None:
+            takes = f"takes {', '.join(defaults)}" if defaults else "takes none of these arguments"
+            raise DatasetError(
+                f"{name}={given[name]} does not go with partition={partition!r}, which {takes}"
+            )
+    # In the order of `defaults`, in which the partition's function takes them.
+    return {k: default if given.get(k) is None else given[k] for k, default in defaults.items()}
+
+
+def _divide(examples: Examples, options: Mapping[str, Any]) -> tuple[list[Group], Examples]:
+    """Return the clients that train and the new ones, and the examples with notes on owners."""
+    num_new = options["num_new_clients"]
+    if num_new < 0:
+        raise DatasetError(f"num_new_clients={num_new} is not allowed; it must be >= 0")
+    names, parts, notes = _partition(examples, options)
+    examples = examples._replace(notes=(*examples.notes, *notes))
+    groups = _hold_out(names, _split(examples, parts, options), num_new, options["seed"])
+    return groups, examples
+
+
+def _partition(
+    examples: Examples, options: Mapping[str, Any]
+) -> tuple[np.ndarray, list[np.ndarray], list[str]]:
+    """Return the names of all clients, with new ones, their index arrays, and notes."""
+    partition, seed = options["partition"], options["seed"]
+    count = options["num_clients"]
+    if count is not None:
+        count += options["num_new_clients"]
+    if partition == "natural":
+        return _natural_owners(examples, count, options["min_examples"], seed)
+    arguments = partition_arguments(partition, options)
+    # Label skew of a sequence goes by the label at its first position.
+    labels = examples.y if examples.y.ndim == 1 else examples.y[:, 0]
+    parts = PARTITIONS[partition].function(labels, count, *arguments.values(), seed)
+    _refuse_small(parts, options["min_examples"], partition)
+    return np.arange(count).astype(str), parts, []
+
+
+def _assemble(
+    examples: Examples, groups: Sequence[Group], options: Mapping[str, Any]
+) -> FederatedDataset:
+    """Return the dataset of the groups, which says with what options it was made."""
+    names = ("normalise", "mean", "std", "feature_shift", "label_shift", "shift_groups")
+    dataset = assemble(
+        examples,
+        groups,
+        options["seed"],
+        strength=options["feature_shift_strength"],
+        **{name: options[name] for name in names},
+    )
+    if options["partition_file"] is None:
+        return dataset._replace(options={**options, "num_clients": dataset.num_clients})
     # At the end, because the hash in the file includes labels after their shift.
-    if partition_file is not None:
-        refuse_other_data(partition_file, dataset)
-    return dataset
+    refuse_other_data(options["partition_file"], dataset)
+    return dataset._replace(options=dict(options))
 
 
 def _subsample(examples: Examples, fraction: float, seed: int) -> Examples:
@@ -218,48 +293,6 @@ def _subsample(examples: Examples, fraction: float, seed: int) -> Examples:
         owner=None if examples.owner is None else examples.owner[kept],
         split=None if examples.split is None else examples.split[kept],
     )
-
-
-def _partition(
-    examples: Examples,
-    partition: str,
-    given: Mapping[str, Any],
-    num_clients: int | None,
-    num_new_clients: int,
-    seed: int,
-) -> tuple[np.ndarray, list[np.ndarray], list[str]]:
-    """Return the names of all clients, with new ones, their index arrays, and notes."""
-    arguments = _arguments(partition, given)
-    if partition == "natural":
-        count = None if num_clients is None else num_clients + num_new_clients
-        return _natural_owners(examples, count, arguments["min_examples"], seed)
-    count = (DEFAULT_NUM_CLIENTS if num_clients is None else num_clients) + num_new_clients
-    # Label skew of a sequence goes by the label at its first position.
-    labels = examples.y if examples.y.ndim == 1 else examples.y[:, 0]
-    parts = PARTITIONS[partition].function(labels, count, *arguments.values(), seed)
-    _refuse_small(parts, given["min_examples"], partition)
-    return np.arange(count).astype(str), parts, []
-
-
-def _arguments(partition: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the partition's own arguments in order; raise an error for those of others."""
-    if partition not in PARTITIONS:
-        close = difflib.get_close_matches(str(partition), PARTITIONS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise DatasetError(
-            f"partition={partition!r} is unknown; {hint}Choose from {tuple(PARTITIONS)}"
-        )
-    # An argument that does nothing is an error: the user would believe that it counts.
-    defaults = PARTITIONS[partition].defaults
-    for name, value in given.items():
-        # min_examples is checked after the fact where a partition does not guarantee it.
-        if value is not None and name not in (*defaults, "min_examples"):
-            takes = f"takes {', '.join(defaults)}" if defaults else "takes none of these arguments"
-            raise DatasetError(
-                f"{name}={value} does not go with partition={partition!r}, which {takes}"
-            )
-    # In the order of `defaults`, in which the partition's function takes them.
-    return {k: default if given[k] is None else given[k] for k, default in defaults.items()}
 
 
 def _refuse_small(parts: Sequence[np.ndarray], min_examples: int | None, partition: str) -> None:
@@ -314,32 +347,33 @@ def _natural_owners(
 
 
 def _split(
-    labels: np.ndarray,
-    parts: Sequence[np.ndarray],
-    given: np.ndarray | None,
-    validation_fraction: float,
-    test_fraction: float,
-    validation_count: int | None,
-    test_count: int | None,
-    split_by: str | None,
-    seed: int,
+    examples: Examples, parts: Sequence[np.ndarray], options: Mapping[str, Any]
 ) -> dict[str, list[np.ndarray]]:
-    """Split every client's examples, or keep the split ``given`` by the source.
+    """Split every client's examples, or keep the source's own split.
 
     Returns:
       ``{"train", "validation", "test"}`` to K index arrays.
     """
-    if split_by is None:
-        split_by = "stratified" if labels.ndim == 1 else "temporal"
+    # A source's own split is kept for its natural owners only. A partition mixes the source's
+    # train and test examples in every client, as PFLlib does.
+    keep = options["partition"] == "natural" and options["source_split"]
+    given = examples.split if keep else None
     split = functools.partial(
-        split_clients, seed=seed, by=split_by, labels=labels, validation_count=validation_count
+        split_clients,
+        validation_fraction=options["validation_fraction"],
+        seed=options["seed"],
+        by=options["split_by"],
+        labels=examples.y,
+        validation_count=options["validation_count"],
     )
     if given is None:
-        return split(parts, validation_fraction, test_fraction, test_count=test_count)
+        return split(
+            parts, test_fraction=options["test_fraction"], test_count=options["test_count"]
+        )
     splits = {name: [part[given[part] == name] for part in parts] for name in SPLITS}
     if not any(map(len, splits["validation"])):
         # Most sources have train and test only: validation is taken from their training examples.
-        inner = split(splits["train"], validation_fraction, 0.0)
+        inner = split(splits["train"], test_fraction=0.0)
         splits.update(train=inner["train"], validation=inner["validation"])
     return splits
 

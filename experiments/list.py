@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pflalign_jax import algorithms, datasets
 from pflalign_jax.cli.command import FlagError, run_command
 from pflalign_jax.runs import message_config as messages
-from pflalign_jax.runs.config import FACTORIES
 from pflalign_jax.runs.config_checks import nearest
+from pflalign_jax.runs.explain import message_text
+from pflalign_jax.runs.factories import FACTORIES
 
 
 def line(function: Callable) -> str:
@@ -19,7 +20,6 @@ def line(function: Callable) -> str:
     module = inspect.getmodule(function)
     own = module is not None and module.__name__ == f"{algorithms.__name__}.{function.__name__}"
     text = (inspect.getdoc(module if own else function) or "").split("\n\n")[0].replace("\n", " ")
-    text = re.sub(r"; (``path`` )?see `\w+`", "", text)
     return re.sub(r"^(Return|Give) (\w)", lambda m: m[2].upper(), text).replace("`", "")
 
 
@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "messages": (
         "messages.FIELD",
-        {name: text for name, (_, text) in messages.FIELDS.items()},
+        {name: message_text(name) for name in messages.FIELDS},
     ),
 }
 """Kind to the field that names one, and ``{name: one line}``."""

@@ -36,11 +36,12 @@ from pflalign_jax.cli.flags import (
 from pflalign_jax.cli.loggers import LOGS, check_loggers, log_to
 from pflalign_jax.runs import config as vocabulary
 from pflalign_jax.runs import files, run
+from pflalign_jax.runs.explain import overview
 from pflalign_jax.runs.loop import RunPlan
 from pflalign_jax.runs.processes import is_first_process
 from pflalign_jax.runs.signals import asked_to_stop
 
-__doc__ += vocabulary.explain()
+__doc__ += overview()
 
 _LOG = flags.DEFINE_list("log", [], f"Where metrics go besides metrics.jsonl: {', '.join(LOGS)}.")
 _DISTRIBUTED = flags.DEFINE_bool(

@@ -1,6 +1,9 @@
 """pFLAlign-JAX: gradient alignment for personalised federated learning."""
 
-from pflalign_jax import algorithms, datasets, diagnostics, federated, messages, models, runs
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pflalign_jax import algorithms, datasets, diagnostics, federated, messages, models
 from pflalign_jax.align import (
     AlignState,
     align_transform,
@@ -19,8 +22,11 @@ from pflalign_jax.federated import (
     summarise,
 )
 from pflalign_jax.models import Model
-from pflalign_jax.runs import Run, RunError
-from pflalign_jax.runs import load as load_run
+
+if TYPE_CHECKING:
+    from pflalign_jax import runs
+    from pflalign_jax.runs import Run, RunError
+    from pflalign_jax.runs import load as load_run
 
 __version__ = "0.1.0"
 
@@ -50,3 +56,20 @@ __all__ = [
     "runs",
     "summarise",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return `runs`, or what it has for the root, imported when it is first asked for.
+
+    Configs and checkpoints need packages that take half as long as JAX to start. Who trains in a
+    loop of their own does not wait for them.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    runs = importlib.import_module(f"{__name__}.runs")
+    return {"runs": runs, "load_run": runs.load}.get(name) or getattr(runs, name)
+
+
+def __dir__() -> list[str]:
+    """Return all public names, also of what is not imported yet."""
+    return __all__

@@ -13,6 +13,7 @@ SLOW = (
     "pandas",
     "pyarrow",
     "flax",
+    "ml_collections",
     "PIL",
     "pooch",
 )
@@ -32,3 +33,7 @@ def test_import_waits_for_no_slow_package():
 
 def test_networks_are_imported_when_asked_for():
     assert loaded_after("import pflalign_jax as pfl; pfl.models.cnn(10)") == "['flax']"
+
+
+def test_runs_are_imported_when_asked_for():
+    assert "ml_collections" in loaded_after("import pflalign_jax as pfl; pfl.load_run, pfl.runs")

@@ -17,6 +17,7 @@ Writes leaderboard.md, leaderboard.csv, leaderboard.png, and every trial's files
 of a shorter search in search/).
 """
 
+import functools
 import pathlib
 import sys
 
@@ -86,4 +87,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, parse_config_flags)
+    run_command(main, functools.partial(parse_config_flags, comparison=True))

@@ -12,6 +12,7 @@ from pflalign_jax.cli.console import ComparisonProgress
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.runs import config as vocabulary
 from pflalign_jax.runs.build import Experiment, build_dataset, check_experiment
+from pflalign_jax.runs.factories import factories, table_key
 
 
 def search(
@@ -48,8 +49,8 @@ def settings(config: ConfigDict, method: str) -> ConfigDict:
         fields = dict(variants.get(method, {"name": method}))
         config.algorithm.update(fields)
         del config["compare"]
-    if method not in variants and method not in vocabulary.FACTORIES["algorithm"]:
-        known = [*vocabulary.FACTORIES["algorithm"], *variants]
+    if method not in variants and ":" not in method and method not in factories("algorithm"):
+        known = [*factories("algorithm"), *variants]
         raise vocabulary.ConfigError(
             f"algorithm {method!r} is unknown{vocabulary.nearest(method, known)}"
         )
@@ -200,7 +201,8 @@ def own_grid(config: ConfigDict, method: str, plan: ConfigDict) -> OwnGrid:
     listed for their algorithm.
     """
     field, values = _listed(config.compare.tuned, method, plan) or (None, ())
-    fixed = method not in config.compare.tuned and field in config.compare.variants.get(method, {})
+    listed = table_key(method) in config.compare.tuned
+    fixed = not listed and field in config.compare.variants.get(method, {})
     if field is None or fixed:
         return OwnGrid()
     default = vocabulary.resolve(plan).algorithm[field]
@@ -209,4 +211,4 @@ def own_grid(config: ConfigDict, method: str, plan: ConfigDict) -> OwnGrid:
 
 def _listed(table: ConfigDict, method: str, plan: ConfigDict) -> Any:
     """Return what a table of the config has for a method, or for the algorithm it is made of."""
-    return dict(table).get(method) or dict(table).get(plan.algorithm.name)
+    return table.get(table_key(method)) or table.get(table_key(plan.algorithm.name))

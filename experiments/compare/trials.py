@@ -16,10 +16,11 @@ from pflalign_jax.runs import config as vocabulary
 from pflalign_jax.runs import files
 from pflalign_jax.runs import message_config as messages
 from pflalign_jax.runs.build import Experiment, build, check_algorithm
+from pflalign_jax.runs.effective import effective_config
 from pflalign_jax.runs.files import TrialName
 from pflalign_jax.runs.loop import RunPlan
 from pflalign_jax.runs.metrics import CHOSEN_BY, Row
-from pflalign_jax.runs.resuming import is_unfinished, prepare
+from pflalign_jax.runs.resuming import differences, is_unfinished, prepare
 from pflalign_jax.runs.round_checks import DivergedError
 from pflalign_jax.runs.signals import StoppedError
 from pflalign_jax.runs.vmapped_runs import train_together
@@ -141,7 +142,7 @@ def run_trials(
     paths = [setting.path(context.root, seed) for seed in seeds]
     groups: dict[int, list[RunPlan]] = {}  # the rounds done of trials that still have some to do
     for seed, path in zip(seeds, paths, strict=True):
-        if not _is_done(path, setting.config(seed)):
+        if not _is_done(path, setting.config(seed), context.dataset):
             plan = _begin(setting, seed, path, context, built)
             state = plan.start.state
             groups.setdefault(0 if state is None else int(state.round), []).append(plan)
@@ -209,6 +210,8 @@ def _build(
     name = json.dumps(kept, sort_keys=True)
     if name in built:
         check_algorithm(config, built[name].model, dataset)
+        _, _, model, federation, _ = built[name]
+        config = effective_config(config, dataset, model, federation)
         return built[name]._replace(config=config)
     experiment = build(config, path / files.CLIENT_STATES, dataset, tuned)
     if experiment.federation.client_state_in == "device":
@@ -251,13 +254,11 @@ def _run(plans: Sequence[RunPlan]) -> None:
             raise end
 
 
-def _is_done(path: pathlib.Path, plan: ConfigDict) -> bool:
+def _is_done(path: pathlib.Path, plan: ConfigDict, dataset: FederatedDataset) -> bool:
     """Tell whether a trial was run; not with another config."""
     if not files.is_finished(path):
         return False
-    wanted = files.flat_fields(files.as_written(vocabulary.resolve(plan).to_dict()))
-    found = files.flat_fields(files.read_config(path))
-    differ = sorted({name for name, _ in found.items() ^ wanted.items()})
+    differ = differences(files.read_config(path), vocabulary.resolve(plan), dataset)
     if differ:
         raise files.WorkdirError(
             f"{path} was run with another config; it differs in {', '.join(differ)}. Choose "

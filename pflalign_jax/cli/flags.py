@@ -14,7 +14,8 @@ from ml_collections import config_flags
 
 from pflalign_jax.cli.command import FlagError, parse_flags, refuse_arguments
 from pflalign_jax.errors import UserError
-from pflalign_jax.runs import config as vocabulary
+from pflalign_jax.runs.explain import explain
+from pflalign_jax.runs.factories import FACTORIES, factory, table_key
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, a Python file.")
 WORKDIR = flags.DEFINE_string(
@@ -36,19 +37,24 @@ EXPLAIN = flags.DEFINE_bool(
 )
 
 
-def parse_config_flags(argv: list[str]) -> list[str]:
+def parse_config_flags(argv: list[str], comparison: bool = False) -> list[str]:
     """Parse the flags of a command that has a ``--config``, and read the config.
 
     With ``--explain`` the config is printed and the command ends.
+
+    Args:
+      argv: the command's name and arguments.
+      comparison: whether ``--explain`` shows the fields of `experiments.compare`, too.
 
     Raises:
       FlagError: for a missing or bad config, an unknown field, or what is no flag.
     """
     try:
+        _find_outside_functions(argv)
         rest = parse_flags(argv)
         _check_config_file()
         if EXPLAIN.value:
-            print(vocabulary.describe(CONFIG.value))
+            print(explain(CONFIG.value, comparison))
             sys.exit()
     except Exception as error:  # a config file may raise anything
         said = _of_config_file(error, option(argv, "config")[0])
@@ -63,6 +69,18 @@ def parse_config_flags(argv: list[str]) -> list[str]:
         raise
     refuse_arguments(rest[1:], "; fields are set with --config.FIELD=VALUE")
     return rest
+
+
+def _find_outside_functions(argv: list[str]) -> None:
+    """Import functions outside the package that the command names as ``module:function``.
+
+    This comes before the config is read, so that it has their arguments as fields.
+    """
+    named = [(section, option(argv, f"config.{section}.name")[0]) for section in FACTORIES]
+    named += [("algorithm", name) for name in (option(argv, "algorithms")[0] or "").split(",")]
+    for section, name in named:
+        if name and ":" in name:
+            factory(section, name)
 
 
 def _check_config_file() -> None:
@@ -85,7 +103,7 @@ def config_file() -> str:
 def default_workdir(name: str) -> str:
     """Return ``runs/EXPERIMENT-NAME-DATE-TIME``."""
     when = time.strftime("%Y%m%d-%H%M%S")
-    return f"runs/{pathlib.Path(config_file()).stem}-{name}-{when}"
+    return f"runs/{pathlib.Path(config_file()).stem}-{table_key(name)}-{when}"
 
 
 def option(arguments: list[str], name: str) -> tuple[str | None, list[str]]:

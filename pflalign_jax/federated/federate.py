@@ -58,15 +58,15 @@ def federate(
       cohort_size: C, the most answers per round; None: all K clients.
       participation: who is invited and who answers, from `pflalign_jax.federated.participation`;
         None: C clients are drawn uniformly in every round, and all answer.
-      client_chunk: clients vmapped at a time on one device; None: see
-        `pflalign_jax.federated.sharding.choose_chunk`.
+      client_chunk: clients vmapped at a time on one device; None: chosen for the devices, on a CPU
+        1 and elsewhere as many as have room (`choose_chunk`).
       mesh: a mesh with the one axis ``clients``; None: all devices.
       eval_batch_size: examples per step when scoring; None: from the size of the test sets.
       client_state_in: where client states live between rounds. ``"device"``: all on devices with
         their data, each client at home on one. ``"host"`` or ``"disk"``: only a cohort's states
         and data are on devices, balanced anew every round, the next cohort's read while a round
         runs; memory on devices does not grow with K, and ``dataset.x`` may be memory-mapped.
-        None: see `pflalign_jax.federated.client_states.choose_place`.
+        None: the first of the three that has room (`choose_place`).
       state_dir: for ``"disk"``, an empty or new directory; see `DiskStore`.
       new_client_steps: the most local steps of a new client before its adapted model is scored;
         None: as many as in a round.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from pflalign_jax import algorithms, datasets, models
+from pflalign_jax import datasets
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import (
     Algorithm,
@@ -20,8 +20,10 @@ from pflalign_jax.federated import (
 )
 from pflalign_jax.models import Model, with_compute_dtype
 from pflalign_jax.runs import message_config as messages
-from pflalign_jax.runs.config import FACTORIES, TRANSFORMS, resolve
+from pflalign_jax.runs.config import resolve
 from pflalign_jax.runs.config_checks import ConfigError
+from pflalign_jax.runs.effective import effective_config
+from pflalign_jax.runs.factories import TRANSFORMS, factory
 
 
 class Experiment(NamedTuple):
@@ -59,7 +61,7 @@ def build(
         model = build_model(config, classes)
     with _errors_of("participation"):
         fields = config.participation
-        participation = call(FACTORIES["participation"][fields.name], fields)
+        participation = call(factory("participation", fields.name), fields)
     messages.check_accountable(config, participation, clients)
     algorithm, trained = build_with_messages(config, model, dataset)
     if tuned:
@@ -83,6 +85,7 @@ def build(
         )
     except ValueError as error:
         raise ConfigError(f"config: {error}") from error
+    config = effective_config(config, dataset, model, federation)
     return Experiment(config, dataset, model, federation, participation)
 
 
@@ -134,7 +137,7 @@ def build_dataset(config: Mapping[str, Any]) -> FederatedDataset:
     """
     fields = config["dataset"]
     with _errors_of("dataset"):
-        return call(FACTORIES["dataset"][fields["name"]], fields)
+        return call(factory("dataset", fields["name"]), fields)
 
 
 @contextlib.contextmanager
@@ -142,7 +145,7 @@ def _errors_of(section):
     """Name the section of a config whose values a function refuses."""
     try:
         yield
-    except datasets.DatasetError:
+    except (datasets.DatasetError, ConfigError):
         raise
     except ValueError as error:
         raise ConfigError(f"config.{section}: {error}") from error
@@ -164,7 +167,8 @@ def build_model(config: Mapping[str, Any], num_classes: int) -> Model:
     Raises:
       ValueError: for arguments that the model refuses.
     """
-    model = call(getattr(models, config["model"]["name"]), config["model"], num_classes=num_classes)
+    fields = config["model"]
+    model = call(factory("model", fields["name"]), fields, num_classes=num_classes)
     dtype = config["compute_dtype"]
     return model if dtype == "float32" else with_compute_dtype(model, dtype)
 
@@ -188,8 +192,8 @@ def build_algorithm(
                 fields[name] = TRANSFORMS[name](fields[name])
             except ValueError as error:
                 raise ValueError(f"{name}={fields[name]!r}: {error}") from error
-    return call(
-        getattr(algorithms, fields["name"]),
+    algorithm = call(
+        factory("algorithm", fields["name"]),
         fields,
         model=model,
         num_classes=num_classes,
@@ -198,6 +202,12 @@ def build_algorithm(
         num_clients=num_clients,
         diagnostics=config["diagnostics"],
     )
+    if not isinstance(algorithm, Algorithm):  # as of a function outside the package
+        raise ConfigError(
+            f"config.algorithm.name={fields['name']!r} returned {type(algorithm).__name__}; it "
+            "must return a pflalign_jax.Algorithm"
+        )
+    return algorithm
 
 
 def _tuples(value):

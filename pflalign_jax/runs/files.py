@@ -38,6 +38,7 @@ from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.datasets.queries import client_label_counts
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import ClientScores
+from pflalign_jax.runs.factories import table_key
 
 COMMAND = "command.txt"
 CONFIG = "config.json"
@@ -270,7 +271,7 @@ class TrialName(NamedTuple):
     def folder(self) -> str:
         """Return the name of the trial's directory."""
         own = "" if self.own is None else f"-{self.field}-{self.own:g}"
-        return f"{self.method}-{self.learning_rate:g}{own}-{self.seed}"
+        return f"{table_key(self.method)}-{self.learning_rate:g}{own}-{self.seed}"
 
 
 def write_trial(workdir: pathlib.Path, name: TrialName) -> None:

@@ -5,6 +5,7 @@ itself, by robust aggregation or by a differentially private mean.
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
@@ -20,28 +21,43 @@ COMPRESSIONS = ("top_k", "int8", "low_rank")
 ATTACKS = ("label_flip", "sign_flip", "scaled_update")
 RULES = ("coordinate_median", "trimmed_mean", "norm_bound")
 
+
+class MessageField(NamedTuple):
+    """A field of the section; None, the default of all, leaves out what it is for.
+
+    Attributes:
+      type: of its values.
+      meaning: a text, or the function and the argument whose text it has.
+    """
+
+    type: Any
+    meaning: str | tuple[Callable, str]
+
+
 FIELDS = {
-    "clip": (float, "clients scale their messages down to this Euclidean norm"),
-    "compression": (str, f"how clients compress: {', '.join(COMPRESSIONS)}"),
-    "fraction": (float, "top_k: share of coordinates that is sent, in (0, 1]"),
-    "rank": (int, "low_rank: of the factors that are sent"),
-    "error_feedback": (bool, "True: clients keep what compression left out, for the next time"),
-    "local_noise": (float, "standard deviation of Gaussian noise that clients add after clip "
-                    "(local differential privacy)"),
-    "attack": (str, f"what corrupted clients do: {', '.join(ATTACKS)}"),
-    "corrupted": (int, "how many clients are corrupted"),
-    "attack_factor": (float, "sign_flip: messages times minus this, None = 1; scaled_update: times "
-                      "this, None = 10"),
-    "robust": (str, f"instead of the mean of messages: {', '.join(RULES)}"),
-    "trim": (float, "trimmed_mean: share left out at either end, in [0, 0.5)"),
-    "max_norm": (float, "norm_bound: the server scales messages down to this norm"),
-    "private_clip": (float, "norm that the server clips to for a differentially private mean"),
-    "noise_multiplier": (float, "of the private mean: noise on the sum of messages over "
-                         "private_clip; 0 only clips"),
-    "delta": (float, "delta at which epsilon is reported; None = 1e-5, or a tenth of 1 / clients "
-              "if that is less"),
-}  # fmt: skip
-"""Name to (type, meaning); None, the default of all, leaves out what the field is for."""
+    "clip": MessageField(float, (messages.clip, "max_norm")),
+    "compression": MessageField(str, f"how clients compress: {', '.join(COMPRESSIONS)}"),
+    "fraction": MessageField(float, (messages.top_k, "fraction")),
+    "rank": MessageField(int, (messages.low_rank, "rank")),
+    "error_feedback": MessageField(bool, (messages.top_k, "error_feedback")),
+    "local_noise": MessageField(float, (messages.gaussian_noise, "std")),
+    "attack": MessageField(str, f"what corrupted clients do: {', '.join(ATTACKS)}"),
+    "corrupted": MessageField(int, (messages.corrupted_clients, "count")),
+    "attack_factor": MessageField(
+        float,
+        "sign_flip: messages times minus this, None = 1; scaled_update: times this, None = 10",
+    ),
+    "robust": MessageField(str, f"instead of the mean of messages: {', '.join(RULES)}"),
+    "trim": MessageField(float, (messages.trimmed_mean, "share")),
+    "max_norm": MessageField(float, (messages.norm_bound, "max_norm")),
+    "private_clip": MessageField(float, (messages.private_mean, "clip_norm")),
+    "noise_multiplier": MessageField(float, (messages.private_mean, "noise_multiplier")),
+    "delta": MessageField(
+        float,
+        "probability delta at which epsilon is reported, in (0, 1); None = 1e-5, or 0.1 / clients "
+        "if that is less",
+    ),
+}
 
 BELONGS = {
     "fraction": ("compression", ("top_k",)),
@@ -76,7 +92,7 @@ def resolve_section(section: ConfigDict) -> ConfigDict:
       ConfigError: for an unknown name, a wrong type, a field that is missing or does not go with
         the others.
     """
-    fields = {k: checked(f"messages.{k}", section[k], FIELDS[k][0] | None) for k in FIELDS}
+    fields = {k: checked(f"messages.{k}", section[k], f.type | None) for k, f in FIELDS.items()}
     for name, choices in (("compression", COMPRESSIONS), ("attack", ATTACKS), ("robust", RULES)):
         if fields[name] is not None:
             one_of(f"messages.{name}", fields[name], choices)
@@ -107,7 +123,30 @@ def resolve_section(section: ConfigDict) -> ConfigDict:
             refuse("delta", "does not go without noise_multiplier or local_noise")
         if not 0 < cast(float, fields["delta"]) < 1:
             refuse("delta", "is not allowed; it must be in (0, 1)")
-    return ConfigDict({k: FieldReference(v, field_type=object) for k, v in fields.items()})
+    return ConfigDict(
+        {k: FieldReference(v, field_type=object) for k, v in with_defaults(fields).items()}
+    )
+
+
+def with_defaults(fields: Mapping[str, Any], num_clients: int | None = None) -> dict[str, Any]:
+    """Return the section's values with what None stands for where something else asks for it.
+
+    Args:
+      fields: the section's values.
+      num_clients: K, for ``delta``; None: it stays as it is.
+    """
+    decided = dict(fields)
+    if decided.get("compression") is not None and decided.get("error_feedback") is None:
+        decided["error_feedback"] = False
+    factored = {"sign_flip": messages.sign_flip, "scaled_update": messages.scaled_update}
+    attack = factored.get(decided.get("attack") or "")
+    if attack is not None and decided.get("attack_factor") is None:
+        decided["attack_factor"] = inspect.signature(attack).parameters["factor"].default
+    noisy = {decided.get("noise_multiplier"), decided.get("local_noise")} != {None}
+    if noisy and num_clients is not None and decided.get("delta") is None:
+        # Below 1 / clients: at that, one client's data could be published and delta still hold.
+        decided["delta"] = min(1e-5, 0.1 / num_clients)
+    return decided
 
 
 def wrap(
@@ -263,7 +302,7 @@ def privacy(
     fields = config.messages
     if fields.noise_multiplier is None and fields.local_noise is None:
         return {}
-    delta = min(1e-5, 0.1 / num_clients) if fields.delta is None else fields.delta
+    delta = with_defaults(fields, num_clients)["delta"]
     values: dict[str, Any] = {}
     try:
         if fields.noise_multiplier is not None:
@@ -285,8 +324,3 @@ def privacy(
     except ImportError as error:
         raise ConfigError(f"config.messages: {error}") from error
     return {**values, "delta": delta}
-
-
-def explain() -> list[str]:
-    """Return a line for every field, for ``--help``."""
-    return [f"  messages.{name}: {text}" for name, (_, text) in FIELDS.items()]

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import Federation, FederationState
 from pflalign_jax.federated.snapshot import Snapshot
+from pflalign_jax.models import Model
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import Experiment
 from pflalign_jax.runs.checkpoints import (
@@ -21,13 +22,17 @@ from pflalign_jax.runs.checkpoints import (
     read_about,
     set_aside,
 )
+from pflalign_jax.runs.effective import BUILT, effective_config
 from pflalign_jax.runs.files import WorkdirError
 from pflalign_jax.runs.loop import Start
 from pflalign_jax.runs.metrics import Tally
 from pflalign_jax.runs.processes import agree, is_first_process
 
-MAY_CHANGE = ("rounds", "client_chunk", "checkpoint_every", "checkpoints_kept")
+MAY_CHANGE = ("rounds", "client_chunk", "client_state_in", "checkpoint_every", "checkpoints_kept")
 """Fields that a run may go on with other values of; ``rounds`` not below what is done."""
+
+OF_DATA = ("cohort_size", "dataset.num_clients")
+"""Fields that change by themselves when clients come or go in the data."""
 
 Checkpoint = tuple[Snapshot, dict[str, Any]]
 """A state, and what its checkpoint says besides."""
@@ -85,8 +90,7 @@ def _find(
     if not files.has_config(workdir):
         files.write_description(workdir, config, dataset)
         return None
-    _refuse_other_config(workdir, config)
-    _refuse_other_data(workdir, dataset)
+    _refuse_another_run(workdir, experiment)
     found = _last_usable(workdir / files.CHECKPOINTS, federation.shapes, say)
     if found is None:
         _start_again(workdir)
@@ -150,19 +154,56 @@ def _start_again(workdir: pathlib.Path) -> None:
     files.forget_client_states(workdir)
 
 
-def _refuse_other_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-    before = files.flat_fields(files.read_config(workdir))
-    now = files.flat_fields(files.as_written(config.to_dict()))
-    differ = [
-        f"config.{name} was {before.get(name, 'not there')}, is {now.get(name, 'not there')}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and name not in MAY_CHANGE
-    ]
+def _refuse_another_run(workdir: pathlib.Path, experiment: Experiment) -> None:
+    """Refuse a directory whose config or data are not the experiment's."""
+    config, dataset, model, federation, _ = experiment
+    found = differences(files.read_config(workdir), config, dataset, model, federation)
+    differ = {name: values for name, values in found.items() if name not in MAY_CHANGE}
+    if differ.keys() <= set(OF_DATA):
+        _refuse_other_data(workdir, dataset)  # which says who came or went
     if differ:
+        said = [f"config.{name} was {was}, is {now}" for name, (was, now) in differ.items()]
         raise WorkdirError(
-            f"workdir {workdir} holds an unfinished run of another config: {'; '.join(differ)}. Go "
+            f"workdir {workdir} holds an unfinished run of another config: {'; '.join(said)}. Go "
             "on with its own config, or choose another --workdir"
         )
+
+
+def differences(
+    found: Mapping[str, Any],
+    config: ConfigDict,
+    dataset: FederatedDataset,
+    model: Model | None = None,
+    federation: Federation | None = None,
+) -> dict[str, tuple[str, str]]:
+    """Return the fields in which a ``config.json`` is of another run than a config would make.
+
+    None is the same as the value that is used for it, as earlier versions wrote None for more
+    fields. What is decided only by building is not compared where it is not known.
+
+    Args:
+      found: what ``config.json`` holds.
+      config: resolved.
+      dataset, model, federation: as of `pflalign_jax.runs.effective.effective_config`.
+
+    Returns:
+      ``{field: (text of its value in config.json, text of the config's)}``.
+    """
+    was = ConfigDict(dict(found))
+    if "head" in config.algorithm and "algorithm" in was and "head" not in was.algorithm:
+        was.algorithm.head = None  # earlier versions left it out
+
+    def texts(side):
+        filled = effective_config(side, dataset, model, federation)
+        return files.flat_fields(files.as_written(filled.to_dict()))
+
+    before, now = texts(was), texts(config)
+    unknown = {name for name in BUILT if now.get(name) == repr(None)}
+    return {
+        name: (before.get(name, "not there"), now.get(name, "not there"))
+        for name in sorted((before.keys() | now.keys()) - unknown)
+        if before.get(name) != now.get(name)
+    }
 
 
 def _refuse_other_data(workdir: pathlib.Path, dataset: FederatedDataset) -> None:

@@ -6,16 +6,8 @@ import pytest
 
 import pflalign_jax as pfl
 from pflalign_jax.runs.build import build
-from pflalign_jax.runs.config import (
-    FACTORIES,
-    HELP,
-    OWN_FIELDS,
-    ConfigError,
-    default_config,
-    explain,
-    parameters,
-    resolve,
-)
+from pflalign_jax.runs.config import ConfigError, default_config, resolve
+from pflalign_jax.runs.factories import FACTORIES
 
 
 def changed(**fields):
@@ -75,21 +67,6 @@ def test_transforms_are_made_from_numbers(name, field, value, given):
     composed = after_a_round(config, getattr(pfl.algorithms, name)(model, **given))
     config.algorithm[field] = value
     assert after_a_round(config).tolist() == composed.tolist() != plain.tolist()
-
-
-def test_every_field_is_explained():
-    fields = {
-        f"{section}.{key}"
-        for section, factories in FACTORIES.items()
-        for name in factories
-        for key in parameters(section, name)
-    }
-    sections = {f"{section}.name" for section in FACTORIES}
-    others = {"learning_rates"} | {f"compare.{key}" for key in default_config().compare}
-    assert fields | sections | others == set(HELP)
-    text = explain()
-    for field in fields | set(OWN_FIELDS):
-        assert field in text
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion_mnist", "femnist", "shakespeare"])

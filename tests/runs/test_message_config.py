@@ -8,7 +8,8 @@ import pytest
 
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import build, build_dataset
-from pflalign_jax.runs.config import ConfigError, default_config, explain, resolve
+from pflalign_jax.runs.config import ConfigError, default_config, resolve
+from pflalign_jax.runs.explain import overview
 from pflalign_jax.runs.loop import RunPlan, train
 from pflalign_jax.runs.message_config import FIELDS
 from pflalign_jax.runs.round_checks import DivergedError
@@ -143,7 +144,7 @@ def test_all_clients_not_finite_stops_with_advice(tmp_path):
 
 
 def test_every_field_is_explained():
-    assert all(f"messages.{name}: " in explain() for name in FIELDS)
+    assert all(f"messages.{name}: " in overview() for name in FIELDS)
     assert set(default_config().messages) == set(FIELDS)
 
 

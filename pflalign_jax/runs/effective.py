@@ -1,0 +1,49 @@
+"""What a config's None stands for where only the data or the machine decide it."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.federated import Federation
+from pflalign_jax.models import Model
+from pflalign_jax.runs import message_config as messages
+
+BUILT = ("client_chunk", "client_state_in", "algorithm.head")
+"""Fields that may be decided only when the model and the federation are built."""
+
+
+def effective_config(
+    config: ConfigDict,
+    dataset: FederatedDataset,
+    model: Model | None = None,
+    federation: Federation | None = None,
+) -> ConfigDict:
+    """Return a config in which every None has become the value that the run uses, if there is one.
+
+    A run of what is returned is the same run. Where None means "nothing" (no deadline, no shift)
+    it stays.
+
+    Args:
+      config: resolved, or read from a ``config.json``, also from one of an earlier version that
+        wrote None for more fields, or did not know all.
+      dataset: that the config describes.
+      model, federation: of the config; None: `BUILT` fields stay as they are.
+    """
+    decided: dict[str, Any] = {"cohort_size": dataset.num_clients}
+    decided |= {f"dataset.{key}": value for key, value in (dataset.options or {}).items()}
+    section = messages.with_defaults(config.get("messages", {}), dataset.num_clients)
+    decided |= {f"messages.{key}": value for key, value in section.items()}
+    if model is not None and "head" in config.algorithm:
+        decided["algorithm.head"] = model.head
+    if federation is not None:
+        decided["client_chunk"] = federation.client_chunk
+        decided["client_state_in"] = federation.client_state_in
+    filled = config.copy_and_resolve_references()
+    with filled.unlocked():
+        for path, value in decided.items():
+            section_name, _, key = path.rpartition(".")
+            fields = filled.get(section_name, {}) if section_name else filled
+            if fields.get(key) is None and value is not None:
+                fields[key] = value
+    return filled

@@ -14,8 +14,13 @@ from pflalign_jax.align import (
 )
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import (
+    Aggregation,
     Algorithm,
+    ClientData,
+    ClientOutput,
     Federation,
+    FederationState,
+    RoundResult,
     federate,
     local_training,
     participation,
@@ -25,16 +30,22 @@ from pflalign_jax.models import Model
 
 if TYPE_CHECKING:
     from pflalign_jax import runs
-    from pflalign_jax.runs import Run, RunError
+    from pflalign_jax.runs import CheckpointError, Run, RunError
     from pflalign_jax.runs import load as load_run
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Aggregation",
     "Algorithm",
     "AlignState",
+    "CheckpointError",
+    "ClientData",
+    "ClientOutput",
     "Federation",
+    "FederationState",
     "Model",
+    "RoundResult",
     "Run",
     "RunError",
     "UserError",

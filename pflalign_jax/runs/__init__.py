@@ -1,5 +1,6 @@
 """Runs: what a config says, its rounds, and the directory that they are written to."""
 
+from pflalign_jax.runs.checkpoints import CheckpointError, load_checkpoint, open_checkpoints
 from pflalign_jax.runs.config import default_config
 from pflalign_jax.runs.config_checks import ConfigError
 from pflalign_jax.runs.files import RunError, WorkdirError
@@ -11,6 +12,7 @@ from pflalign_jax.runs.running import run
 from pflalign_jax.runs.signals import StoppedError, asked_to_stop
 
 __all__ = [
+    "CheckpointError",
     "ConfigError",
     "DivergedError",
     "Outcome",
@@ -21,5 +23,7 @@ __all__ = [
     "asked_to_stop",
     "default_config",
     "load",
+    "load_checkpoint",
+    "open_checkpoints",
     "run",
 ]

@@ -18,14 +18,14 @@ def get_config() -> ConfigDict:
     config.model.name = "mlp"
     config.model.hidden = (100,)
     # Chosen by accuracy/validation/personal/adapted/mean of the last round; see docs/results.md.
-    chosen = {
-        0.01: "fedyogi",
-        0.03: "fedavg feddyn fedprox gpfl",
-        0.1: "apfl fedala fedamp fedavgm fedcp feddbe fedpac fedproto fedrod local "
-        "perfedavg pfedme",
-        0.3: "ditto fedadam fedbabu fedper lgfedavg scaffold",
-        0.9: "fedrep",
-        10.0: "pflalign",
-    }
-    config.learning_rates.update({name: rate for rate in chosen for name in chosen[rate].split()})
+    rates = config.learning_rates
+    rates.fedyogi = 0.01
+    rates.fedavg = rates.feddyn = rates.fedprox = rates.gpfl = 0.03
+    rates.apfl = rates.fedala = rates.fedamp = rates.fedavgm = rates.fedcp = rates.feddbe = 0.1
+    rates.fedpac = rates.fedproto = rates.fedrod = rates.local = rates.perfedavg = 0.1
+    rates.pfedme = 0.1
+    rates.ditto = rates.fedadam = rates.fedbabu = rates.fedper = rates.lgfedavg = 0.3
+    rates.scaffold = 0.3
+    rates.fedrep = 0.9
+    rates.pflalign = 10.0
     return config

@@ -23,16 +23,17 @@ def get_config() -> ConfigDict:
     config.model.name = "cnn"
     # Chosen by accuracy/validation/personal/adapted/mean of the last round, with drop_last=False;
     # see docs/results.md.
-    config.learning_rates.update({"fedavg": 0.05, "pflalign": 0.5})
+    rates = config.learning_rates
+    rates.fedavg = 0.05
+    rates.pflalign = 0.5
     # The same on a quarter of the data, after 10 rounds, without the last batch.
-    chosen = {
-        0.008: "gpfl",
-        0.02: "fedadam fedrep fedrod",
-        0.05: "fedala fedamp fedavgm fedcp feddbe feddyn fedper fedprox fedyogi perfedavg scaffold",
-        0.1: "apfl ditto fedpac fedproto lgfedavg local pfedme",
-        0.2: "fedbabu",
-    }
-    config.learning_rates.update({name: rate for rate in chosen for name in chosen[rate].split()})
+    rates.gpfl = 0.008
+    rates.fedadam = rates.fedrep = rates.fedrod = 0.02
+    rates.fedala = rates.fedamp = rates.fedavgm = rates.fedcp = rates.feddbe = rates.feddyn = 0.05
+    rates.fedper = rates.fedprox = rates.fedyogi = rates.perfedavg = rates.scaffold = 0.05
+    rates.apfl = rates.ditto = rates.fedpac = rates.fedproto = rates.lgfedavg = rates.local = 0.1
+    rates.pfedme = 0.1
+    rates.fedbabu = 0.2
     config.compare.grid = (0.02, 0.05, 0.1)
     config.compare.grids.pflalign = (0.5, 1.0, 2.0)
     return config

@@ -20,14 +20,16 @@ def get_config() -> ConfigDict:
     config.dataset.split_by = "random"
     config.model.name = "cnn"
     # Chosen by accuracy/validation/personal/adapted/mean of the last round; see docs/results.md.
-    config.learning_rates.update({"fedavg": 0.03, "local": 0.03, "pflalign": 3.0})
+    rates = config.learning_rates
+    rates.fedavg = 0.03
+    rates.local = 0.03
+    rates.pflalign = 3.0
     # The same with 200 writers and 60 rounds, after 20 (ditto: after all 60).
-    chosen = {
-        0.009: "fedcp gpfl",
-        0.03: "fedadam fedavgm fedproto fedrep fedrod fedyogi lgfedavg perfedavg scaffold",
-        0.1: "apfl ditto fedala fedbabu feddbe feddyn fedpac fedper fedprox",
-    }
-    config.learning_rates.update({name: rate for rate in chosen for name in chosen[rate].split()})
+    rates.fedcp = rates.gpfl = 0.009
+    rates.fedadam = rates.fedavgm = rates.fedproto = rates.fedrep = rates.fedrod = 0.03
+    rates.fedyogi = rates.lgfedavg = rates.perfedavg = rates.scaffold = 0.03
+    rates.apfl = rates.ditto = rates.fedala = rates.fedbabu = rates.feddbe = rates.feddyn = 0.1
+    rates.fedpac = rates.fedper = rates.fedprox = 0.1
     config.compare.grid = (0.03, 0.1, 0.3)
     config.compare.grids.pflalign = (1.0, 3.0, 10.0)
     return config

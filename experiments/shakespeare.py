@@ -18,7 +18,8 @@ def get_config() -> ConfigDict:
     config.dataset.min_examples = 8
     config.model.name = "lstm"
     # Chosen by accuracy/validation/personal/adapted/mean of the last round; see docs/results.md.
-    config.learning_rates.update({"fedavg": 3.0, "pflalign": 100.0})
+    config.learning_rates.fedavg = 3.0
+    config.learning_rates.pflalign = 100.0
     config.compare.grid = (1.0, 3.0, 10.0)
     config.compare.grids.pflalign = (10.0, 30.0, 100.0)
     return config

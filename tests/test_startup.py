@@ -1,7 +1,10 @@
 """What `import pflalign_jax` does not import: packages that only some users need, and wait for."""
 
+import ast
 import subprocess
 import sys
+
+import pytest
 
 SLOW = (
     "sklearn",
@@ -37,3 +40,16 @@ def test_networks_are_imported_when_asked_for():
 
 def test_runs_are_imported_when_asked_for():
     assert "ml_collections" in loaded_after("import pflalign_jax as pfl; pfl.load_run, pfl.runs")
+
+
+@pytest.mark.parametrize("command", ["run --help", "list"])
+def test_commands_that_compute_nothing_wait_for_nothing_else(command):
+    module, *arguments = command.split()
+    code = f"""
+import contextlib, io, runpy, sys
+sys.argv = ["command", *{arguments}]
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    runpy.run_module("experiments.{module}", run_name="__main__", alter_sys=True)
+"""
+    allowed = {"flax", "ml_collections"}  # to see what can be configured, and how
+    assert set(ast.literal_eval(loaded_after(code))) <= allowed

@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from experiments.report.report import write_report
+from experiments.report.write import write_report
 from pflalign_jax.cli.command import run_command
 
 _OUT = flags.DEFINE_string("out", None, "Where the report goes; default: report/ in the first DIR.")

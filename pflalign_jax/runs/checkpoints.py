@@ -5,6 +5,7 @@ A directory holds one folder per checkpoint, named by its round: ``state`` has t
 """
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -12,8 +13,8 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,23 +33,58 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message names it and says what to do."""
 
 
-class Checkpoints(NamedTuple):
-    """A directory that checkpoints are written to.
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """A directory that checkpoints are written to; see `open_checkpoints`.
 
     Attributes:
-      save: ``(Snapshot, about, score=None) -> None``: copies the arrays and writes them in the
-        background, after the checkpoint before is whole, with checksums (of arrays that this
-        process has all of); ``about`` is what else belongs to it, as json. With a ``score`` it can
-        be the best one, which is kept.
-      busy: ``() -> bool``, whether one is still being written.
-      wait: ``() -> rounds``, oldest first, of all that are whole, when nothing is being written.
-      close: waits, too.
+      directory: where.
+      manager: orbax's, which writes in the background.
     """
 
-    save: Callable[..., None]
-    busy: Callable[[], bool]
-    wait: Callable[[], list[int]]
-    close: Callable[[], None]
+    directory: pathlib.Path
+    manager: Any
+
+    def save(self, saved: Snapshot, about: Mapping[str, Any], score: float | None = None) -> None:
+        """Copy a state and write it in the background, after the checkpoint before is whole.
+
+        Args:
+          saved: the state; arrays that this process has all of get checksums.
+          about: what else belongs to it, as json.
+          score: with one it can be the best checkpoint, which is kept.
+
+        Raises:
+          CheckpointError: for what the operating system refuses, also of the write before.
+        """
+        import orbax.checkpoint as ocp
+
+        arrays, meta = _flat(saved)
+        meta = {**meta, "score": score, "about": about}
+        meta["checksum"] = _checksum(meta)
+        metrics = None if score is None else {"score": float(score), "round": saved.round}
+        items = {"state": ocp.args.PyTreeSave(arrays), "meta": ocp.args.JsonSave(meta)}
+        with _named_write_errors(self.directory):
+            args = ocp.args.Composite(**items)
+            self.manager.save(saved.round, args=args, metrics=metrics, force=True)
+
+    def busy(self) -> bool:
+        """Tell whether one is still being written."""
+        return self.manager.is_saving_in_progress()
+
+    def wait(self) -> list[int]:
+        """Wait until nothing is being written; return the rounds of all that are whole, sorted.
+
+        Raises:
+          CheckpointError: for what the operating system refused.
+        """
+        with _named_write_errors(self.directory):
+            self.manager.wait_until_finished()
+        return sorted(self.manager.all_steps())
+
+    def close(self) -> None:
+        """Wait likewise, for good."""
+        with _named_write_errors(self.directory):
+            self.manager.close()
 
 
 def open_checkpoints(directory: str | os.PathLike, keep: int = 2) -> Checkpoints:
@@ -56,63 +92,44 @@ def open_checkpoints(directory: str | os.PathLike, keep: int = 2) -> Checkpoints
 
     Args:
       directory: remains of checkpoints that were never finished are deleted.
-      keep: how many of the latest to keep, beside the one with the highest score (the earliest of
+      keep: how many of the latest to keep, besides the one with the highest score (the earliest of
         equals).
 
     Raises:
-      CheckpointError: naming the directory, for what the operating system refuses; for a write in
-        the background at the next call.
+      CheckpointError: naming the directory, for what the operating system refuses.
     """
     import orbax.checkpoint as ocp  # half a second that only those pay who write checkpoints
 
     directory = pathlib.Path(directory).absolute()
     policy = ocp.checkpoint_managers
+    best = policy.BestN(
+        get_metric_fn=lambda metrics: (metrics["score"], -metrics["round"]),
+        n=1,
+        keep_checkpoints_without_metrics=False,
+    )
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policy.AnyPreservationPolicy(
-            [
-                policy.LatestN(keep),
-                policy.BestN(
-                    get_metric_fn=lambda of: (of["score"], -of["round"]),
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        ),
+        preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(keep), best]),
         step_format_fixed_length=DIGITS,
         cleanup_tmp_directories=True,
         # In the background its failure would keep other threads waiting for 20 minutes.
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
+    with _named_write_errors(directory):
+        manager = ocp.CheckpointManager(directory, options=options, item_names=("state", "meta"))
+    return Checkpoints(directory, manager)
 
-    def explained(call, *arguments, **named):
-        try:
-            return call(*arguments, **named)
-        except Exception as error:  # orbax and tensorstore raise many kinds
-            raise CheckpointError(
-                f"{directory} cannot take a checkpoint; those before it are whole. Make room or "
-                f"change permissions, and go on with the same workdir "
-                f"({type(error).__name__}: {_first_line(error)})"
-            ) from error
 
-    manager = explained(
-        ocp.CheckpointManager, directory, options=options, item_names=("state", "meta")
-    )
-
-    def save(saved, about, score=None):
-        arrays, meta = _flat(saved)
-        meta = {**meta, "score": score, "about": about}
-        meta["checksum"] = _checksum(meta)
-        of = None if score is None else {"score": float(score), "round": saved.round}
-        items = {"state": ocp.args.PyTreeSave(arrays), "meta": ocp.args.JsonSave(meta)}
-        explained(
-            manager.save, saved.round, args=ocp.args.Composite(**items), metrics=of, force=True
-        )
-
-    def wait():
-        explained(manager.wait_until_finished)
-        return sorted(manager.all_steps())
-
-    return Checkpoints(save, manager.is_saving_in_progress, wait, lambda: explained(manager.close))
+@contextlib.contextmanager
+def _named_write_errors(directory: pathlib.Path) -> Iterator[None]:
+    """Turn what goes wrong with writing into a `CheckpointError` that names the directory."""
+    try:
+        yield
+    except Exception as error:  # orbax and tensorstore raise many kinds
+        raise CheckpointError(
+            f"{directory} cannot take a checkpoint; those before it are whole. Make room or "
+            f"change permissions, and go on with the same workdir "
+            f"({type(error).__name__}: {_first_line(error)})"
+        ) from error
 
 
 def checkpoint_path(directory: str | os.PathLike, round_index: int) -> pathlib.Path:
@@ -177,28 +194,10 @@ def load_checkpoint(
       CheckpointError: naming it, if it is damaged, of another version, not ours, or of another
         algorithm or model.
     """
-    import orbax.checkpoint as ocp
-
     path = checkpoint_path(directory, round_index).absolute()
     meta = read_about(directory, round_index)
     try:
-        leaves = [(name, tuple(shape), np.dtype(dtype)) for name, shape, dtype, _ in meta["leaves"]]
-        names = [f"{i:05d}" for i, (_, shape, _) in enumerate(leaves) if 0 not in shape]
-        as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-        with _without_tracebacks(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            read = reader.restore(
-                path / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
-            )
-        arrays = {
-            name: read[f"{i:05d}"] if 0 not in shape else np.zeros(shape, dtype)
-            for i, (name, shape, dtype) in enumerate(leaves)
-        }
-        for name, shape, dtype, crc in meta["leaves"]:
-            found = arrays[name]
-            if (list(found.shape), str(found.dtype)) != (shape, dtype):
-                raise ValueError(f"{name} is {found.dtype}{list(found.shape)}")
-            if crc not in (None, _crc(found)):
-                raise ValueError(f"{name} does not match its checksum")
+        arrays = _read_arrays(path, meta["leaves"])
         key, key_impl, about = arrays["key"], meta["key_impl"], meta["about"]
     except Exception as error:  # orbax and tensorstore raise many kinds
         raise CheckpointError(
@@ -212,6 +211,26 @@ def load_checkpoint(
             arrays["positions"], _tree(arrays, where[1], shapes[1], lead, path)
         )
     return Snapshot(round_index, key, key_impl, server, clients), about
+
+
+def _read_arrays(path: pathlib.Path, leaves: list[Any]) -> dict[str, np.ndarray]:
+    """Return the arrays of a checkpoint by name, after a look at their checksums."""
+    import orbax.checkpoint as ocp
+
+    # Arrays are stored under their numbers; those without elements are not stored.
+    stored = [f"{i:05d}" for i, (_, shape, _, _) in enumerate(leaves) if 0 not in shape]
+    as_numpy = {number: ocp.RestoreArgs(restore_type=np.ndarray) for number in stored}
+    with _without_tracebacks(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        read = reader.restore(path / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    arrays = {}
+    for i, (name, shape, dtype, crc) in enumerate(leaves):
+        found = np.zeros(shape, dtype) if 0 in shape else read[f"{i:05d}"]
+        if (list(found.shape), str(found.dtype)) != (shape, dtype):
+            raise ValueError(f"{name} is {found.dtype}{list(found.shape)}")
+        if crc not in (None, _crc(found)):
+            raise ValueError(f"{name} does not match its checksum")
+        arrays[name] = found
+    return arrays
 
 
 def set_aside(directory: str | os.PathLike, round_index: int) -> pathlib.Path:

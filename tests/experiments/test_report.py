@@ -10,7 +10,7 @@ import pytest
 
 from experiments.report import figures
 from experiments.report.read import ReportError, read
-from experiments.report.report import write_report
+from experiments.report.write import write_report
 from pflalign_jax.federated import ClientScores
 from pflalign_jax.runs import RunError, files
 

@@ -334,15 +334,15 @@ def test_a_checkpoint_that_finds_no_room_is_told_and_those_before_are_whole(run,
     same(run, alone)
 
 
-def test_out_of_memory_advises_a_smaller_chunk(tmp_path):
+def test_out_of_memory_advises_a_smaller_chunk(monkeypatch):
     experiment = build(small(client_chunk=4))
 
-    def too_much(state, score):
+    def too_much(self, states, score):
         return jax.numpy.zeros((2**50,)).block_until_ready()
 
-    greedy = experiment._replace(federation=experiment.federation._replace(run_rounds=too_much))
+    monkeypatch.setattr(type(experiment.federation), "run_rounds", too_much)
     with pytest.raises(MemoryExhaustedError, match=r"--config\.client_chunk=2 \(now 4\).*goes on"):
-        train(RunPlan(greedy))
+        train(RunPlan(experiment))
 
 
 def test_two_runs_in_one_workdir(tmp_path):

@@ -38,6 +38,7 @@ from pflalign_jax.runs import config as vocabulary
 from pflalign_jax.runs import files, run
 from pflalign_jax.runs.explain import overview
 from pflalign_jax.runs.loop import RunPlan
+from pflalign_jax.runs.metrics import Row
 from pflalign_jax.runs.processes import is_first_process
 from pflalign_jax.runs.signals import asked_to_stop
 
@@ -67,10 +68,11 @@ def watched(console: Console, plan: RunPlan) -> Iterator[RunPlan]:
         show = stack.enter_context(progress(config.rounds, federation.cohort_size, console, rows))
         stop = stack.enter_context(asked_to_stop())
 
-        def on_round(done, row):
+        def on_round(done: int, row: Row | None) -> None:
             show(done, row)
-            for write in writers if row else ():
-                write(row)
+            if row is not None:
+                for write in writers:
+                    write(row)
 
         yield plan._replace(on_round=on_round, stop=stop)
 

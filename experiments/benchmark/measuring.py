@@ -35,7 +35,7 @@ class OurRound:
 
     def __init__(
         self, algorithm: str, model: models.Model, dataset: FederatedDataset, **options: Any
-    ):
+    ) -> None:
         factory = {"fedavg": algorithms.fedavg, "pflalign": algorithms.pflalign}[algorithm]
         rate = {"fedavg": 0.01, "pflalign": 0.1}[algorithm]
         made = factory(model, rate, batch_size=BATCH)
@@ -44,7 +44,7 @@ class OurRound:
         self.steps: list[int] = []
         self.work: Any = None
 
-    def __call__(self):
+    def __call__(self) -> None:
         """Run a round to its end."""
         self.state, result = self.federation.run_round(self.state)
         jax.block_until_ready((self.state.server, result.metrics))

@@ -8,6 +8,7 @@ import copy
 import functools
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,7 +35,7 @@ def fedjax_round(name: str, dataset: FederatedDataset) -> Callable[[], None]:
     loss = models.cross_entropy(model)
     x, y = _examples(dataset)
 
-    def gradient(params, batch, key):
+    def gradient(params: Any, batch: Any, key: jax.Array) -> Any:
         examples = models.Batch(batch["x"], batch["y"], jax.numpy.ones(len(batch["y"])))
         return jax.grad(loss)(params, examples, key)
 
@@ -48,9 +49,9 @@ def fedjax_round(name: str, dataset: FederatedDataset) -> Callable[[], None]:
         (str(k), fedjax.ClientDataset({"x": x[own], "y": y[own]}), jax.random.PRNGKey(k))
         for k, own in enumerate(_owned(dataset))
     ]
-    state = algorithm.init(model.init(jax.random.key(0), x[:1]))
+    state = algorithm.init(model.init(jax.random.key(0), jax.numpy.asarray(x[:1])))
 
-    def one_round():
+    def one_round() -> None:
         nonlocal state
         state, _ = algorithm.apply(state, clients)
         jax.block_until_ready(state.params)
@@ -86,12 +87,13 @@ def torch_round(name: str, dataset: FederatedDataset) -> Callable[[], None]:
     clients = [(x[own], y[own]) for own in _owned(dataset)]
     criterion = nn.CrossEntropyLoss()
 
-    def one_round():
+    def one_round() -> None:
         nonlocal server
         total = [torch.zeros_like(p) for p in server.parameters()]
         for features, labels in clients:
             model = copy.deepcopy(server)
             optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+            # An epoch over shuffled batches, as every contender takes it.
             for chosen in torch.randperm(len(labels)).split(BATCH):
                 optimiser.zero_grad()
                 criterion(model(features[chosen]), labels[chosen]).backward()
@@ -109,7 +111,8 @@ def torch_round(name: str, dataset: FederatedDataset) -> Callable[[], None]:
 PEERS = {"fedjax": fedjax_round, "torch": torch_round}
 
 
-def _plain(name):
+def _plain(name: str) -> models.Model:
+    """Return our model of a workload that FedJAX can train as it is."""
     plain = {
         "logistic": functools.partial(models.logistic, 10),
         "mlp": functools.partial(models.mlp, 10, (200,)),
@@ -120,7 +123,7 @@ def _plain(name):
     return plain[name]()
 
 
-def _imported(package):
+def _imported(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -130,10 +133,12 @@ def _imported(package):
         ) from error
 
 
-def _examples(dataset):
+def _examples(dataset: FederatedDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return normalised features as float32, and labels."""
     return (dataset.x.astype(np.float32) - dataset.mean) / dataset.std, dataset.y
 
 
-def _owned(dataset):
+def _owned(dataset: FederatedDataset) -> list[np.ndarray]:
+    """Return the training examples of each client."""
     train = dataset.splits["train"]
     return [train.of_client(k) for k in range(dataset.num_clients)]

@@ -1,6 +1,7 @@
 """The tables that a benchmark prints."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -43,7 +44,7 @@ def scaling_table(title: str, rows: Sequence[Mapping]) -> Table:
     return table
 
 
-def _cell(value):
+def _cell(value: Any) -> str:
     if isinstance(value, list):
         return " .. ".join(f"{v:.3g}" for v in value)
     return str(value) if isinstance(value, int) else f"{value:.3g}"

@@ -84,7 +84,7 @@ def entry(
       repeats: the trials of the chosen setting, one per seed.
     """
     own = ""
-    if tuned is not None:
+    if tuned is not None:  # as text: a default may be None, which is no number
         known = sorted(value for value in (tuned.default, *tuned.values) if value is not None)
         chosen = tuned.default if best.own is None else best.own
         own = f"{tuned.field} {'none' if chosen is None else f'{chosen:g}'}"
@@ -101,6 +101,7 @@ def entry(
         for statistic in ("mean", "weighted", "worst_decile")
         if all(f"accuracy/test/{name}/{statistic}" in row for row in rows)
     }
+    # The same clients over seeds: a mean over seeds for each, then gains are paired.
     clients: dict[str, list[float]] = {}
     for trial, summary in zip(repeats, summaries, strict=True):
         if not files.has_diverged(summary):
@@ -138,6 +139,7 @@ def gain(found: Entry, rival: Entry) -> tuple[float, int, int]:
     _, differences = paired(found.clients, rival.clients)
     if not len(differences):
         return float("nan"), 0, 0
+    # Scores are shares of a few examples: equal ones differ by rounding at most.
     won, lost = int((differences > 1e-9).sum()), int((differences < -1e-9).sum())
     return float(differences.mean()), won, lost
 
@@ -156,19 +158,19 @@ def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
     titles += [f"over {rival.method} (won/lost)" for rival in rivals]
     titles += ["MB up / down per round", "s per round"]
 
-    def spread(values):
+    def spread(values: Sequence[float]) -> str:
         mean, deviation = _moments(values)
         text = f"{mean:.1f}" if values else ""
         return text + (f" ± {deviation:.1f}" if len(values) > 1 else "")
 
-    def over(found, rival):
+    def over(found: Entry, rival: Entry) -> str:
         if found is rival:
             return ""
         mean, won, lost = gain(found, rival)
         return f"{mean:+.1f} ({won}/{lost})"
 
     rows = []
-    for found in sorted(entries, key=_headline, reverse=True):
+    for found in sorted(entries, key=_rank, reverse=True):
         grid = ", ".join(f"{rate:g}" for rate in sorted(found.searched))
         edge = "†" if found.at_edge else ""
         row = [found.method, f"{found.learning_rate:g}{edge}; {grid}", found.own]
@@ -182,12 +184,12 @@ def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
     return titles, rows
 
 
-def _headline(found):
+def _rank(found: Entry) -> float:
     values = found.scores.get(RANKED_BY, [])
-    return np.mean(values) if values else -np.inf
+    return float(np.mean(values)) if values else -np.inf
 
 
-def _seeds(found):
+def _seeds(found: Entry) -> str:
     """Return how many seeds there are, and what went wrong in them."""
     text = str(found.seeds)
     if found.diverged:
@@ -197,7 +199,7 @@ def _seeds(found):
     return text
 
 
-def _moments(values):
+def _moments(values: Sequence[float]) -> tuple[float, float]:
     """Return mean and standard deviation over seeds, NaN where there are too few."""
     mean = float(np.mean(values)) if values else np.nan
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
@@ -216,7 +218,7 @@ def numbers(entries: list[Entry]) -> tuple[list[str], list[list[Any]]]:
     titles += [f"over_{r.method}/{of}" for r in rivals for of in ("mean", "won", "lost")]
     titles += ["bytes_up", "bytes_down", "seconds", "partition_hash"]
     rows = []
-    for found in sorted(entries, key=_headline, reverse=True):
+    for found in sorted(entries, key=_rank, reverse=True):
         row = [found.method, found.learning_rate, found.at_edge, sorted(found.searched), found.own]
         row += [found.seeds, found.diverged, found.nonfinite, found.validation]
         for values in [*(found.scores.get(name, []) for name in names), found.best_round]:
@@ -297,7 +299,7 @@ def write(
 
 def chart(entries: list[Entry]) -> Figure:
     """Draw mean and worst decile of the adapted models, with the standard deviation over seeds."""
-    ranked = sorted(entries, key=_headline)
+    ranked = sorted(entries, key=_rank)
     figure = plots.new_figure((7, 0.32 * len(ranked) + 1.2))
     axes = figure.subplots()
     for name, colour, label in (

@@ -1,10 +1,11 @@
 """The figures of a report. Points carry a text that a page can show, see `tips`."""
 
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -120,29 +121,32 @@ def tips(figure: Figure, on: bool = True) -> None:
             points.set_urls([f"tip:{urllib.parse.quote(t)}" for t in texts] if on else [None])
 
 
-def _points(axes, x, y, texts, **style):
+def _points(axes: Axes, x: Any, y: Any, texts: Iterable[str], **style: Any) -> None:
+    """Draw points that carry a text each."""
     points = axes.scatter(x, y, **style)
-    points.tip_texts = list(texts)
+    setattr(points, "tip_texts", list(texts))  # noqa: B010 (an attribute of ours, see `tips`)
 
 
-def _axes(height=3.5, width=5.8):
+def _axes(height: float = 3.5, width: float = 5.8) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
-def _look(number):
+def _look(number: int) -> dict[str, Any]:
+    """Return colour and line of a method: colours repeat with another line."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "linestyle": STYLES[number // len(COLOURS) % len(STYLES)],
     }
 
 
-def _legend(axes, series):
-    if len(series) > 1:
+def _legend(axes: Axes, series: Sized) -> None:
+    if len(series) > 1:  # one line needs no name
         axes.figure.legend(loc="outside lower center", ncols=3)
 
 
-def _curves(series, key, scale, label):
+def _curves(series: Sequence[Series], key: str, scale: float, label: str) -> Figure:
+    """Draw a metric against rounds, with the standard deviation over seeds as a band."""
     figure, axes = _axes(3.5 + 0.2 * (len(series) // 3))
     for number, each in enumerate(series):
         rounds, values = each.curve(key)
@@ -153,7 +157,7 @@ def _curves(series, key, scale, label):
         axes.fill_between(
             rounds, mean - spread, mean + spread, color=look["color"], alpha=0.2, lw=0
         )
-        one = "o" if len(rounds) == 1 else None
+        one = "o" if len(rounds) == 1 else None  # a line of one point is not seen
         axes.plot(rounds, mean, label=each.name, marker=one, **look)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="round", ylabel=label.split("\n")[-1].strip("()"), title=label.split("\n")[0])
@@ -161,7 +165,10 @@ def _curves(series, key, scale, label):
     return figure
 
 
-def _against(series, cost, label):
+def _against(
+    series: Sequence[Series], cost: Callable[[dict[str, float]], float], label: str
+) -> Figure:
+    """Draw accuracy against what a row says that it has cost so far."""
     figure, axes = _axes(3.5 + 0.2 * (len(series) // 3))
     for number, each in enumerate(series):
         rows = each.runs[0].rows
@@ -172,7 +179,8 @@ def _against(series, cost, label):
     return figure
 
 
-def _sorted_clients(series):
+def _sorted_clients(series: Sequence[Series]) -> Figure:
+    """Draw every client's accuracy, worst to best."""
     figure, axes = _axes(3.5 + 0.2 * (len(series) // 3))
     for number, each in enumerate(series):
         ranked = sorted(each.accuracy.items(), key=lambda item: item[1])
@@ -186,14 +194,17 @@ def _sorted_clients(series):
     return figure
 
 
-def _violins(series):
+def _violins(series: Sequence[Series]) -> Figure:
+    """Draw the distribution of accuracy over clients, a row for each method."""
     figure, axes = _axes(1.2 + 0.34 * len(series))
     for number, each in enumerate(reversed(series)):
         values = np.array(list(each.accuracy.values()))
         colour = _look(len(series) - 1 - number)["color"]
+        # The density of equal values cannot be estimated.
         if len(values) > 1 and np.ptp(values) > 1e-6:
-            parts = axes.violinplot(values, [number], orientation="horizontal", widths=0.85,
-                                    showextrema=False)  # fmt: skip
+            parts: dict[str, Any] = axes.violinplot(
+                values, [number], orientation="horizontal", widths=0.85, showextrema=False
+            )
             for body in parts["bodies"]:
                 body.set(facecolor=colour, alpha=0.35)
         offsets = np.linspace(-0.25, 0.25, 7)[np.arange(len(values)) * 3 % 7]  # not on each other
@@ -205,7 +216,8 @@ def _violins(series):
     return figure
 
 
-def _fairness(series):
+def _fairness(series: Sequence[Series]) -> Figure:
+    """Draw the mean over clients against the mean of the worst tenth of them."""
     figure, axes = _axes(4.2)
     for number, each in enumerate(series):
         mean = 100 * np.array(each.last(f"{SCORE}/mean"))
@@ -219,6 +231,7 @@ def _fairness(series):
         marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
         _points(axes, [mean.mean()], [worst.mean()], [text], s=36, color=colour, marker=marker,
                 label=each.name)  # fmt: skip
+    # The diagonal, where all clients are equal, must not widen the axes.
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], ":", color=INK, lw=0.8, scaley=False, scalex=False)
     axes.set(xlabel="%, mean over clients", ylabel="%, mean of the worst decile", title=SCORE)
@@ -228,7 +241,8 @@ def _fairness(series):
     return figure
 
 
-def _gains(series, rival):
+def _gains(series: Sequence[Series], rival: str) -> Figure | None:
+    """Draw each client's difference to a rival; None without it or with other partitions only."""
     rivals = [each for each in series if each.name == rival]
     others = [
         s for s in series if rivals and s not in rivals and s.partition == rivals[0].partition
@@ -249,6 +263,7 @@ def _gains(series, rival):
     labels = []
     for each in reversed(others):
         _, values = paired(each.accuracy, rivals[0].accuracy)
+        # Scores are shares of a few examples: equal ones differ by rounding at most.
         won, lost = (values > 1e-9).sum(), (values < -1e-9).sum()
         labels.append(f"{each.name}\n{values.mean():+.1f}, {won} / {lost}")
     axes.set_yticks(range(len(others)), labels, fontsize=8.5)
@@ -258,7 +273,8 @@ def _gains(series, rival):
     return figure
 
 
-def _alignment(series):
+def _alignment(series: Sequence[Series]) -> Figure | None:
+    """Draw what was recorded of P and γ over rounds; None if nothing was."""
     recorded = [(each, rows) for each in series if (rows := _diagnostics(each))]
     if not recorded:
         return None
@@ -278,23 +294,26 @@ def _alignment(series):
     return figure
 
 
-def _diagnostics(series):
+def _diagnostics(series: Series) -> list[dict[str, Any]]:
     """Return the first seed's rows that say something of P."""
     rows = next((run.diagnostics for run in series.runs if run.diagnostics), [])
     return [row for row in rows if "P/q50" in row]
 
 
-def _quantiles(row, symbol):
+def _quantiles(row: dict[str, Any], symbol: str) -> tuple[float, ...]:
     """Return the 5 %, 50 % and 95 % quantiles of P or of γ, () where they are not known."""
     if symbol == "P":
         return row["P/q05"], row["P/q50"], row["P/q95"]
     if "gamma/histogram" not in row:
         return ()
+    # γ is recorded as a histogram: its distribution function is inverted between the edges.
     below = np.concatenate([[0.0], np.cumsum(row["gamma/histogram"])])
-    return tuple(np.interp(np.array([0.05, 0.5, 0.95]) * below[-1], below, GAMMA_EDGES))
+    shares = np.array([0.05, 0.5, 0.95]) * below[-1]
+    return tuple(np.interp(shares, below, GAMMA_EDGES).tolist())
 
 
-def _labels(series):
+def _labels(series: Series) -> Figure | None:
+    """Draw label counts of all clients below their accuracy; None where they are not known."""
     run = series.runs[0]
     if "label_counts" not in run.data:
         return None
@@ -313,9 +332,8 @@ def _labels(series):
     above.set(ylabel="%, a client", title=f"{SCORE}, {series.name}", ylim=(0, 105))
     clients, labels = np.nonzero(table)
     if max(table.shape) <= MANY:
-        cell = min(
-            5 * 72 / table.shape[0], 2.4 * 72 / table.shape[1]
-        )  # points; the largest fills it
+        # In points; the largest bubble fills its cell.
+        cell = min(5 * 72 / table.shape[0], 2.4 * 72 / table.shape[1])
         below.set(ylim=(-0.8, table.shape[1] - 0.2))
         at = zip(clients, labels, strict=True)
         texts = [f"client {ranked[k]}, label {c}: {table[k, c]}" for k, c in at]

@@ -6,7 +6,8 @@ import json
 import pathlib
 import re
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -71,7 +72,8 @@ def write(
     (path / "report.html").write_text("\n".join(parts))
 
 
-def _about(series):
+def _about(series: Sequence[Series]) -> list[str]:
+    """Return the paragraph that says what was run and what its scores mean."""
     run = series[0].runs[0]
     data = (run.summary or {}).get("dataset", {})
     clients = f"{data['clients']} clients, " if "clients" in data else ""
@@ -85,34 +87,38 @@ def _about(series):
     ]
 
 
-def _range(numbers):
+def _range(numbers: Sequence[int]) -> str:
     return " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
 
 
-def _details(title, inside):
+def _details(title: str, inside: str) -> str:
     return f"<details><summary>{title}</summary>{inside}</details>"
 
 
-def _svg(name, figure):
+def _svg(name: str, figure: Figure) -> str:
     """Return a figure as SVG in the page's own ink, with texts on its points."""
     buffer = io.StringIO()
     tips(figure)
-    with matplotlib.rc_context({"svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.hashsalt": name}):  # the same figure is the same text
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     tips(figure, on=False)
     text = buffer.getvalue()
+    # The colour of the surrounding text, so that a dark page has light axes.
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<a xlink:href="tip:([^"]*)"[^>]*>', _tip, text).replace("</a>", "</g>")
+    # Without a size of its own it takes the width of the page.
     text = re.sub(r'(<svg [^>]*?)width="[^"]*pt" height="[^"]*pt"', r"\1", text)
+    # Names of parts are unique in a figure only; in a page they must not meet.
     return re.sub(r'(id="|url\(#|xlink:href="#)', rf"\g<1>{name}-", text)
 
 
-def _tip(match):
+def _tip(match: re.Match[str]) -> str:
+    """Return a group that carries its text, for a link that `tips` has made."""
     return f'<g data-tip="{html.escape(urllib.parse.unquote(match[1]))}">'
 
 
-def _figure(name, svg, caption):
+def _figure(name: str, svg: str, caption: str) -> str:
     svg = svg.replace("<svg ", f'<svg role=img aria-label="{html.escape(caption)}" ', 1)
     files = f"<a href={name}.png download>PNG</a>, <a href={name}.pdf download>PDF</a>"
     caption = f"<figcaption>{html.escape(caption)} {files}</figcaption>"
@@ -136,7 +142,8 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     )
 
 
-def _scores(series):
+def _scores(series: Sequence[Series]) -> tuple[list[str], list[list[Cell]]]:
+    """Return titles and rows of the table of methods."""
     rivals = [each for name in RIVALS for each in series if each.name == name]
     models = ("global", "personal/received", "personal/adapted")
     titles = ["method", "seeds", "step size", *models, "worst decile"]
@@ -157,11 +164,12 @@ def _scores(series):
     return titles, rows
 
 
-def _plain(value):
+def _plain(value: Any) -> Cell:
     return (f"{value:g}" if isinstance(value, int | float) else str(value), value)
 
 
-def _spread(shares):
+def _spread(shares: Sequence[float]) -> Cell:
+    """Return mean and standard deviation over seeds, in percent."""
     if not shares:
         return ("", "")
     values = 100 * np.array(shares)
@@ -169,7 +177,8 @@ def _spread(shares):
     return (f"{values.mean():.1f}{spread}", float(values.mean()))
 
 
-def _over(found, rival):
+def _over(found: Series, rival: Series) -> Cell:
+    """Return the mean gain over a rival, client by client, with clients won and lost."""
     if found is rival or found.partition != rival.partition:
         return ("", "")
     _, values = paired(found.accuracy, rival.accuracy)
@@ -179,7 +188,8 @@ def _over(found, rival):
     return (f"{values.mean():+.1f} ({won} / {lost})", float(values.mean()))
 
 
-def _clients(series):
+def _clients(series: Sequence[Series]) -> tuple[list[str], list[list[Cell]]]:
+    """Return titles and rows of the table of clients."""
     of = [each.accuracy for each in series]
     names = sorted({client for accuracy in of for client in accuracy})
     examples = {client: n for each in series for client, n in each.runs[0].examples.items()}
@@ -195,7 +205,7 @@ def _clients(series):
     return titles, rows
 
 
-def _settings(series):
+def _settings(series: Sequence[Series]) -> Iterator[str]:
     """Return what the runs have in common, what tells them apart, and what they ran with."""
     configs = [files.flat_fields(each.runs[0].config) for each in series]
     for config in configs:

@@ -56,7 +56,7 @@ def run_command(
       parse: its way to parse flags, made from `parse_flags`.
     """
 
-    def start(argv):
+    def start(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
         main(argv[1:])
 

@@ -25,7 +25,7 @@ PAUSE = 2.0
 def say_on(console: Console) -> Callable[[str], None]:
     """Return what prints a line as it is, without markup and without breaking it."""
 
-    def say(text):
+    def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     return say
@@ -112,8 +112,8 @@ def progress(
     with Live(Group(title, bar), console=console, refresh_per_second=4):
         task = bar.add_task("", total=rounds, score="", speed="", held="")
 
-        def on_round(done, row):
-            fields = {}
+        def on_round(done: int, row: Row | None) -> None:
+            fields: dict[str, Any] = {}
             if row:
                 name, score, held = shown.texts(row)
                 title.plain = f"{cohort} clients a round; {name} in %"
@@ -174,7 +174,7 @@ def comparison_progress(console: Console) -> Iterator[ComparisonProgress]:
     )
     title = Text()
 
-    def say(text):
+    def say(text: str) -> None:
         title.plain = text
 
     with Live(Group(title, bar), console=console, refresh_per_second=4):

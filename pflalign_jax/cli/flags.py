@@ -140,11 +140,13 @@ def _of_config_file(error: BaseException | None, given: str | None) -> str | Non
     return None
 
 
-def _unknown_field(error):
+def _unknown_field(error: Exception) -> str:
     """Shorten ml_collections' message, which may have the whole config in it."""
     text = str(error.args[0]).replace("\\n", "\n").strip("\"'").replace("\\'", "'")
     missing, *hint = text.split("\n")
+    # The message of a KeyError has the field in quotes, then the config, then the nearest names.
     if missing.startswith('Key "'):
         missing, hint = missing.split('"')[1], [text[text.rfind("Did you mean") :]]
-    hint = " ".join(hint) if "Did you mean" in " ".join(hint) else ""
-    return f"config has no field {missing.strip(chr(39))!r}. {hint}"
+    said = " ".join(hint)
+    nearest = said if "Did you mean" in said else ""
+    return f"config has no field {missing.strip(chr(39))!r}. {nearest}"

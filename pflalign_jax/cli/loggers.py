@@ -51,7 +51,7 @@ def log_to(
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(_OPEN[name](workdir, config, rows)) for name in names]
 
-        def log(row):
+        def log(row: Row) -> None:
             for write in writers:
                 write(row)
 
@@ -59,19 +59,21 @@ def log_to(
 
 
 @contextlib.contextmanager
-def _csv(workdir, config, rows):
+def _csv(
+    workdir: pathlib.Path, config: dict[str, Any], rows: Sequence[Row]
+) -> Iterator[Callable[[Row], None]]:
     path = workdir / files.METRICS_CSV
     with contextlib.ExitStack() as stack:
         with files.named_write_errors(path):  # not around the yield: other errors are not its
             file = stack.enter_context(path.open("w", newline=""))
 
         @functools.cache
-        def writer(columns):
+        def writer(columns: tuple[str, ...]) -> csv.DictWriter:
             new = csv.DictWriter(file, columns)
             new.writeheader()
             return new
 
-        def write(row):
+        def write(row: Row) -> None:
             with files.named_write_errors(path):
                 writer(tuple(row)).writerow(row)
                 file.flush()
@@ -82,12 +84,14 @@ def _csv(workdir, config, rows):
 
 
 @contextlib.contextmanager
-def _tensorboard(workdir, config, rows):
+def _tensorboard(
+    workdir: pathlib.Path, config: dict[str, Any], rows: Sequence[Row]
+) -> Iterator[Callable[[Row], None]]:
     package = importlib.import_module("tensorboardX")
     first = int(rows[-1]["round"]) + 1 if rows else 0  # what came after is shown no more
     with package.SummaryWriter(str(workdir / files.TENSORBOARD), purge_step=first) as writer:
 
-        def write(row):
+        def write(row: Row) -> None:
             for name, value in row.items():
                 if value is not None and name != "round":
                     writer.add_scalar(name, value, int(row["round"]))
@@ -97,8 +101,11 @@ def _tensorboard(workdir, config, rows):
 
 
 @contextlib.contextmanager
-def _wandb(workdir, config, rows):
+def _wandb(
+    workdir: pathlib.Path, config: dict[str, Any], rows: Sequence[Row]
+) -> Iterator[Callable[[Row], None]]:
     package = importlib.import_module("wandb")
+    # Kept, so that a run that goes on is the same run there.
     file = workdir / files.WANDB_ID
     if not file.exists():
         files.write_text(file, uuid.uuid4().hex[:8] + "\n")

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -141,7 +141,7 @@ def build_dataset(config: Mapping[str, Any]) -> FederatedDataset:
 
 
 @contextlib.contextmanager
-def _errors_of(section):
+def _errors_of(section: str) -> Iterator[None]:
     """Name the section of a config whose values a function refuses."""
     try:
         yield
@@ -210,5 +210,6 @@ def build_algorithm(
     return algorithm
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
+    """Return lists as tuples, at any depth: json and the command line have no tuples."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

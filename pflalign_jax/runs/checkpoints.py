@@ -260,7 +260,7 @@ def _flat(saved: Snapshot) -> tuple[dict[str, Any], dict[str, Any]]:
     return arrays, meta
 
 
-def _named(prefix, tree):
+def _named(prefix: str, tree: Any) -> dict[str, Any]:
     """Return ``{prefix.path: leaf}``."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
@@ -269,7 +269,9 @@ def _named(prefix, tree):
     }
 
 
-def _tree(arrays, prefix, shapes, lead, path):
+def _tree(
+    arrays: Mapping[str, np.ndarray], prefix: str, shapes: Any, lead: int, path: pathlib.Path
+) -> Any:
     """Return the arrays under ``prefix`` as the tree of ``shapes``, after ``lead`` axes."""
     wanted = _named(prefix, shapes)
     found = {k: a for k, a in arrays.items() if k == prefix or k.startswith(prefix + ".")}
@@ -291,26 +293,27 @@ def _tree(arrays, prefix, shapes, lead, path):
     return jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in wanted])
 
 
-def _crc(array):
+def _crc(array: Any) -> int | None:
     """Return the CRC-32 of an array's bytes, None where other processes have some of them."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return None
+    # Rows that lie on several devices are taken in their order; copies of all count once.
     parts = [array]
     if isinstance(array, jax.Array) and not array.is_fully_replicated:
         shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
         parts = [shards[start] for start in sorted(shards)]
     crc = 0
     for part in parts:
-        crc = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8), crc)
+        crc = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data, crc)
     return crc
 
 
-def _checksum(meta):
+def _checksum(meta: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 @contextlib.contextmanager
-def _without_tracebacks():
+def _without_tracebacks() -> Iterator[None]:
     """Keep asyncio from printing what orbax raises in tasks beside the one that is told."""
     logger = logging.getLogger("asyncio")
     before, logger.disabled = logger.disabled, True
@@ -320,5 +323,5 @@ def _without_tracebacks():
         logger.disabled = before
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:300]

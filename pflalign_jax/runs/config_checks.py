@@ -48,5 +48,5 @@ def nearest(name: object, choices: Iterable[str]) -> str:
     return (f"; did you mean {close[0]!r}?" if close else ";") + f" choose from {choices}"
 
 
-def _is_union(kind):
+def _is_union(kind: object) -> bool:
     return typing.get_origin(kind) in (typing.Union, types.UnionType)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -114,10 +114,10 @@ class Run:
 
     @functools.cached_property
     def _logits(self) -> Any:
-        mean, std = (np.asarray(self._source.data[name], np.float32) for name in ("mean", "std"))
+        mean, std = (jnp.asarray(self._source.data[name], jnp.float32) for name in ("mean", "std"))
 
         @functools.partial(jax.jit, static_argnums=0)
-        def logits(apply, params, x):
+        def logits(apply: Callable, params: Any, x: jax.Array) -> jax.Array:
             return apply(params, normalise(x, mean, std))
 
         return logits
@@ -172,7 +172,7 @@ class Run:
 class _LazyData:
     """A client's `ClientData`, read when an algorithm first looks at it: few of them do."""
 
-    def __init__(self, config: Mapping[str, Any], k: int):
+    def __init__(self, config: Mapping[str, Any], k: int) -> None:
         self._config, self._k = config, k
 
     def __getattr__(self, name: str) -> Any:

@@ -15,7 +15,7 @@ class StoppedError(Exception):
       done: rounds done.
     """
 
-    def __init__(self, signum: int, done: int):
+    def __init__(self, signum: int, done: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name} after round {done}")
         self.signum, self.done = signum, done
 
@@ -29,11 +29,11 @@ def asked_to_stop() -> Iterator[Callable[[], int]]:
     seen = [0]
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
-    def put_back():
+    def put_back() -> None:
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
-    def remember(signum, frame):
+    def remember(signum: int, frame: object) -> None:
         seen[0] = signum
         put_back()
 

@@ -18,6 +18,7 @@ from pflalign_jax.runs.factories import FACTORIES
 def line(function: Callable) -> str:
     """Return the first sentence of a docstring: of an algorithm's file where it has one."""
     module = inspect.getmodule(function)
+    # An algorithm's file begins with what the method is, its factory with what it returns.
     own = module is not None and module.__name__ == f"{algorithms.__name__}.{function.__name__}"
     text = (inspect.getdoc(module if own else function) or "").split("\n\n")[0].replace("\n", " ")
     return re.sub(r"^(Return|Give) (\w)", lambda m: m[2].upper(), text).replace("`", "")

@@ -44,6 +44,7 @@ def table_rows(dataset: FederatedDataset) -> list[dict[str, object]]:
             continue
         counts = client_label_counts(group)
         shares = counts / counts.sum(1, keepdims=True)
+        # 0 log 0 = 0; adding 0 turns -0.0 into 0.0.
         entropy = (shares * -np.log2(np.where(shares > 0, shares, 1))).sum(1) + 0.0
         distance = 0.5 * np.abs(shares - whole).sum(1)
         sizes = [group.splits[split].sizes for split in SPLITS]
@@ -73,6 +74,7 @@ def client_table(dataset: FederatedDataset, rows: list[dict[str, object]]) -> Ta
     if len(rows) > SHOWN:
         table.add_row(f"... {len(rows) - SHOWN} more")
     table.add_section()
+    # Counts are whole numbers, shares are not.
     for title, statistic in (("smallest", np.min), ("median", np.median), ("largest", np.max)):
         values = (f"{statistic([row[c] for row in rows]):g}" for c in COLUMNS[2:6])
         shares = (f"{statistic([row[c] for row in rows]):.2f}" for c in COLUMNS[6:])

@@ -41,6 +41,7 @@ def read_examples(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
       DataError: if it cannot be read, has no ``x``, or as many labels as examples.
     """
     try:
+        # np.load itself leaves a file that it cannot read open.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
@@ -78,7 +79,9 @@ def score(logits: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 def main(arguments: list[str]) -> None:
     """Predict ``--data`` with the model of ``--client`` in ``--run``."""
     refuse_arguments(arguments)
+    # One model predicts: more simulated devices are of no use.
     use_devices(1)
+    # A number is a round.
     which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
     check_devices()
     x, y = read_examples(pathlib.Path(_DATA.value))

@@ -22,6 +22,7 @@ def take_turns(contenders: Mapping[str, Callable[[], None]], rounds: int) -> dic
     for run in contenders.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    # In turns, so that what else the machine does hits all of them alike.
     for _ in range(rounds):
         for name, run in contenders.items():
             start = time.perf_counter()
@@ -122,6 +123,7 @@ def scaling(over: str, name: str, rounds: int, folder: str) -> list[dict[str, An
       rounds: how many are timed.
       folder: for states on disk.
     """
+    # All exist at once, which matters for memory; a clients' case holds none of them on devices.
     runs = {
         case: OurRound(
             "pflalign", work.model(), noise(work), **{"cohort_size": work.cohort, **options}

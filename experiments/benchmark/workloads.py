@@ -48,6 +48,7 @@ def noise(workload: Workload, seed: int = 0) -> FederatedDataset:
     rng = np.random.default_rng(seed)
     sizes = workload.sizes
     total, count = int(sizes.sum()), len(sizes)
+    # The next token is the label, as with texts.
     if workload.tokens:
         text = rng.integers(0, workload.tokens, (total, 65), dtype=np.int32)
         x, y, centre = text[:, :-1], text[:, 1:], 0.0

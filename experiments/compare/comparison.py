@@ -26,11 +26,13 @@ def search(
       extensions: how often the grid may grow, by the ratio of its two last values.
     """
     trials = {rate: run(rate) for rate in sorted(grid)}
+    # The best value may lie beyond the edge of the grid.
     for _ in range(extensions):
         rates = sorted(trials)
         best = max(rates, key=lambda rate: trials[rate].score)
         if len(rates) < 2 or best not in (rates[0], rates[-1]):
             break
+        # One step further by the ratio of the two values at the edge, to two digits.
         inner = rates[1] if best == rates[0] else rates[-2]
         beyond = float(f"{best * best / inner:.2g}")
         trials[beyond] = run(beyond)
@@ -46,6 +48,7 @@ def settings(config: ConfigDict, method: str) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         variants = dict(config.compare.variants)
+        # A variant is an algorithm with other fields; the rest of the config is the same.
         fields = dict(variants.get(method, {"name": method}))
         config.algorithm.update(fields)
         del config["compare"]

@@ -299,6 +299,7 @@ def write(
 
 def chart(entries: list[Entry]) -> Figure:
     """Draw mean and worst decile of the adapted models, with the standard deviation over seeds."""
+    # Charts grow upwards: the best is drawn last and stands on top.
     ranked = sorted(entries, key=_rank)
     figure = plots.new_figure((7, 0.32 * len(ranked) + 1.2))
     axes = figure.subplots()

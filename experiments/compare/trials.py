@@ -199,9 +199,11 @@ def _build(
     whose clients' states are not on devices serves one run.
     """
     config = vocabulary.resolve(setting.config(seed))
+    # Data of the compiled program instead of constants, so that it serves all values.
     tuned, own = ["learning_rate"], setting.field
     if own is not None and vocabulary.is_number(config.algorithm.name, own):
         tuned += [own] if config.algorithm[own] is not None else []
+    # Then every seed is another program.
     if messages.seed_in_program(config):
         return build(config, path / files.CLIENT_STATES, dataset)
     fields = config.to_dict()
@@ -233,6 +235,7 @@ def as_one(experiments: Sequence[Experiment], wanted: bool | None) -> bool:
     federation, dataset = experiments[0].federation, experiments[0].dataset
     if wanted is False or messages.seed_in_program(experiments[0].config):
         return False
+    # Old and new states are there at the same time while a round runs.
     states = 2 * len(experiments) * dataset.num_clients * num_bytes(federation.shapes[1])
     place = choose_place(states, dataset.x.nbytes, federation.mesh, state_dir="unused")
     if not place == federation.client_state_in == "device":
@@ -249,6 +252,7 @@ def _run(plans: Sequence[RunPlan]) -> None:
             files.write_diverged(plan.workdir)
         if not isinstance(end, StoppedError):
             shutil.rmtree(plan.checkpoints, ignore_errors=True)  # those of all are too much
+    # Only now, when what the others left is written.
     for end in ends:
         if isinstance(end, StoppedError):
             raise end

@@ -100,6 +100,7 @@ def read(paths: Sequence[pathlib.Path], notes: list[str]) -> list[Series]:
         found += _chosen_trials(path, notes) if files.is_comparison(path) else [_single_run(path)]
     if not found:
         raise ReportError(f"no run is finished in {', '.join(map(str, paths))}")
+    # Runs of one name and one config are the seeds of one series.
     groups: dict[tuple, list[ReportedRun]] = {}
     for run in found:
         groups.setdefault((run.name, _setting(run)), []).append(run)
@@ -154,6 +155,7 @@ def _chosen_trials(root: pathlib.Path, notes: list[str]) -> list[ReportedRun]:
         assert run is not None, path  # a finished run was evaluated
         groups.setdefault(run.name, {}).setdefault(_setting(run), []).append(run)
 
+    # The chosen setting was repeated with further seeds; of single runs the best on validation.
     def rank(runs: list[ReportedRun]) -> tuple[int, float]:
         first = min(runs, key=lambda run: run.config["seed"])
         return len(runs), first.rows[-1].get(CHOSEN_BY) or 0.0

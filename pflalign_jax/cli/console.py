@@ -108,6 +108,7 @@ def progress(
         TextColumn("{task.fields[held]}"),
         console=console,
     )
+    # The headline is too long for the bar's line and stands above it.
     title = Text()
     with Live(Group(title, bar), console=console, refresh_per_second=4):
         task = bar.add_task("", total=rounds, score="", speed="", held="")
@@ -196,6 +197,7 @@ def score_table(summary: dict[str, Any]) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
+    # Rows are named by models, columns by statistics over clients.
     table.add_column("split / model / stage", no_wrap=True)
     for statistic in STATISTICS:
         table.add_column(statistic, justify="right", no_wrap=True)

@@ -26,6 +26,7 @@ def use_devices(count: int | None) -> None:
     they would be over accelerators. Accelerators are not affected, and an
     ``--xla_force_host_platform_device_count`` in ``XLA_FLAGS`` wins.
     """
+    # XLA would refuse both.
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         jax.config.update("jax_num_cpu_devices", count or cores)
@@ -69,6 +70,7 @@ def join_processes(
         "num_processes": num_processes,
         "process_id": process_id,
     }
+    # All three are given, or none: then a cluster's environment has them.
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == 3 and not distributed:
         return
@@ -99,6 +101,7 @@ def cache_programs(directory: str) -> None:
         path = os.path.expanduser(directory)
         try:
             os.makedirs(path, exist_ok=True)
+            # A directory that exists may still be read-only.
             tempfile.TemporaryFile(dir=path).close()
         except OSError as error:
             print(f"Compiled programs are not kept, {path}: {error.strerror}", file=sys.stderr)

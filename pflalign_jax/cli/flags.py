@@ -109,6 +109,7 @@ def default_workdir(name: str) -> str:
 def option(arguments: list[str], name: str) -> tuple[str | None, list[str]]:
     """Return the value of an option, None if it is not there, and a command's other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    # As absl reads flags: one or two dashes, a value after = or as the next word.
     parser.add_argument(f"--{name}", f"-{name}", dest="value")
     found, rest = parser.parse_known_args(arguments)
     return found.value, rest
@@ -130,12 +131,14 @@ def _of_config_file(error: BaseException | None, given: str | None) -> str | Non
             return f"{file} has no function get_config(), which returns the config"
         if isinstance(error, SyntaxError) and error.filename == os.path.abspath(file):
             return f"{file}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+        # The innermost line of the file: where its author has to look.
         for frame in reversed(traceback.extract_tb(error.__traceback__)):
             if os.path.abspath(frame.filename) == os.path.abspath(file):
                 text = str(error).split("\n")[0]
                 if isinstance(error, AttributeError | KeyError):
                     text = _unknown_field(error)
                 return f"{file}, line {frame.lineno}: {type(error).__name__}: {text}"
+        # ml_collections wraps what a file raises in errors of its own.
         error = error.__cause__ or error.__context__
     return None
 

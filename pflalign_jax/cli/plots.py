@@ -67,6 +67,7 @@ def learning_curves(title: str, rows: Sequence[Row]) -> Figure:
     figure = new_figure((9, 3.6))
     accuracy, loss = figure.subplots(1, 2)
     rounds = [row["round"] for row in rows]
+    # A line of one point is not seen.
     marker = "o" if len(rows) < 2 else None
     for model, colour in COLOURS.items():
         for split, style in (("test", "-"), ("validation", ":")):
@@ -99,6 +100,7 @@ def client_distribution(title: str, scores: Mapping[str, ClientScores]) -> Figur
         score = scores.get(f"test/{model}")
         if score is None:
             continue
+        # Clients without test examples have no score.
         values = np.sort(100 * score.accuracy[score.examples > 0])
         share = 100 * (np.arange(len(values)) + 0.5) / len(values)
         axes.step(
@@ -169,6 +171,7 @@ def example_images(dataset: FederatedDataset, clients: int = 8, each: int = 10) 
     for row, k in zip(grid, chosen, strict=True):
         indices = owned.of_client(k)[:each]
         images = datasets.features_of(dataset, int(k), indices)
+        # Features may be normalised: grey levels are stretched for each client alone.
         low, high = float(images.min()), float(images.max())
         for axes, image in itertools.zip_longest(row, images):
             axes.set(xticks=[], yticks=[], frame_on=image is not None)

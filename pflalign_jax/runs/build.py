@@ -62,9 +62,11 @@ def build(
     with _errors_of("participation"):
         fields = config.participation
         participation = call(factory("participation", fields.name), fields)
+    # Before anything is compiled: a run must not end at its first evaluation.
     messages.check_accountable(config, participation, clients)
     algorithm, trained = build_with_messages(config, model, dataset)
     if tuned:
+        # Messages go around the algorithm with other values as well.
         algorithm = inject_hyperparams(
             lambda **values: build_with_messages(config, model, dataset, values)[0],
             **{name: config.algorithm[name] for name in tuned},
@@ -85,6 +87,7 @@ def build(
         )
     except ValueError as error:
         raise ConfigError(f"config: {error}") from error
+    # What is written says what every None stood for.
     config = effective_config(config, dataset, model, federation)
     return Experiment(config, dataset, model, federation, participation)
 
@@ -156,6 +159,7 @@ def call(function: Callable, fields: Mapping[str, Any], **supplied: Any) -> Any:
 
     ``supplied`` are further arguments, for those that take them and where the config has none.
     """
+    # The name chose the function; everything else is an argument.
     given = {k: _tuples(v) for k, v in fields.items() if k != "name"}
     takes = inspect.signature(function).parameters
     return function(**{k: v for k, v in supplied.items() if k in takes} | given)
@@ -185,6 +189,7 @@ def build_algorithm(
     Raises:
       ValueError: for arguments that the algorithm refuses.
     """
+    # The algorithm's own fields, and among them those that stand for transforms of gradients.
     fields = {**config["algorithm"], **values}
     for name in TRANSFORMS.keys() & fields.keys():
         if fields[name] is not None:

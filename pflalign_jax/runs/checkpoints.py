@@ -62,6 +62,7 @@ class Checkpoints:
         meta = {**meta, "score": score, "about": about}
         meta["checksum"] = _checksum(meta)
         metrics = None if score is None else {"score": float(score), "round": saved.round}
+        # The arrays as a tree of numbered leaves, and what they are as json.
         items = {"state": ocp.args.PyTreeSave(arrays), "meta": ocp.args.JsonSave(meta)}
         with _named_write_errors(self.directory):
             args = ocp.args.Composite(**items)
@@ -140,6 +141,7 @@ def checkpoint_path(directory: str | os.PathLike, round_index: int) -> pathlib.P
 def checkpoint_rounds(directory: str | os.PathLike) -> list[int]:
     """Return the rounds that a directory has checkpoints of, oldest first; [] if it is missing."""
     directory = pathlib.Path(directory)
+    # What orbax is still writing has another name.
     names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     return sorted(int(name) for name in names if re.fullmatch(rf"\d{{{DIGITS}}}", name))
 
@@ -159,6 +161,7 @@ def read_about(directory: str | os.PathLike, round_index: int) -> dict[str, Any]
             f"checkpoint {path} is damaged or was not written by pFLAlign-JAX "
             f"({type(error).__name__}: {_first_line(error)})"
         ) from error
+    # Before anything else is believed.
     if known != FORMAT:
         raise CheckpointError(
             f"checkpoint {path} has format {known}, this version of pFLAlign-JAX reads format "
@@ -206,6 +209,7 @@ def load_checkpoint(
     server = _tree(arrays, where[0], shapes[0], 0, path)
     clients = ClientSnapshot(None, ())
     if "positions" in arrays:
+        # Client states lie as they lay on devices, in a store in a row.
         lead = arrays["positions"].ndim
         clients = ClientSnapshot(
             arrays["positions"], _tree(arrays, where[1], shapes[1], lead, path)
@@ -247,6 +251,7 @@ def _flat(saved: Snapshot) -> tuple[dict[str, Any], dict[str, Any]]:
     named = {"key": saved.key, **_named("server", saved.server)}
     if saved.clients.positions is not None:
         named |= {"positions": saved.clients.positions, **_named("clients", saved.clients.states)}
+    # Numbers for names: paths of parameters are no file names, and may be long.
     arrays = {f"{i:05d}": a for i, a in enumerate(named.values()) if a.size}
     meta = {
         "pflalign_jax_checkpoint": FORMAT,
@@ -275,6 +280,7 @@ def _tree(
     """Return the arrays under ``prefix`` as the tree of ``shapes``, after ``lead`` axes."""
     wanted = _named(prefix, shapes)
     found = {k: a for k, a in arrays.items() if k == prefix or k.startswith(prefix + ".")}
+    # First what is missing or too much, then what has another shape or type.
     different = sorted(set(wanted) ^ set(found)) or [
         name
         for name, leaf in wanted.items()

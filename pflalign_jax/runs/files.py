@@ -337,6 +337,7 @@ def append_clients(
         if file.tell() == 0:
             writer.writerow(CLIENT_COLUMNS)
         for name, score in scores.items():
+            # The global model has no stage.
             split, model, stage = (*name.split("/"), "")[:3]
             for k in score.examples.nonzero()[0]:
                 writer.writerow(
@@ -431,6 +432,7 @@ def cut_back(workdir: pathlib.Path, sizes: Mapping[str, int]) -> None:
     for name, size in sizes.items():
         path = workdir / name
         found = path.stat().st_size if path.exists() else 0
+        # Longer is expected: rounds after the checkpoint. Shorter means that rows are lost.
         if found < size:
             raise WorkdirError(
                 f"{path} has {found} bytes, {size} when the checkpoint was saved; it was changed "
@@ -452,6 +454,7 @@ def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a file whole: to a temporary name, then renamed."""
+    # Renaming replaces a file at once: a reader sees the old or the new one, never a part.
     temporary = path.with_name(path.name + ".partial")
     with named_write_errors(path):
         temporary.write_text(text)

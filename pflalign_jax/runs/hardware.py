@@ -37,10 +37,12 @@ def matmul_peak(size: int | None = None, repeats: int = 5) -> float:
     if size is None:
         size = 2048 if jax.devices()[0].platform == "cpu" else 8192
     spec = jax.sharding.PartitionSpec(AXIS)
+    # A square matrix for each device, so that all of them are busy at once.
     x = put_sharded(np.broadcast_to(np.float32(1), (mesh.size, size, size)), mesh)
     product = jax.jit(
         jax.shard_map(lambda a: a @ a, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     )
+    # The first call compiles.
     jax.block_until_ready(product(x))
     seconds = []
     for _ in range(repeats):
@@ -60,6 +62,7 @@ def step_flops(model: models.Model, dataset: FederatedDataset, batch_size: int) 
         jax.ShapeDtypeStruct((batch_size,), jnp.float32),
     )
     batch = models.Batch(*shapes)
+    # Only shapes: nothing is computed or held.
     params = jax.eval_shape(model.init, jax.random.key(0), batch.x)
     gradient = jax.jit(jax.grad(models.cross_entropy(model)))
     cost: Any = gradient.lower(params, batch, jax.random.key(0)).cost_analysis()
@@ -68,12 +71,14 @@ def step_flops(model: models.Model, dataset: FederatedDataset, batch_size: int) 
 
 def peak_memory() -> int:
     """Return the most bytes of host memory that this process has held."""
+    # In bytes on macOS, in KiB on Linux.
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def memory() -> tuple[str, int]:
     """Return ``(whose, bytes)``: the most memory held so far, of a device or else of the host."""
+    # CPUs have no statistics; they share the host's memory.
     found = [
         (device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()
     ]
@@ -94,6 +99,7 @@ def room_on_devices(chunk: int) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
+        # XLA has no class of its own for this.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         advice = (

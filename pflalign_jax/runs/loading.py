@@ -137,6 +137,7 @@ class Run:
     def _state_of(self, k: int) -> Any:
         """Return the state of the client at position ``k``."""
         if self._source.saved.clients.positions is not None:
+            # A client that never took part has the algorithm's first state.
             found = client_of(self._source.saved.clients, k, None)
             return self._first_state if found is None else found
         # Every process kept the states of its own clients.
@@ -208,8 +209,10 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
     chosen, names = _choose(directory, rounds, which), tuple(data["client_names"])
     model = build_model(config, data["num_classes"])
     algorithm = build_algorithm(config, model, data["num_classes"], len(names))
+    # Shapes tell whether the checkpoint is of this algorithm; no dataset is needed for them.
     params = jax.eval_shape(model.init, jax.random.key(0), _example(data))
     shapes = jax.eval_shape(algorithm.init, params, jax.random.key(0))
+    # What messages go through may keep states of its own, which predictions do not need.
     own = own_states(config)
     saved, _ = load_checkpoint(directory, chosen, shapes, own)
     if saved.clients.positions is None and own.clients != "clients":
@@ -219,6 +222,7 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
         )
     received = algorithm.broadcast(jax.tree.map(jnp.asarray, saved.server))
     shared = None if algorithm.global_params is None else algorithm.global_params(received)
+    # Rows after the last checkpoint come again when the run goes on.
     size = read_about(directory, rounds[-1])["about"]["files"][files.METRICS]
     rows = files.read_rows(workdir, size)
     source = _Source(workdir, data, algorithm, received, saved)
@@ -230,6 +234,7 @@ def _choose(directory: pathlib.Path, rounds: list[int], which: str | int) -> int
     if which == "last":
         return rounds[-1]
     if which == "best":
+        # Checkpoints of rounds that were not evaluated have no score.
         scores = {r: read_about(directory, r)["score"] for r in rounds}
         scored = {r: score for r, score in scores.items() if score is not None}
         if scored:
@@ -245,5 +250,6 @@ def _choose(directory: pathlib.Path, rounds: list[int], which: str | int) -> int
 
 def _example(data: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
     """Return shape and type of a batch of one example, as the model takes it."""
+    # Models take tokens as they are, other features normalised.
     tokens = are_tokens(np.dtype(data["features_dtype"]))
     return jax.ShapeDtypeStruct((1, *data["features_shape"]), jnp.int32 if tokens else jnp.float32)

@@ -22,17 +22,20 @@ def locked(path: pathlib.Path, say: Callable[[str], None] = lambda text: None) -
     Raises:
       WorkdirError: naming who holds it.
     """
+    # Opened for appending, so that a holder's name is not lost before it is read.
     with (path / files.LOCK).open("a+") as file:
         file.seek(0)
         holder = file.read().strip()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            # Another process has it: its name is what it wrote.
             raise files.WorkdirError(
                 f"workdir {path} is in use by {holder or 'another run'}; wait for it, stop it, or "
                 "choose another --workdir"
             ) from error
         except OSError as error:
+            # Some network file systems have no locks.
             say(f"{path} cannot be locked ({error.strerror}); see to it that no other run uses it")
         else:
             if holder:

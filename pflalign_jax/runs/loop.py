@@ -174,25 +174,31 @@ class RunInProgress:
           WorkdirError, CheckpointError, StoreError: for what cannot be written.
         """
         plan, experiment = self.plan, self.plan.experiment
+        # The round is done whatever follows: what is saved from here on is the state after it.
         progress = before._replace(done=before.done + 1, state=state)
         done = progress.done
         try:
             loss = check_round(done, result, experiment.config, experiment.dataset, plan.workdir)
         except DivergedError:
+            # The state is kept for whoever wants to see what happened.
             self._save(progress, None, now=True)
             raise
         examples = examples_visited(experiment, result.cohort)
         progress = progress._replace(tally=progress.tally.plus(result, examples, seconds))
         self.diagnostics.add(done, result.metrics)
+        # Between evaluations a round leaves no row, only its share of the next one's counts.
         row = None
         if self.is_evaluated(done):
             row, scores = self._evaluate(progress, result, loss)
             progress = progress._replace(rows=(*progress.rows, row), scores=scores, tally=Tally())
+        # After the row is on disk, so that what is shown is never ahead of what is kept.
         plan.on_round(done, row)
         (signum,) = agree(plan.stop())  # one process was asked, all stop
+        # Stopped, diverged or done: in these cases a checkpoint does not wait for its turn.
         save_last = plan.save_last and self.is_over(progress)
         score = None if row is None else row.get(CHOSEN_BY)
         self._save(progress, score, now=save_last or bool(signum))
+        # A run that is asked to stop in its last round just ends.
         if signum and not self.is_over(progress):
             raise StoppedError(signum, done)
         return progress
@@ -204,6 +210,7 @@ class RunInProgress:
             self.checkpointing.wait()
         scores = dict(progress.scores)
         if not scores and workdir is not None:  # it was killed after its last evaluation
+            # Scores of the last round are read back from clients.csv.
             names = experiment.dataset.client_names
             scores = files.read_scores(workdir, experiment.config.rounds, names)
         summary = summary_of(experiment, progress.rows)
@@ -223,6 +230,7 @@ class RunInProgress:
             adapt = not federation.everyone
             scores = {**federation.evaluate(progress.state, adapt=adapt), **result.adapted}
             new = {} if dataset.new_clients is None else federation.evaluate_new(progress.state)
+        # Times and counts are of the rounds since the last row, the row's own evaluation apart.
         tally, devices = progress.tally, federation.mesh.size
         row = finite_or_none(
             {
@@ -241,6 +249,7 @@ class RunInProgress:
             files.append_row(workdir, row)
             files.append_clients(workdir, progress.done, dataset.client_names, scores)
             if dataset.new_clients is not None:
+                # New clients have names of their own; their scores begin with new_clients.
                 names = dataset.new_clients.client_names
                 files.append_clients(workdir, progress.done, names, new)
         return row, scores
@@ -278,6 +287,7 @@ def in_progress(plan: RunPlan) -> Iterator[RunInProgress]:
                 federation,
                 config.checkpoint_every,
                 config.checkpoints_kept,
+                # Of a run that goes on: the best round before must not be forgotten.
                 max(scored, default=None),
             )
             stack.callback(checkpointing.close)
@@ -301,6 +311,7 @@ def timed_rounds(
     """
     clock = time.perf_counter()
     with room_on_devices(federation.client_chunk):
+        # JAX returns before a round is done: its time is known when its metrics are.
         results = federation.run_rounds(states, scores_cohort)
         jax.block_until_ready([result.metrics for _, result in results])
     return results, (time.perf_counter() - clock) / len(results)

@@ -101,6 +101,7 @@ def resolve_section(section: ConfigDict) -> ConfigDict:
     def refuse(name, reason):
         raise ConfigError(f"config.messages.{name}={fields[name]!r} {reason}")
 
+    # Fields that are set without the field that they belong to, and the other way round.
     for name in given & set(BELONGS):
         other, values = BELONGS[name]
         if fields[other] not in values:
@@ -113,6 +114,7 @@ def resolve_section(section: ConfigDict) -> ConfigDict:
             refuse("local_noise", "needs config.messages.clip: without it there is no privacy")
         if fields["compression"] is not None:
             refuse("local_noise", "does not go with compression: with noise messages are dense")
+    # Noise without a bound is no privacy, and a bound without noise is to be said as noise 0.
     if ("private_clip" in given) != ("noise_multiplier" in given):
         (name,) = given & {"private_clip", "noise_multiplier"}
         refuse(name, "needs both private_clip and noise_multiplier; set the other")
@@ -135,6 +137,7 @@ def with_defaults(fields: Mapping[str, Any], num_clients: int | None = None) -> 
       fields: the section's values.
       num_clients: K, for ``delta``; None: it stays as it is.
     """
+    # A field without what it belongs to stays None: there it means nothing.
     decided = dict(fields)
     if decided.get("compression") is not None and decided.get("error_feedback") is None:
         decided["error_feedback"] = False
@@ -192,6 +195,7 @@ class _Stage(NamedTuple):
 
 def own_states(config: Mapping[str, Any]) -> StatePaths:
     """Return where the algorithm's own states are in the states of a run."""
+    # The stages that are run are asked, so that the two cannot disagree.
     around = [stage.around for stage in _stages(config)]
     server, clients = (
         ".".join([name] + ["own"] * around.count(name)) for name in ("server", "clients")
@@ -202,6 +206,8 @@ def own_states(config: Mapping[str, Any]) -> StatePaths:
 def _stages(config: Mapping[str, Any]) -> list[_Stage]:
     """Return the changes of a resolved config, in order."""
     fields, stages = config["messages"], []
+    # Clients change what they send; among them are attackers, who send what they like; then the
+    # server defends itself. Each stage is put around those before it.
     transforms = _transforms(fields)
     if transforms:
         chain = messages.chain(*transforms)
@@ -218,6 +224,7 @@ def _stages(config: Mapping[str, Any]) -> list[_Stage]:
         stages.append(_Stage(functools.partial(_attacked, config)))
     if fields["robust"] is not None:
         argument = {"trimmed_mean": fields["trim"], "norm_bound": fields["max_norm"]}
+        # The median has no argument.
         given = (argument[fields["robust"]],) if fields["robust"] in argument else ()
         rule = getattr(messages, fields["robust"])(*given)
         stages.append(
@@ -250,6 +257,7 @@ def _attacked(
     ids = messages.corrupted_clients(dataset, fields["corrupted"], config["seed"])
     if fields["attack"] == "label_flip":
         return algorithm, messages.label_flip(dataset, ids)
+    # The attacks' own defaults differ.
     factor = () if fields["attack_factor"] is None else (fields["attack_factor"],)
     return getattr(messages, fields["attack"])(algorithm, ids, *factor), dataset
 
@@ -307,6 +315,7 @@ def privacy(
     try:
         if fields.noise_multiplier is not None:
             cohort = config.cohort_size or num_clients
+            # More are invited than needed where answers are lost; everyone invited is a sample.
             most = min(
                 math.ceil(round(cohort * config.participation.over_selection, 6)), num_clients
             )

@@ -90,6 +90,7 @@ def traffic_columns(tally: Tally, federation: Federation) -> Row:
 
     Bytes, invited and answered clients are means per round, ``clients/nonfinite`` is a sum.
     """
+    # What one client sends and gets; how many did is counted round by round.
     up, down = (b / federation.cohort_size for b in federation.bytes_per_round)
     return {
         "bytes_up": round(up * tally.answered / tally.rounds),
@@ -118,7 +119,9 @@ def summary_of(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
     of equals), never chosen on test data; None without a validation split.
     """
     config, dataset, federation = experiment.config, experiment.dataset, experiment.federation
+    # None where nobody has validation examples, or where the score is not finite.
     scored = [row for row in rows if row.get(CHOSEN_BY) is not None]
+    # The first of equals, as `max` finds it.
     best = max(scored, key=lambda row: row[CHOSEN_BY]) if scored else None
     device = federation.mesh.devices.flat[0]
     return {
@@ -140,6 +143,7 @@ def summary_of(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
             "platform": device.platform,
             "count": federation.mesh.size,
         },
+        # What last digits may depend on.
         "versions": {
             name: importlib.metadata.version(name)
             for name in ("jax", "jaxlib", "flax", "optax", "numpy")

@@ -57,6 +57,7 @@ def prepare(workdir: pathlib.Path, experiment: Experiment, say: Callable[[str], 
     config, dataset, _, federation, _ = experiment
     directory, first = workdir / files.CHECKPOINTS, is_first_process()
     if first:
+        # One process decides, so that all go on from the same round.
         found = _find(workdir, experiment, say)
         agree(0 if found is None else found[0].round)
     else:
@@ -103,17 +104,20 @@ def _find(
             f"{workdir} is after round {saved.round} already; config.rounds={config.rounds} is too "
             "few"
         )
+    # Each process has the states of its own clients on its own disk.
     if saved.clients.positions is None and about["processes"] != jax.process_count():
         raise WorkdirError(
             f"{workdir} has client states on the disks of {about['processes']} processes; go on "
             f"with as many, not {jax.process_count()}"
         )
+    # Rounds after the checkpoint will come again, and so will their rows.
     files.cut_back(workdir, about["files"])
     return found
 
 
 def _restored(federation: Federation, saved: Snapshot, directory: pathlib.Path) -> FederationState:
     """Return a checkpoint's state; client states on disk are kept for those before it as well."""
+    # A later kill may make an earlier checkpoint the last usable one.
     held = [r for r in checkpoint_rounds(directory) if r < saved.round]
     return federation.restore(saved, held)
 
@@ -129,6 +133,7 @@ def _last_usable(
         except CheckpointError as error:
             reasons.append(str(error))
             continue
+        # Now that one can be used, those after it are only in the way.
         for reason, bad in zip(reasons, reversed(rounds), strict=False):
             say(f"{reason}; it is set aside as {set_aside(directory, bad).name}")
         return found
@@ -150,6 +155,7 @@ def _start_again(workdir: pathlib.Path) -> None:
             f"workdir {workdir} holds an unfinished run that saved no checkpoints; it is not "
             "overwritten. Choose another --workdir, or move or delete that directory"
         )
+    # Nothing is lost that a checkpoint could have brought back.
     files.cut_back(workdir, dict.fromkeys(files.GROWING, 0))
     files.forget_client_states(workdir)
 
@@ -242,6 +248,7 @@ def _other_sizes(workdir: pathlib.Path, dataset: FederatedDataset) -> list[str]:
     """Return the names of clients that owned another number of examples."""
     differ = np.zeros(dataset.num_clients, bool)
     for split, owned in dataset.splits.items():
+        # Names and sizes can be told without the examples of then.
         differ |= files.read_sizes(workdir, split) != owned.sizes
     return dataset.client_names[differ].tolist()
 

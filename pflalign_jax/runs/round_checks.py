@@ -40,10 +40,12 @@ def check_round(
         f"(now {config.algorithm.learning_rate}) usually helps"
     )
     answered = int(result.counts.answered)
+    # A round that nobody answered is no failure: in simulations of availability they happen.
     if not answered and not left_out:
         logging.warning("round %d: no client answered; the server keeps what it has", done)
         return loss
     if left_out:
+        # This waits for the round, so it is only looked up when somebody was left out.
         names = [str(dataset.client_names[k]) for k in result.nonfinite()]
         who = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
         if config.on_nonfinite == "raise":
@@ -55,6 +57,7 @@ def check_round(
             logging.warning(
                 "round %d: client %s left out: loss, message or state is not finite", done, who
             )
+    # The mean over those who are left; it is NaN if there are none.
     if not math.isfinite(loss):
         whose = "" if answered else f" for all {left_out} clients"
         raise DivergedError(f"round {done}: the training loss is {loss}{whose}; {advice}")

@@ -71,6 +71,7 @@ def open_run(
     experiment = build(config, states)  # first, so that a wrong config leaves no directory
     first = is_first_process()
     with contextlib.ExitStack() as stack:
+        # Other processes see the directory, but only read it.
         if first:
             files.create(workdir, go_on=True)
             stack.enter_context(locked(workdir, say))

@@ -33,6 +33,7 @@ def asked_to_stop() -> Iterator[Callable[[], int]]:
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
+    # Only a note: the round is finished and saved before the run ends.
     def remember(signum: int, frame: object) -> None:
         seen[0] = signum
         put_back()

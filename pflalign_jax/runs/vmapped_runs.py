@@ -36,6 +36,7 @@ def train_together(plans: Sequence[RunPlan]) -> list[End]:
     with contextlib.ExitStack() as stack:
         runs = [stack.enter_context(in_progress(plan)) for plan in plans]
         going = {i: run.first() for i, run in enumerate(runs)}
+        # All are after the same round, so that one program serves them in step.
         for _ in range(going[0].done, rounds):
             if not going:
                 break

@@ -164,8 +164,10 @@ def _chosen_trials(root: pathlib.Path, notes: list[str]) -> list[ReportedRun]:
 
 
 def _setting(run: ReportedRun) -> tuple[tuple[str, str], ...]:
-    """Return what runs of one series have in common."""
-    return tuple(sorted((k, v) for k, v in files.flat_fields(run.config).items() if k != "seed"))
+    """Return what runs of one series have in common, which may be of different machines."""
+    different = {"seed", "client_chunk", "client_state_in"}
+    fields = files.flat_fields(run.config)
+    return tuple(sorted((k, v) for k, v in fields.items() if k not in different))
 
 
 def _told_apart(series: Sequence[Series]) -> list[Series]:

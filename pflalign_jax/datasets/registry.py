@@ -1,7 +1,7 @@
-"""The datasets by name: every function loads examples and deals them out to clients.
+"""The datasets by name: every function loads examples and gives them to clients.
 
-All take the keyword arguments of `pflalign_jax.datasets.partition_examples`. What their files are,
-how they are licensed and how many examples they hold is in `pflalign_jax.datasets.SOURCES`.
+All take the keyword arguments of `pflalign_jax.datasets.partition_examples`. Files, licences and
+numbers of examples are in `pflalign_jax.datasets.SOURCES`.
 """
 
 from typing import Unpack
@@ -38,7 +38,7 @@ SOURCES = {
         uci_har_files.SOURCE,
     )
 }
-"""What is known about each dataset, by name."""
+"""Name to `Source`: licence, citation, files and counts of each dataset."""
 
 
 def digits(**options: Unpack[PartitionOptions]) -> FederatedDataset:
@@ -122,7 +122,7 @@ def cifar10(path: str | None = None, **options: Unpack[PartitionOptions]) -> Fed
 def cifar100(
     path: str | None = None, labels: str = "fine", **options: Unpack[PartitionOptions]
 ) -> FederatedDataset:
-    """Return CIFAR-100, 60,000 images 32x32x3; naturally by superclass.
+    """Return CIFAR-100, 60,000 images 32x32x3; their natural owners are superclasses.
 
     Args:
       path, labels: see `load_cifar100`.

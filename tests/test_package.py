@@ -114,3 +114,15 @@ def test_public_functions_are_typed():
             if untyped or node.returns is None:
                 bare.append(f"{path.relative_to(ROOT)}: {name}({', '.join(untyped)})")
     assert not bare, "\n".join(bare)
+
+
+def test_errors_are_for_the_user():
+    """Commands end with the message of these, and with a traceback of any other."""
+    others = []
+    for path in sorted([*ROOT.glob("pflalign_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error"):
+                bases = {base.id for base in node.bases}
+                if not bases & {"UserError", "WorkdirError"}:  # RunError is a WorkdirError
+                    others.append(node.name)
+    assert others == ["UserError", "StoppedError"]  # the latter ends a run as it was asked to

@@ -11,8 +11,8 @@ from pflalign_jax.datasets import partition as partitions
 from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples, FederatedDataset, Owned
 from pflalign_jax.datasets.build import Group, assemble
 from pflalign_jax.datasets.partition_file import read_partition, refuse_other_data
-from pflalign_jax.datasets.random_seeds import NEW_CLIENTS, OWNER_CHOICE
 from pflalign_jax.datasets.split import split_clients
+from pflalign_jax.random_purposes import NEW_CLIENTS, OWNER_CHOICE
 
 DEFAULT_NUM_CLIENTS = 20
 """Clients of a partition that is not natural, if the user asks for no number."""

@@ -19,8 +19,8 @@ from pflalign_jax.federated.device_program import (
     sharded_program,
     update_chunk,
 )
-from pflalign_jax.federated.random_keys import ADAPT
 from pflalign_jax.federated.sharding import SHARDED
+from pflalign_jax.random_purposes import ADAPT
 
 
 def eval_program(options: ProgramOptions) -> Callable[..., Any]:

@@ -22,10 +22,10 @@ from pflalign_jax.federated.federation import Federation, StateShapes, first_sta
 from pflalign_jax.federated.message_size import num_bytes
 from pflalign_jax.federated.metrics import eval_batch_size as default_eval_batch_size
 from pflalign_jax.federated.participation import Participation, uniform
-from pflalign_jax.federated.random_keys import COHORT
 from pflalign_jax.federated.sharding import AXIS, choose_chunk
 from pflalign_jax.federated.stored_states import StatesInStore
 from pflalign_jax.models import Model
+from pflalign_jax.random_purposes import COHORT
 
 
 def federate(

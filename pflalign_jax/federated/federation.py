@@ -21,11 +21,11 @@ from pflalign_jax.federated.inject_hyperparams import hyperparams_of
 from pflalign_jax.federated.message_size import message_shapes, num_bytes, sent_bytes
 from pflalign_jax.federated.metrics import ClientScores, named_scores, on_host
 from pflalign_jax.federated.participation import Participation, Turnout
-from pflalign_jax.federated.random_keys import COHORT, INIT, STATES
 from pflalign_jax.federated.round_program import RoundOutput, Work, round_programs
 from pflalign_jax.federated.sharding import REPLICATED, put_replicated
 from pflalign_jax.federated.snapshot import Snapshot
 from pflalign_jax.models import Model
+from pflalign_jax.random_purposes import COHORT, INIT, STATES
 
 
 class FederationState(NamedTuple):

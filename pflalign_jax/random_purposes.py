@@ -1,13 +1,13 @@
 """What every random draw is for: one number each, so that no two purposes share a stream.
 
 A dataset's draw comes from ``numpy.random.default_rng([seed, purpose])``. A federation's draw has
-the key ``fold_in(key of the run, purpose)``, folded with the round and then with the client's id: it
-does not depend on the number of devices, on the order of clients, or on a run's interruptions.
+the key ``fold_in(key of the run, purpose)``, folded with the round and then with the client's id, so
+that it does not depend on the number of devices, on the order of clients, or on interruptions.
 """
 
 FEATURE_SHIFT, LABEL_SHIFT, OWNER_CHOICE, NEW_CLIENTS = 1, 2, 3, 4
-"""Of a dataset: feature shifts; label shifts; which natural owners become clients; which clients are
-new.
+"""Of a dataset: feature shifts; label shifts; which natural owners become clients; which clients
+are new.
 
 The split of client k is drawn from ``[seed, k]`` (`split_clients`), so clients 1 to 4 share a
 stream with these. It stays that way because all published partitions depend on it."""

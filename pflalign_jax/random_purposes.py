@@ -1,7 +1,7 @@
 """What every random draw is for: one number each, so that no two purposes share a stream.
 
 A dataset's draw comes from ``numpy.random.default_rng([seed, purpose])``. A federation's draw has
-the key ``fold_in(key of the run, purpose)``, folded with the round and then with the client's id, so
+the key ``fold_in(key of the run, purpose)``, folded with the round and then with the client id, so
 that it does not depend on the number of devices, on the order of clients, or on interruptions.
 """
 

@@ -3,10 +3,11 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pflalign_jax import algorithms, datasets, diagnostics, federated, messages, models
+from pflalign_jax import algorithms, datasets, diagnostics, federated, messages, models, tasks
 from pflalign_jax.align import (
     AlignState,
     align_transform,
+    aligned_part,
     direction,
     new_round,
     preconditioner,
@@ -51,6 +52,7 @@ __all__ = [
     "UserError",
     "algorithms",
     "align_transform",
+    "aligned_part",
     "datasets",
     "diagnostics",
     "direction",
@@ -66,6 +68,7 @@ __all__ = [
     "realign",
     "runs",
     "summarise",
+    "tasks",
 ]
 
 

@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.scipy.special import erf
 
@@ -122,6 +123,7 @@ def align_transform(
     precondition: bool = True,
     correction: str | float = "probability",
     memory_dtype: str | None = None,
+    require_direction: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Return the local step of pFLAlign: updates ``-eta * P * g - gamma * direction / T``.
 
@@ -147,13 +149,15 @@ def align_transform(
         ``"bfloat16"`` halves their size. Arithmetic stays in float32; after 200 noisy steps the
         error of P was 0.5 % (root mean square), at most 1.1 %, that of the updates 0.5 %. None:
         float32, or float64 for float64 parameters.
+      require_direction: True makes an ``update`` without ``direction`` an error. Some optax
+        wrappers drop extra arguments silently, which leaves the preconditioned step alone.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; its updates have the gradients' dtype.
 
     Raises:
-      ValueError: for a hyperparameter out of range; ``update`` raises it for ``direction``
-        without ``num_steps`` and for trees that do not match.
+      ValueError: for a hyperparameter out of range; in ``init`` and ``update`` for leaves that are
+        not real floating point, trees that do not match, and ``num_steps`` missing or no number T.
 
     References:
       Kim and Lee, arXiv:2605.02143, Algorithm 1 (see the module's docstring).
@@ -167,32 +171,29 @@ def align_transform(
     >>> print(f"{preconditioner(state)['w'][0]:.4f} {params['w'][0]:.4f}")
     0.0100 0.9456
     """
+    eps = _nonzero(eps)
     _check_hyperparameters(learning_rate, beta, eps, correction, memory_dtype)
 
     def init(params):
         def zeros(dtype=None):
             return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=dtype or _wide(x)), params)
 
-        count = jnp.zeros((), jnp.int32)
+        _check_real(params, "parameters")
         # m lives for one round and is not stored, so it keeps full precision.
-        return AlignState(count, zeros(), zeros(memory_dtype), zeros(memory_dtype))
+        return AlignState(
+            jnp.zeros((), jnp.int32), zeros(), zeros(memory_dtype), zeros(memory_dtype)
+        )
 
     def update(updates, state, params=None, *, direction=None, num_steps=None, **extra):
         del params, extra
         if state.m is None:
             raise ValueError("align_transform: the state has m=None; call new_round(state) first")
-        if direction is not None:
-            if num_steps is None:
-                raise ValueError(
-                    "align_transform: direction was given without num_steps; pass the number of "
-                    "local steps of this round, update(..., direction=delta, num_steps=T)"
-                )
-            if not isinstance(num_steps, jax.core.Tracer) and not num_steps >= 1:
-                raise ValueError(f"align_transform: num_steps={num_steps!r} must be >= 1")
-            direction = _unmasked(direction, updates)
-            check_same_structure(direction, updates, "direction", "gradients")
+        updates = jax.tree.map(jnp.asarray, updates)  # Python's numbers have no dtype
+        _check_real(updates, "gradients")
         check_same_structure(state.v, updates, "state", "gradients")
+        direction = _checked_direction(direction, num_steps, updates, require_direction)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        _check_one_number("learning_rate", rate)
 
         def leaf_step(g, m, v, u, delta=None):
             dtype, out_dtype, stored = m.dtype, g.dtype, v.dtype
@@ -203,7 +204,7 @@ def align_transform(
             u = b * u + one_minus_b * m * m
             step = -eta * (_preconditioner(u, v, e) * g if precondition else g)
             if delta is not None and correction != "none":
-                delta, steps = delta.astype(dtype), jnp.maximum(num_steps, 1).astype(dtype)
+                delta, steps = jnp.asarray(delta, dtype), jnp.maximum(num_steps, 1).astype(dtype)
                 step -= removed(correction, m, v, e, delta) * (1 / steps)
             return step.astype(out_dtype), m, v.astype(stored), u.astype(stored)
 
@@ -286,7 +287,9 @@ def realign(global_params: Params, delta: Params) -> Params:
     """
     check_same_structure(delta, global_params, "delta", "global_params", stacked=True)
     return jax.tree.map(
-        lambda w, d: jnp.broadcast_to(w, d.shape) + d.astype(w.dtype), global_params, delta
+        lambda w, d: jnp.broadcast_to(w, jnp.shape(d)) + jnp.asarray(d, jnp.result_type(w)),
+        global_params,
+        delta,
     )
 
 
@@ -306,9 +309,44 @@ def direction(local_params: Params, global_params: Params) -> Params:
     """
     check_same_structure(local_params, global_params, "local_params", "global_params", stacked=True)
     return jax.tree.map(
-        lambda wi, w: wi - jnp.broadcast_to(w, wi.shape).astype(wi.dtype),
+        lambda wi, w: wi - jnp.broadcast_to(w, jnp.shape(wi)).astype(jnp.result_type(wi)),
         local_params,
         global_params,
+    )
+
+
+def aligned_part(tree: Params, state: Any) -> Params:
+    """Return ``tree`` where `align_transform` steps, and 0 elsewhere.
+
+    For a transform inside `optax.masked` or `optax.multi_transform`: a direction of leaves that it
+    does not step would be added by `realign` every round, and no step would ever remove any of it.
+    So keep ``aligned_part(direction(local_params, global_params), state)``.
+
+    Args:
+      tree: like the parameters, as a client's direction; or stacked, with leaves ``[K, ...]``.
+      state: an `AlignState`, or any optax state that holds some (chained, masked, partitioned).
+
+    Returns:
+      A tree of the same structure, shapes and dtypes.
+
+    Raises:
+      ValueError: if ``state`` holds no `AlignState`, or one with a leaf that ``tree`` has not.
+
+    >>> tx = optax.masked(align_transform(), {"body": True, "head": False})
+    >>> delta = {"body": jnp.ones(2), "head": jnp.ones(2)}
+    >>> print(aligned_part(delta, tx.init(delta)))
+    {'body': Array([1., 1.], dtype=float32), 'head': Array([0., 0.], dtype=float32)}
+    """
+    # By their paths, as nnx.Optimizer keeps a state in variables of another type than parameters.
+    paths = jax.tree_util.tree_leaves_with_path
+    aligned = {p for found in _align_states(state, "aligned_part") for p, _ in paths(found.v)}
+    if unknown := aligned - {path for path, _ in paths(tree)}:
+        names = sorted(map(jax.tree_util.keystr, unknown))
+        raise ValueError(
+            f"aligned_part: align_transform steps {names[0]}, which is not in the tree"
+        )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if path in aligned else jnp.zeros_like(leaf), tree
     )
 
 
@@ -377,6 +415,65 @@ def _wide(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(jnp.result_type(x), jnp.float32)
 
 
+def _check_real(tree: Any, name: str) -> None:
+    """Raise an error for the first leaf that is not real floating point."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"align_transform: {name}{jax.tree_util.keystr(path)} has dtype {dtype}, and P "
+                "and γ are defined for real numbers; keep a complex parameter as two leaves, its "
+                "real and imaginary part, and leave out integers with optax.masked"
+            )
+
+
+def _checked_direction(direction: Any, num_steps: Any, updates: Any, required: bool) -> Any:
+    """Return the direction without what is masked in ``updates``; an error if it is not right."""
+    if direction is not None:
+        _check_num_steps(num_steps)
+        direction = _unmasked(direction, updates)
+        check_same_structure(direction, updates, "direction", "gradients")
+    elif required:
+        raise ValueError(
+            "align_transform: no direction has arrived, and require_direction=True; pass "
+            "update(..., direction=delta, num_steps=T). If you did, a wrapper around "
+            "align_transform drops extra arguments, as optax.MultiSteps inside optax.chain does"
+        )
+    return direction
+
+
+def _check_num_steps(num_steps: Any) -> None:
+    """Raise an error for a number of local steps T that is none; a traced one has a shape only."""
+    if num_steps is None:
+        raise ValueError(
+            "align_transform: direction was given without num_steps; pass the number of "
+            "local steps of this round, update(..., direction=delta, num_steps=T)"
+        )
+    _check_one_number("num_steps", num_steps)
+    if not isinstance(num_steps, jax.core.Tracer) and not (num_steps >= 1 and num_steps % 1 == 0):
+        raise ValueError(f"align_transform: num_steps={num_steps!r} must be a whole number >= 1")
+
+
+def _check_one_number(name: str, value: Any) -> None:
+    """Raise an error for one value per client without `jax.vmap`: it would act on the last axis."""
+    if np.ndim(value) != 0:
+        raise ValueError(
+            f"align_transform: {name} has shape {np.shape(value)} and must be one number; for "
+            "clients that are stacked along a first axis, use jax.vmap over them"
+        )
+
+
+def _nonzero(eps: Any) -> Any:
+    """Return eps, or float32's least normal number if `optax.inject_hyperparams` rounded it to 0.
+
+    It casts hyperparameters to the dtype of the parameters, and 1e-12 is 0 in float16. The step
+    would divide 0 by 0 where the gradient has always been 0.
+    """
+    if getattr(eps, "dtype", None) != jnp.float16:
+        return eps
+    return jnp.where(eps == 0, jnp.finfo(jnp.float32).tiny, jnp.asarray(eps, jnp.float32))
+
+
 def _check_hyperparameters(
     learning_rate: Any, beta: Any, eps: Any, correction: Any, memory_dtype: Any
 ) -> None:
@@ -388,6 +485,9 @@ def _check_hyperparameters(
     def is_concrete(value: Any) -> bool:
         return not isinstance(value, jax.core.Tracer)
 
+    given = {"learning_rate": learning_rate, "beta": beta, "eps": eps, "correction": correction}
+    for name, value in given.items():
+        _check_one_number(name, value)
     if not callable(learning_rate) and is_concrete(learning_rate):
         if not (float(learning_rate) >= 0 and math.isfinite(learning_rate)):
             refuse("learning_rate", learning_rate, "it must be finite and >= 0, or a schedule")
@@ -403,5 +503,12 @@ def _check_hyperparameters(
         refuse("correction", correction, f"use one of {CORRECTIONS} or a constant in [0, 1]")
     elif is_concrete(correction) and not 0 <= float(correction) <= 1:
         refuse("correction", correction, "a constant must be in [0, 1]")
-    if memory_dtype not in (None, "float32", "bfloat16", "float16"):
-        refuse("memory_dtype", memory_dtype, "use 'bfloat16', 'float16', 'float32' or None")
+    if memory_dtype == "float16":
+        refuse(
+            "memory_dtype",
+            memory_dtype,
+            "squares of gradients leave its range (6e-8 to 65504), so P would be wrong: use "
+            "'bfloat16', of the same size and the range of float32",
+        )
+    if memory_dtype not in (None, "float32", "bfloat16"):
+        refuse("memory_dtype", memory_dtype, "use 'bfloat16', 'float32' or None")

@@ -72,8 +72,10 @@ def apfl(
     def gradient(triple, batch, key):
         w, v, alpha = triple
         w_key, mixed_key = jax.random.split(key)
+        # The global part descends on its own loss, as if there were no mixture.
         _, w_grad = value_and_grad(w, batch, w_key)
         value, mixed_grad = value_and_grad(mixed(alpha, v, w), batch, mixed_key)
+        # By the chain rule: v̄ moves by v - w when α does.
         slope = optax.tree.vdot(optax.tree.sub(v, w), mixed_grad) if adaptive else jnp.zeros(())
         return value, Triple(w_grad, optax.tree.scale(alpha, mixed_grad), slope)
 

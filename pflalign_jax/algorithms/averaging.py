@@ -36,6 +36,7 @@ def averaging(
 
     def client_update(server, client, data, key):
         w = server.params
+        # Optimisers without a proximal term ignore the centre.
         result = local.train(w, tx.init(w), data, key, centre=w)
         delta = optax.tree.sub(result.params, w)
         return ClientOutput(delta, client, result.params, result.steps, result.metrics)
@@ -60,6 +61,7 @@ def averaging(
         personal_params,
         init=init,
         server_update=server_update,
+        # Clients have no use for the state of the server's optimiser.
         broadcast=lambda server: ServerState(server.params),
     )
 

@@ -61,11 +61,13 @@ def ditto(
     def client_update(server, client, data, key):
         w = server.params
         result = shared.train(w, tx.init(w), data, key)
+        # Starts anew what an alignment keeps for one round only; other states stay.
         memory = new_round(client.opt_state, required=False)
         # The same key on purpose: both models take the same batches, as in the authors' code.
         fitted = personal.train(client.params, memory, data, key, centre=w)
         message = optax.tree.sub(result.params, w)
         state = ClientState(fitted.params, fitted.opt_state)
+        # The work of both models counts; the loss that is told is the personal one.
         steps = result.steps + fitted.steps
         return ClientOutput(message, state, fitted.params, steps, fitted.metrics)
 

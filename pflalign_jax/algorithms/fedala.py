@@ -72,6 +72,7 @@ def fedala(
     def mixed(server, client, weights):
         """Return the model that a client starts its local steps with."""
         mask = part_mask(server.params, layers)
+        # Lower layers are taken as received: what they learn is of use to all.
         own_head, _ = partition_params(client.params, mask)
         received_head, lower_layers = partition_params(server.params, mask)
         start_head = jax.tree.map(
@@ -81,6 +82,7 @@ def fedala(
 
     def client_update(server, client, data, key):
         def weight_loss(weights, batch, key):
+            # Only the weights are trained: both models are constants here.
             return loss(mixed(server, client, weights), batch, key)
 
         weight_key, local_key = jax.random.split(key)

@@ -77,6 +77,7 @@ def fedamp(
         # One client at a time: all differences at once would take K models for each of K clients.
         distances = jax.lax.map(lambda w: jnp.sum((vectors - w[None]) ** 2, axis=1), vectors)
         attention = alpha * jnp.exp(-distances / sigma) / sigma
+        # Not to itself: what a model keeps of itself is what others leave, below.
         attention *= 1 - jnp.eye(num_clients)
         # Without the cap the own weight below could be negative, and models would run away.
         attention /= jnp.maximum(attention.sum(1, keepdims=True), 1)
@@ -89,6 +90,7 @@ def fedamp(
 
     def server_update(server, aggregate):
         inbox = aggregate.value
+        # Who is absent keeps the model that it last sent, and still attracts others.
         models = with_answers(server.models, inbox.messages, inbox)
         return ServerState(models, cloud_models(models))
 

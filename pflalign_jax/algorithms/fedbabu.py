@@ -71,6 +71,7 @@ def fedbabu(
 
     def client_update(server, client, data, key):
         def body_loss(body, batch, key):
+            # The head is no argument, so no optimiser ever touches it.
             return loss(combine_params(server.head, body), batch, key)
 
         body_key, tuning_key = jax.random.split(key)

@@ -82,11 +82,13 @@ def fedcp(
         """Return ``[N, C]`` logits of ``[N, F]`` features."""
         hidden = dense(gated.policy, z * gated.context[None])
         hidden = jax.nn.relu(jax.nn.standardize(hidden))
+        # Over each pair: what one head is given of a feature, the other is not.
         split = jax.nn.softmax(hidden.reshape(*z.shape[:-1], 2, -1) + noise, axis=-2)
         personal = dense(gated.model[head], z * split[..., 0, :])
         return personal + dense(gated.head, z * split[..., 1, :])
 
     def personal_model(server, client):
+        # What the personal head looks at, over all classes.
         context = client.head["kernel"].sum(1)
         context /= jnp.maximum(jnp.linalg.norm(context), 1e-12)  # a head of zeros has no direction
         with_own_head = {**server.model, head: client.head}
@@ -109,6 +111,7 @@ def fedcp(
         trained = (start.model, start.policy)
         result = local.train(trained, tx.init(trained), data, key)
         params, policy = result.params
+        # The next global head has learnt half of what the personal one has.
         middle_head = jax.tree.map(lambda a, b: (a + b) / 2, params[head], start.head)
         sent = ServerState({**params, head: middle_head}, policy)
         return ClientOutput(
@@ -137,6 +140,7 @@ def fedcp(
         personal_params=lambda server, client, data: personal_model(server, client),
         global_params=None,
         predict=predict,
+        classes_only="fedcp",
     )
 
 

@@ -77,6 +77,7 @@ def feddbe(
     tx = local_sgd(learning_rate)
 
     def personal_model(params, bias):
+        # W (z + b) is W z + W b: a bias of features is one of logits.
         layer = params[head]
         return {**params, head: {**layer, "bias": layer["bias"] + bias @ layer["kernel"]}}
 
@@ -87,6 +88,7 @@ def feddbe(
             examples = jnp.maximum(jnp.sum(mask), 1)
             gap = jnp.sum(z * mask[:, None], axis=0) / examples - server.mean
             prediction_loss = mean_of_real(models.example_losses(logits, y), mask)
+            # `known` is 0 in the first round, when there is no consensus yet.
             return prediction_loss + kappa * server.known * jnp.mean(gap**2)
 
         local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
@@ -119,4 +121,5 @@ def feddbe(
         server_update=server_update,
         personal_params=lambda server, client, data: personal_model(server.params, client.bias),
         global_params=lambda server: server.params,
+        classes_only="feddbe",
     )

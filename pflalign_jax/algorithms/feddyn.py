@@ -56,6 +56,7 @@ def feddyn(
         return ServerState(params, zeros), ClientState(zeros)
 
     def client_update(server, client, data, key):
+        # The gradient of -<h_i, w_i> is -h_i.
         w, drift = server.params, optax.tree.scale(-1, client.control)
         result = local.train(w, tx.init(w), data, key, centre=w, drift=drift)
         delta = optax.tree.sub(result.params, w)
@@ -75,6 +76,7 @@ def feddyn(
         server_update=server_update,
         personal_params=lambda server, client, data: server.params,
         global_params=lambda server: server.params,
+        # Only the server needs h.
         broadcast=lambda server: ServerState(server.params, ()),
         aggregation=MEAN_BY_CLIENTS,
     )

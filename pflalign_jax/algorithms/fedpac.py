@@ -162,6 +162,7 @@ def fedpac(
     def init(params, key):
         first_head, body = partition_params(params, part_mask(params, head_names))
         mean = jnp.zeros((num_classes, params[layer]["kernel"].shape[0]))
+        # Weights of 0: before the first round there is nobody to combine.
         zeros = jnp.zeros(num_clients)
         heads = repeated(first_head, num_clients)
         return ServerState(
@@ -181,6 +182,7 @@ def fedpac(
         deliver=deliver,
         between_rounds=combine_heads,  # on the host: SciPy solves the QP
         aggregation=GATHERED,
+        classes_only="fedpac",
     )
 
 
@@ -195,6 +197,7 @@ def server_update(server: ServerState, aggregate: Aggregate) -> ServerState:
     """Average bodies and centroids; heads and statistics of those that answered replace theirs."""
     inbox, last = aggregate.value, server.shared
     sent, weights = inbox.messages, inbox.weights
+    # The engine keeps the old state if nobody answered and this is 0 / 0.
     shares = weights / weights.sum()
     moved = jax.tree.map(lambda a: jnp.tensordot(shares, a, 1), sent.delta)
     # Who is absent keeps its head and statistics, but lends its head to none: weight 0.

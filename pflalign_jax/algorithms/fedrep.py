@@ -68,6 +68,7 @@ def fedrep(
         head_key, body_key = jax.random.split(key)
         train_head = local_training(head_loss, tx, local_epochs=head_epochs, **work).train
         train_body = local_training(body_loss, body_tx, local_epochs=local_epochs, **work).train
+        # The order of the paper: the body learns under a head that suits it.
         fitted = train_head(client.own, tx.init(client.own), data, head_key)
         result = train_body(server.shared, body_tx.init(server.shared), data, body_key)
         message = optax.tree.sub(result.params, server.shared)

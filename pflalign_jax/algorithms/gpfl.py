@@ -102,6 +102,7 @@ def gpfl(
         return Conditioned(with_own_head, server.valve, client.shares @ server.classes)
 
     def client_update(server, client, data, key):
+        # Of the data at hand, so that a client has its condition from its first step on.
         counts = class_counts(data, num_classes)
         shares = counts / jnp.maximum(counts.sum(), 1)
         start = personal_model(server, ClientState(client.head, shares))
@@ -110,6 +111,7 @@ def gpfl(
             params, classes, valve = trained
             z, y, mask = labelled_features(model, params, batch)
             personal_z = _through_valve(valve, z, start.condition)
+            # Both conditions are of the received embeddings: they stay for the whole round.
             global_z = _through_valve(valve, z, server.classes.mean(0))
             losses = models.example_losses(dense(params[head], personal_z), y)
             losses += models.example_losses(_unit(global_z) @ _unit(classes).T, y)
@@ -151,6 +153,7 @@ def gpfl(
         personal_params=lambda server, client, data: personal_model(server, client),
         global_params=None,
         predict=predict,
+        classes_only="gpfl",
     )
 
 

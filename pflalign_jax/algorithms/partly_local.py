@@ -50,6 +50,7 @@ def partly_local(
         start = combine_params(client.own, server.shared)
         result = local.train(start, tx.init(start), data, key)
         own, shared = partition_params(result.params, own_mask(start))
+        # The own part is None in these trees: it is neither sent nor counted.
         message = optax.tree.sub(shared, server.shared)
         return ClientOutput(message, ClientState(own), result.params, result.steps, result.metrics)
 

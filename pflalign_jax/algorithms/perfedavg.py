@@ -73,6 +73,7 @@ def perfedavg(
         w = server.params
         meta_key, adaptation_key = jax.random.split(key)
         result = meta.train(w, tx.init(w), data, meta_key)
+        # From the received model, as a new client would: not from what the meta-steps made.
         adapted = adaptation.train(w, adapting.init(w), data, adaptation_key)
         message = optax.tree.sub(result.params, w)
         return ClientOutput(message, client, adapted.params, result.steps, result.metrics)
@@ -83,5 +84,6 @@ def perfedavg(
 def _halves(batch):
     """Return every other example and the rest, or a single example twice."""
     first, second = (Batch(*(a[start::2] for a in batch)) for start in (0, 1))
+    # A batch of one example would leave the second half without any.
     alone = jnp.sum(second.mask) == 0
     return first, jax.tree.map(lambda a, b: jnp.where(alone, a, b), first, second)

@@ -107,6 +107,7 @@ def pfedme(
         return ClientOutput(message, ClientState(theta), theta, result.steps, result.metrics)
 
     def server_update(server, aggregate):
+        # Messages are w_i - w: so this is (1 - β) w + β mean(w_i).
         return server._replace(params=optax.tree.add_scale(server.params, beta, aggregate.value))
 
     return averaged(

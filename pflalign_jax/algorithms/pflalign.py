@@ -86,9 +86,11 @@ def pflalign(
 
     def client_update(server, client, data, key):
         extra = {"centre": server.params}
+        # T must be known before the first step: each takes 1 / T of the correction.
         if realignment:
             extra |= {"direction": client.direction, "num_steps": local.num_steps(data)}
         start = personal_params(server, client, data)
+        # v and u come from the client, all else is new in a round.
         opt_state = (before.init(start), new_round(client.align))
         result = local.train(start, opt_state, data, key, **extra)
         delta, (_, last) = direction(result.params, server.params), result.opt_state

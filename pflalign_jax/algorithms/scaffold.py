@@ -76,6 +76,7 @@ def scaffold(
         delta = optax.tree.sub(result.params, w)
         # A padded row of the cohort takes no step; what it divides by 1 counts nowhere.
         steps = jnp.maximum(result.steps, 1).astype(jnp.float32)
+        # (w - w_i) / (T η) is the mean gradient of the round, c_i its next estimate.
         change = optax.tree.add_scale(
             optax.tree.scale(-1, server.control), -1 / (steps * learning_rate), delta
         )

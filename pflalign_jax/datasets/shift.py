@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, FeatureShift
-from pflalign_jax.datasets.random_seeds import FEATURE_SHIFT, LABEL_SHIFT
+from pflalign_jax.random_purposes import FEATURE_SHIFT, LABEL_SHIFT
 
 FEATURE_SHIFTS = ("rotation", "contrast", "brightness", "noise")
 LABEL_SHIFTS = ("swap", "permute")

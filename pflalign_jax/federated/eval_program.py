@@ -19,8 +19,8 @@ from pflalign_jax.federated.device_program import (
     sharded_program,
     update_chunk,
 )
-from pflalign_jax.federated.random_keys import ADAPT
 from pflalign_jax.federated.sharding import SHARDED
+from pflalign_jax.random_purposes import ADAPT
 
 
 def eval_program(options: ProgramOptions) -> Callable[..., Any]:
@@ -73,6 +73,6 @@ def _device_scores(options, key, round_index, server, clients, data, visits, *, 
 
     names = [] if algorithm.global_params is None else ["global"]
     names += ["personal/received"] + (["personal/adapted"] if adapt else [])
-    tables = {name: empty_table(data) for name in names}
+    tables = {name: empty_table(options, data) for name in names}
     tables = visit_rows(visit, tables, visits.rows, visits.counts, options.client_chunk)
     return add_device_axis(tables)

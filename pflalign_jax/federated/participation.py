@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pflalign_jax.federated.random_keys import (
+from pflalign_jax.random_purposes import (
     AWAKE,
     DROPOUT,
     GROUP,

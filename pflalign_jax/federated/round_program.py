@@ -25,8 +25,8 @@ from pflalign_jax.federated.device_program import (
     drop_device_axis,
     sharded_program,
 )
-from pflalign_jax.federated.random_keys import LOCAL
 from pflalign_jax.federated.sharding import AXIS, REPLICATED, SHARDED, PlacedData
+from pflalign_jax.random_purposes import LOCAL
 
 
 class Work(NamedTuple):

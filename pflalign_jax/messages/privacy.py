@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 
 from pflalign_jax.federated import Aggregate, Algorithm, ClientData, ClientOutput, mean_over
-from pflalign_jax.federated.random_keys import SERVER_NOISE
 from pflalign_jax.messages.clipping import check_norm, clipped, noisy
+from pflalign_jax.random_purposes import SERVER_NOISE
 
 
 class ServerState(NamedTuple):

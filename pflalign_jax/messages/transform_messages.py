@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from pflalign_jax.datasets.base import FederatedDataset
 from pflalign_jax.federated import Algorithm, ClientData, ClientOutput, message_shapes
-from pflalign_jax.federated.random_keys import MESSAGE
 from pflalign_jax.messages.transform import MessageTransform, transformed_bytes
+from pflalign_jax.random_purposes import MESSAGE
 
 
 class ClientState(NamedTuple):

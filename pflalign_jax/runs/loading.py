@@ -16,9 +16,9 @@ from pflalign_jax.federated import Algorithm
 from pflalign_jax.federated.algorithm import ClientData
 from pflalign_jax.federated.client_store import DiskStore
 from pflalign_jax.federated.device_program import training_data
-from pflalign_jax.federated.random_keys import INIT, STATES
 from pflalign_jax.federated.snapshot import Snapshot, client_of
 from pflalign_jax.models import Model
+from pflalign_jax.random_purposes import INIT, STATES
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import build_algorithm, build_dataset, build_model
 from pflalign_jax.runs.checkpoints import checkpoint_rounds, load_checkpoint, read_about

@@ -1,7 +1,6 @@
 """Factories take the same arguments in the same order, and say what each of them means."""
 
 import inspect
-import re
 
 import pytest
 from hand import FEATURES
@@ -9,6 +8,7 @@ from make import make
 
 from pflalign_jax import algorithms
 from pflalign_jax.federated import Algorithm
+from pflalign_jax.runs.field_help import argument_texts
 
 FACTORIES = (*algorithms.NAMES, "fedopt")
 SHARED_FIRST = ["num_clients", "num_classes", "head"]
@@ -18,18 +18,6 @@ OWN_LOSS = {"fedcp", "feddbe", "fedpac", "fedproto", "fedrod", "gpfl"}
 
 def parameters(name):
     return inspect.signature(getattr(algorithms, name)).parameters
-
-
-def described(name):
-    """Return what a factory's docstring says of each argument, where it refers to another that."""
-    text = inspect.getdoc(getattr(algorithms, name)).split("\nArgs:\n")[1].split("\n\n")[0]
-    found = {}
-    for entry in re.split(r"\n(?=  \w)", text):
-        names, meaning = entry.split(":", 1)
-        for argument in names.replace(" ", "").split(","):
-            other = re.match(r"as in `(\w+)`", meaning.strip())
-            found[argument] = described(other[1])[argument] if other else meaning.strip()
-    return found
 
 
 def test_all_builders_are_public():
@@ -65,7 +53,7 @@ def test_arguments_have_one_kind(name):
 
 @pytest.mark.parametrize("name", FACTORIES)
 def test_every_argument_is_described(name):
-    meanings = described(name)
+    meanings = argument_texts(getattr(algorithms, name))
     assert set(meanings) == set(parameters(name))
     assert all(len(text) > 10 for text in meanings.values()), meanings
 

@@ -111,6 +111,83 @@ def test_low_precision_scan_keeps_the_state_s_types():
     assert state.count == 4
 
 
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("dtype", LOW)
+def test_injected_eps_of_low_precision_parameters(dtype, jit):
+    """optax casts hyperparameters to the parameters' dtype, and float16 rounds 1e-12 to 0."""
+    tx = optax.inject_hyperparams(align_transform)(learning_rate=0.5)
+    params, grads = jnp.ones(2, dtype), jnp.array([0.5, 0.0], dtype)
+    init, update = (jax.jit(tx.init), jax.jit(tx.update)) if jit else (tx.init, tx.update)
+    state = init(params)
+    for _ in range(2):
+        updates, state = update(grads, state, params, direction=jnp.ones(2, dtype), num_steps=4)
+    plain = align_transform(0.5)
+    expected, reference = updates, plain.init(params)
+    for _ in range(2):
+        expected, reference = plain.update(
+            grads, reference, params, direction=jnp.ones(2, dtype), num_steps=4
+        )
+    # beta is rounded, too: 0.8984 in bfloat16
+    np.testing.assert_allclose(flat(updates), flat(expected), rtol=0.02)
+    assert updates[1] == -0.125  # no gradient, γ = ½
+    assert p_of(state)[1] == 0
+
+
+def test_an_injected_eps_below_zero_is_refused_in_float16_too():
+    tx = optax.inject_hyperparams(align_transform)(eps=-0.5)
+    with pytest.raises(ValueError, match=r"eps=.*-0\.5"):
+        tx.init(jnp.ones(2, jnp.float16))
+
+
+def test_python_floats():
+    """As for optax.adam, a parameter may be a number of Python."""
+    tx = align_transform(0.2)
+    updates, state = tx.update(2.0, tx.init(1.0), 1.0, direction=0.4, num_steps=5)
+    ones = jnp.ones(())
+    expected, expected_state = tx.update(2 * ones, tx.init(ones), direction=0.4 * ones, num_steps=5)
+    assert_trees_equal(updates, expected)
+    assert_trees_equal(state, expected_state)
+    np.testing.assert_allclose(optax.apply_updates(1.0, updates), 0.9456, rtol=1e-4)
+    assert realign(1.0, 0.5) == 1.5 and direction(1.5, 1.0) == 0.5
+
+
+def test_numpy_arrays():
+    tx = align_transform(0.2)
+    grads, delta = tree(noise(0)), tree(noise(1))
+    expected = tx.update(grads, tx.init(grads), direction=delta, num_steps=5)
+    grads, delta = (jax.tree.map(np.asarray, t) for t in (grads, delta))
+    assert_trees_equal(tx.update(grads, tx.init(grads), direction=delta, num_steps=5), expected)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.complex64, jnp.int32, jnp.bool])
+def test_other_than_real_floating_parameters_are_refused(dtype, jit):
+    tx = align_transform()
+    bad = {"a": jnp.ones(2), "b": jnp.ones(2, dtype)}
+    good = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    init, update = (jax.jit(tx.init), jax.jit(tx.update)) if jit else (tx.init, tx.update)
+    with pytest.raises(ValueError, match=rf"parameters\['b'\] has dtype {jnp.dtype(dtype)}"):
+        init(bad)
+    with pytest.raises(ValueError, match=rf"gradients\['b'\] has dtype {jnp.dtype(dtype)}"):
+        update(bad, init(good))
+
+
+def test_gradients_of_integers_are_refused():
+    params = {"a": 1.0, "n": jnp.ones(2, jnp.int32)}
+    grads = jax.grad(lambda p: p["a"] * p["n"].sum(), allow_int=True)(params)
+    with pytest.raises(ValueError, match=r"gradients\['n'\] has dtype .*float0"):
+        align_transform().update(grads, align_transform().init({"a": 1.0, "n": jnp.ones(2)}))
+
+
+def test_real_and_imaginary_parts_as_two_leaves():
+    """What the refusal of complex parameters advises: P of noise is that of real noise."""
+    tx = align_transform()
+    re, im = jax.random.normal(jax.random.key(0), (2, 200, 50))
+    step = lambda s, g: (tx.update(g, s)[1], None)  # noqa: E731
+    state, _ = jax.lax.scan(step, tx.init({"re": re[0], "im": im[0]}), {"re": re, "im": im})
+    assert 0.03 < flat(p_of(state)).mean() < 0.07
+
+
 @pytest.mark.parametrize("dtype", LOW)
 def test_realign_and_direction_keep_a_low_dtype(dtype):
     params, delta = tree(noise(0), dtype), tree(noise(1), dtype)

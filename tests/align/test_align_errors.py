@@ -1,5 +1,7 @@
 """Every refusal quotes the bad value, or the path of the first leaf that does not match."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,11 +163,68 @@ def test_values_that_only_look_allowed_are_refused(options, quoted):
         align_transform(**options)
 
 
-def test_a_round_without_steps_is_refused():
+@pytest.mark.parametrize("value", [0, -3, 3.7, float("nan"), float("inf"), np.float32(0.5)])
+def test_a_number_of_steps_that_is_none_is_refused(value):
     tx = align_transform()
     ones = jnp.ones(2)
-    with pytest.raises(ValueError, match="num_steps=0"):
-        tx.update(ones, tx.init(ones), direction=ones, num_steps=0)
+    with pytest.raises(ValueError, match=re.escape(f"num_steps={value!r}")):
+        tx.update(ones, tx.init(ones), direction=ones, num_steps=value)
+
+
+@pytest.mark.parametrize("value", [3, 3.0, np.int64(3), jnp.asarray(3), jnp.asarray(3.0)])
+def test_numbers_of_steps(value):
+    tx = align_transform(0.0, correction=1.0)
+    ones = jnp.ones(2)
+    updates, _ = tx.update(ones, tx.init(ones), direction=ones, num_steps=value)
+    np.testing.assert_allclose(updates, -1 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("shape", [(2,), (1,), (3, 2)])
+def test_one_number_of_steps_per_client_needs_vmap(shape, jit):
+    """It would divide along the last axis, the weights, and not along the clients."""
+    tx = align_transform(0.0, correction=1.0)
+    ones = jnp.ones((2, 2))
+    update = lambda n: tx.update(ones, tx.init(ones), direction=ones, num_steps=n)[0]  # noqa: E731
+    with pytest.raises(ValueError, match=rf"num_steps has shape {re.escape(str(shape))}.*vmap"):
+        (jax.jit(update) if jit else update)(jnp.full(shape, 2))
+
+
+def test_one_number_of_steps_per_client_with_vmap():
+    tx = align_transform(0.0, correction=1.0)
+    ones, state = jnp.ones((2, 2)), jax.vmap(tx.init)(jnp.ones((2, 2)))
+    updates, _ = jax.vmap(tx.update)(ones, state, direction=ones, num_steps=jnp.array([1, 100]))
+    np.testing.assert_allclose(updates, [[-1, -1], [-0.01, -0.01]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("name", ["learning_rate", "beta", "eps", "correction"])
+def test_one_hyperparameter_per_client_needs_vmap(name, jit):
+    make = lambda value: align_transform(**{name: value}).init(jnp.ones(2)).v  # noqa: E731
+    with pytest.raises(ValueError, match=rf"{name} has shape \(2,\).*vmap"):
+        (jax.jit(make) if jit else make)(jnp.full(2, 0.5))
+
+
+def test_a_schedule_gives_one_number():
+    tx = align_transform(lambda count: 0.1 / (1 + count))
+    grads = jnp.ones((2, 2))
+    state = jax.vmap(tx.init)(grads)  # stacked, with a count per client, but no vmap below
+    with pytest.raises(ValueError, match=r"learning_rate has shape \(2,\).*vmap"):
+        tx.update(grads, state)
+    updates, _ = jax.vmap(tx.update)(grads, state)
+    assert updates.shape == (2, 2)
+
+
+def test_a_required_direction():
+    tx = align_transform(require_direction=True)
+    ones = jnp.ones(2)
+    expected, _ = align_transform().update(ones, tx.init(ones), direction=ones, num_steps=2)
+    updates, _ = tx.update(ones, tx.init(ones), direction=ones, num_steps=2)
+    np.testing.assert_array_equal(updates, expected)
+    with pytest.raises(ValueError, match="no direction has arrived"):
+        tx.update(ones, tx.init(ones))
+    with pytest.raises(ValueError, match="no direction has arrived"):
+        tx.update(ones, tx.init(ones), num_steps=2)
 
 
 def test_a_stored_state_must_start_a_round_first():

@@ -44,6 +44,23 @@ def test_float32_is_the_default():
     jax.tree.map(np.testing.assert_array_equal, state, default)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1e-3, 1.0, 1e3])
+def test_bfloat16_has_the_range_for_small_and_large_gradients(scale):
+    grads = scale * jax.random.normal(jax.random.key(1), (100, 64))
+    means = []
+    for memory_dtype in (None, "bfloat16"):
+        tx = align_transform(memory_dtype=memory_dtype)
+        step = lambda s, g, tx=tx: (tx.update(g, s)[1], None)  # noqa: E731
+        state, _ = jax.lax.scan(step, tx.init(grads[0]), grads)
+        means.append(p_of(state).mean())
+    np.testing.assert_allclose(means[1], means[0], rtol=0.01)
+
+
+def test_float16_is_refused_as_squares_leave_its_range():
+    with pytest.raises(ValueError, match=r"memory_dtype='float16' .* range .*'bfloat16'"):
+        align_transform(memory_dtype="float16")
+
+
 @pytest.mark.parametrize("value", ["int8", "half", 16])
 def test_other_dtypes_are_refused(value):
     with pytest.raises(ValueError, match=f"memory_dtype={value!r}"):

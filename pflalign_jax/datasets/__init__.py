@@ -22,6 +22,7 @@ from pflalign_jax.datasets.registry import (
     mnist,
     nist_writers,
     npz,
+    pfllib,
     shakespeare,
     synthetic,
     tables,
@@ -46,6 +47,7 @@ NAMES = (
     "leaf",
     "npz",
     "tables",
+    "pfllib",
 )
 """What a config's ``dataset.name`` can be: functions of this module."""
 
@@ -74,6 +76,7 @@ __all__ = [
     "partition",
     "partition_examples",
     "partition_hash",
+    "pfllib",
     "save_partition",
     "select_clients",
     "shakespeare",

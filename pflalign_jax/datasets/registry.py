@@ -17,6 +17,7 @@ from pflalign_jax.datasets.loaders import uci_har as uci_har_files
 from pflalign_jax.datasets.loaders.femnist import load_femnist
 from pflalign_jax.datasets.loaders.leaf import load_leaf
 from pflalign_jax.datasets.loaders.npz import load_npz
+from pflalign_jax.datasets.loaders.pfllib import load_pfllib
 from pflalign_jax.datasets.loaders.synthetic import make_synthetic
 from pflalign_jax.datasets.loaders.tables import load_tables
 from pflalign_jax.datasets.partition_examples import PartitionOptions, partition_examples
@@ -234,3 +235,13 @@ def tables(
       options: keyword arguments of `partition_examples`.
     """
     return partition_examples(load_tables(path, label, client_column, split_column), **options)
+
+
+def pfllib(path: str, **options: Unpack[PartitionOptions]) -> FederatedDataset:
+    """Return a dataset that PFLlib has written, with its clients and its split.
+
+    Args:
+      path: see `load_pfllib`.
+      options: keyword arguments of `partition_examples`.
+    """
+    return partition_examples(load_pfllib(path), **options)

@@ -18,6 +18,7 @@ from pflalign_jax.datasets.registry import (
     emnist,
     fashion_mnist,
     femnist,
+    fl_bench,
     leaf,
     mnist,
     nist_writers,
@@ -48,6 +49,7 @@ NAMES = (
     "npz",
     "tables",
     "pfllib",
+    "fl_bench",
 )
 """What a config's ``dataset.name`` can be: functions of this module."""
 
@@ -69,6 +71,7 @@ __all__ = [
     "fashion_mnist",
     "features_of",
     "femnist",
+    "fl_bench",
     "leaf",
     "mnist",
     "nist_writers",

@@ -15,6 +15,7 @@ from pflalign_jax.datasets.loaders import shakespeare as shakespeare_files
 from pflalign_jax.datasets.loaders import tiny_imagenet as tiny_imagenet_files
 from pflalign_jax.datasets.loaders import uci_har as uci_har_files
 from pflalign_jax.datasets.loaders.femnist import load_femnist
+from pflalign_jax.datasets.loaders.fl_bench import load_fl_bench
 from pflalign_jax.datasets.loaders.leaf import load_leaf
 from pflalign_jax.datasets.loaders.npz import load_npz
 from pflalign_jax.datasets.loaders.pfllib import load_pfllib
@@ -245,3 +246,19 @@ def pfllib(path: str, **options: Unpack[PartitionOptions]) -> FederatedDataset:
       options: keyword arguments of `partition_examples`.
     """
     return partition_examples(load_pfllib(path), **options)
+
+
+def fl_bench(
+    path: str,
+    data: str | None = None,
+    data_path: str | None = None,
+    shape: tuple[int, ...] | None = None,
+    **options: Unpack[PartitionOptions],
+) -> FederatedDataset:
+    """Return a dataset with FL-bench's ``partition.pkl``, with its clients and its split.
+
+    Args:
+      path, data, data_path, shape: see `load_fl_bench`.
+      options: keyword arguments of `partition_examples`.
+    """
+    return partition_examples(load_fl_bench(path, data, data_path, shape), **options)

@@ -19,6 +19,7 @@ from pflalign_jax.datasets.registry import (
     fashion_mnist,
     femnist,
     fl_bench,
+    hugging_face,
     leaf,
     mnist,
     nist_writers,
@@ -50,6 +51,7 @@ NAMES = (
     "tables",
     "pfllib",
     "fl_bench",
+    "hugging_face",
 )
 """What a config's ``dataset.name`` can be: functions of this module."""
 
@@ -72,6 +74,7 @@ __all__ = [
     "features_of",
     "femnist",
     "fl_bench",
+    "hugging_face",
     "leaf",
     "mnist",
     "nist_writers",

@@ -16,6 +16,7 @@ from pflalign_jax.datasets.loaders import tiny_imagenet as tiny_imagenet_files
 from pflalign_jax.datasets.loaders import uci_har as uci_har_files
 from pflalign_jax.datasets.loaders.femnist import load_femnist
 from pflalign_jax.datasets.loaders.fl_bench import load_fl_bench
+from pflalign_jax.datasets.loaders.hugging_face import load_hugging_face
 from pflalign_jax.datasets.loaders.leaf import load_leaf
 from pflalign_jax.datasets.loaders.npz import load_npz
 from pflalign_jax.datasets.loaders.pfllib import load_pfllib
@@ -262,3 +263,19 @@ def fl_bench(
       options: keyword arguments of `partition_examples`.
     """
     return partition_examples(load_fl_bench(path, data, data_path, shape), **options)
+
+
+def hugging_face(
+    path: str,
+    label: str = "label",
+    features: str | None = None,
+    client_column: str | None = None,
+    **options: Unpack[PartitionOptions],
+) -> FederatedDataset:
+    """Return a dataset of Hugging Face's ``datasets``, or partitions of flwr-datasets.
+
+    Args:
+      path, label, features, client_column: see `load_hugging_face`.
+      options: keyword arguments of `partition_examples`.
+    """
+    return partition_examples(load_hugging_face(path, label, features, client_column), **options)

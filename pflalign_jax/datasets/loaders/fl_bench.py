@@ -102,8 +102,8 @@ def _partition(folder: pathlib.Path) -> list[dict[str, np.ndarray]]:
 def _indices(file: pathlib.Path, k: int, client: Any) -> dict[str, np.ndarray]:
     if not isinstance(client, dict) or not {"train", "test"} <= client.keys():
         raise DatasetError(
-            f"{file}: client {k} has no indices of train and test; make the partition with a "
-            "version of FL-bench of 2023 or later"
+            f"{file}: client {k} has no indices of train and test; make the partition anew with a "
+            "version of FL-bench that writes them"
         )
     found = {}
     for name in SPLIT_NAMES:

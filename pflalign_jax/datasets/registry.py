@@ -211,34 +211,6 @@ def leaf(
     return partition_examples(load_leaf(path, shape), **options)
 
 
-def npz(
-    path: str, num_classes: int | None = None, **options: Unpack[PartitionOptions]
-) -> FederatedDataset:
-    """Return your own arrays ``x``, ``y``, ``client`` in npz or npy files.
-
-    Args:
-      path, num_classes: see `load_npz`.
-      options: keyword arguments of `partition_examples`.
-    """
-    return partition_examples(load_npz(path, num_classes), **options)
-
-
-def tables(
-    path: str,
-    label: str = "label",
-    client_column: str = "client",
-    split_column: str | None = None,
-    **options: Unpack[PartitionOptions],
-) -> FederatedDataset:
-    """Return your own tables in csv or parquet files.
-
-    Args:
-      path, label, client_column, split_column: see `load_tables`.
-      options: keyword arguments of `partition_examples`.
-    """
-    return partition_examples(load_tables(path, label, client_column, split_column), **options)
-
-
 def pfllib(path: str, **options: Unpack[PartitionOptions]) -> FederatedDataset:
     """Return a dataset that PFLlib has written, with its clients and its split.
 
@@ -279,3 +251,31 @@ def hugging_face(
       options: keyword arguments of `partition_examples`.
     """
     return partition_examples(load_hugging_face(path, label, features, client_column), **options)
+
+
+def npz(
+    path: str, num_classes: int | None = None, **options: Unpack[PartitionOptions]
+) -> FederatedDataset:
+    """Return your own arrays ``x``, ``y``, ``client`` in npz or npy files.
+
+    Args:
+      path, num_classes: see `load_npz`.
+      options: keyword arguments of `partition_examples`.
+    """
+    return partition_examples(load_npz(path, num_classes), **options)
+
+
+def tables(
+    path: str,
+    label: str = "label",
+    client_column: str = "client",
+    split_column: str | None = None,
+    **options: Unpack[PartitionOptions],
+) -> FederatedDataset:
+    """Return your own tables in csv or parquet files.
+
+    Args:
+      path, label, client_column, split_column: see `load_tables`.
+      options: keyword arguments of `partition_examples`.
+    """
+    return partition_examples(load_tables(path, label, client_column, split_column), **options)

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from experiments.compare import leaderboard
-from experiments.compare.trials import OwnGrid, Setting, Trial, TrialContext, run_trials
+from experiments.compare.trials import (
+    NO_VALIDATION,
+    OwnGrid,
+    Setting,
+    Trial,
+    TrialContext,
+    run_trials,
+)
 from pflalign_jax.cli.console import ComparisonProgress
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.runs import config as vocabulary
@@ -160,6 +167,8 @@ def _plans(
     """Return the configs of all methods that fit, and their dataset."""
     plans = {method: settings(config, method) for method in methods}
     dataset = build_dataset(vocabulary.resolve(plans[methods[0]]))
+    if not len(dataset.splits["validation"].indices):
+        raise vocabulary.ConfigError(NO_VALIDATION)  # before hours of trials without a score
     for method, plan in list(plans.items()):
         try:
             check_experiment(plan, dataset)

@@ -25,6 +25,11 @@ from pflalign_jax.runs.round_checks import DivergedError
 from pflalign_jax.runs.signals import StoppedError
 from pflalign_jax.runs.vmapped_runs import train_together
 
+NO_VALIDATION = (
+    "there is no validation split to choose step sizes by; set config.dataset.validation_fraction "
+    "or validation_count"
+)
+
 
 class Trial(NamedTuple):
     """One run of a comparison.
@@ -275,8 +280,5 @@ def _score(path: pathlib.Path) -> float:
     summary = files.read_summary(path)
     score = -math.inf if files.has_diverged(summary) else summary["last"].get(CHOSEN_BY)
     if score is None:
-        raise vocabulary.ConfigError(
-            "there is no validation split to choose step sizes by; set "
-            "config.dataset.validation_fraction or validation_count"
-        )
+        raise vocabulary.ConfigError(NO_VALIDATION)
     return score

@@ -33,6 +33,8 @@ class Examples(NamedTuple):
       mean, std: the fixed normalisation, ``(x - mean) / std``. None: to [-1, 1] for uint8 images,
         no normalisation for everything else.
       notes: what a user should know about how these files were read, one sentence each.
+      split_is_final: whether a split without validation examples stays as it is unless the user
+        asks for some; else they are taken from its training examples.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Examples(NamedTuple):
     mean: np.ndarray | float | None = None
     std: np.ndarray | float | None = None
     notes: tuple[str, ...] = ()
+    split_is_final: bool = False
 
 
 class Owned(NamedTuple):

@@ -14,6 +14,9 @@ from pflalign_jax.datasets.partition_file import read_partition, refuse_other_da
 from pflalign_jax.datasets.split import split_clients
 from pflalign_jax.random_purposes import NEW_CLIENTS, OWNER_CHOICE
 
+DEFAULT_VALIDATION_FRACTION = 0.1
+"""Part of each client's examples held out for choices, if the user asks for none."""
+
 DEFAULT_NUM_CLIENTS = 20
 """Clients of a partition that is not natural, if the user asks for no number."""
 
@@ -74,7 +77,7 @@ class PartitionOptions(TypedDict, total=False):
     min_examples: int | None
     partition_file: str | None
     num_new_clients: int
-    validation_fraction: float
+    validation_fraction: float | None
     test_fraction: float
     validation_count: int | None
     test_count: int | None
@@ -104,7 +107,7 @@ def partition_examples(
     min_examples: int | None = None,
     partition_file: str | None = None,
     num_new_clients: int = 0,
-    validation_fraction: float = 0.1,
+    validation_fraction: float | None = None,
     test_fraction: float = 0.25,
     validation_count: int | None = None,
     test_count: int | None = None,
@@ -144,7 +147,9 @@ def partition_examples(
         the splits are then ignored.
       num_new_clients: additional clients, or natural owners, that are held out whole: they never
         train and are scored as new ones.
-      validation_fraction: part of each client's examples held out for choices, in [0, 1).
+      validation_fraction: part of each client's examples held out for choices, in [0, 1); None:
+        0.1, but 0 for data of other libraries (``pfllib``, ``fl_bench``, ``hugging_face``) that
+        were split there.
       test_fraction: part of each client's examples held out for test scores, in [0, 1). With the
         natural partition a test split that the data came with is kept instead.
       validation_count: examples of each client held out for choices, instead of a fraction.
@@ -203,6 +208,9 @@ def with_defaults(options: Mapping[str, Any], examples: Examples) -> dict[str, A
         decided["num_clients"] = DEFAULT_NUM_CLIENTS
     if decided["split_by"] is None:
         decided["split_by"] = "stratified" if examples.y.ndim == 1 else "temporal"
+    if decided["validation_fraction"] is None:
+        final = examples.split is not None and examples.split_is_final
+        decided["validation_fraction"] = 0.0 if final else DEFAULT_VALIDATION_FRACTION
     return decided | partition_arguments(decided["partition"], decided)
 
 
@@ -242,9 +250,14 @@ def _divide(examples: Examples, options: Mapping[str, Any]) -> tuple[list[Group]
     if num_new < 0:
         raise DatasetError(f"num_new_clients={num_new} is not allowed; it must be >= 0")
     names, parts, notes = _partition(examples, options)
+    splits = _split(examples, parts, options)
+    if examples.split is not None and not any(map(len, splits["validation"])):
+        notes.append(
+            "there are no validation examples: rounds and step sizes cannot be chosen; set "
+            "validation_fraction to take some from each client's training examples."
+        )
     examples = examples._replace(notes=(*examples.notes, *notes))
-    groups = _hold_out(names, _split(examples, parts, options), num_new, options["seed"])
-    return groups, examples
+    return _hold_out(names, splits, num_new, options["seed"]), examples
 
 
 def _partition(

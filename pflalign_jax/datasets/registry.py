@@ -15,8 +15,11 @@ from pflalign_jax.datasets.loaders import shakespeare as shakespeare_files
 from pflalign_jax.datasets.loaders import tiny_imagenet as tiny_imagenet_files
 from pflalign_jax.datasets.loaders import uci_har as uci_har_files
 from pflalign_jax.datasets.loaders.femnist import load_femnist
+from pflalign_jax.datasets.loaders.fl_bench import load_fl_bench
+from pflalign_jax.datasets.loaders.hugging_face import load_hugging_face
 from pflalign_jax.datasets.loaders.leaf import load_leaf
 from pflalign_jax.datasets.loaders.npz import load_npz
+from pflalign_jax.datasets.loaders.pfllib import load_pfllib
 from pflalign_jax.datasets.loaders.synthetic import make_synthetic
 from pflalign_jax.datasets.loaders.tables import load_tables
 from pflalign_jax.datasets.partition_examples import PartitionOptions, partition_examples
@@ -206,6 +209,48 @@ def leaf(
       options: keyword arguments of `partition_examples`.
     """
     return partition_examples(load_leaf(path, shape), **options)
+
+
+def pfllib(path: str, **options: Unpack[PartitionOptions]) -> FederatedDataset:
+    """Return a dataset that PFLlib has written, with its clients and its split.
+
+    Args:
+      path: see `load_pfllib`.
+      options: keyword arguments of `partition_examples`.
+    """
+    return partition_examples(load_pfllib(path), **options)
+
+
+def fl_bench(
+    path: str,
+    data: str | None = None,
+    data_path: str | None = None,
+    shape: tuple[int, ...] | None = None,
+    **options: Unpack[PartitionOptions],
+) -> FederatedDataset:
+    """Return a dataset with FL-bench's ``partition.pkl``, with its clients and its split.
+
+    Args:
+      path, data, data_path, shape: see `load_fl_bench`.
+      options: keyword arguments of `partition_examples`.
+    """
+    return partition_examples(load_fl_bench(path, data, data_path, shape), **options)
+
+
+def hugging_face(
+    path: str,
+    label: str = "label",
+    features: str | None = None,
+    client_column: str | None = None,
+    **options: Unpack[PartitionOptions],
+) -> FederatedDataset:
+    """Return a dataset of Hugging Face's ``datasets``, or partitions of flwr-datasets.
+
+    Args:
+      path, label, features, client_column: see `load_hugging_face`.
+      options: keyword arguments of `partition_examples`.
+    """
+    return partition_examples(load_hugging_face(path, label, features, client_column), **options)
 
 
 def npz(

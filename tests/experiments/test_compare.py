@@ -280,6 +280,14 @@ def test_a_method_that_does_not_fit_is_named_before_anything_is_run(config, tmp_
     assert "*Norm*" in left_out["fedbn"]
 
 
+def test_without_validation_examples_nothing_is_trained(config, tmp_path):
+    config = config.copy_and_resolve_references()
+    config.dataset.validation_fraction = 0.0
+    with pytest.raises(ConfigError, match="no validation split to choose step sizes by"):
+        comparison.compare(config, ["local"], 1, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_unknown_methods_are_named(config):
     with pytest.raises(ConfigError, match="'ditta' is unknown; did you mean 'ditto'"):
         comparison.settings(config, "ditta")

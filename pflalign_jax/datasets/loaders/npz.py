@@ -14,7 +14,8 @@ from pflalign_jax.datasets.loaders.labels import mapped_labels
 ADVICE = (
     "data are one npz file with arrays x, y and client; or a directory with x.npy, y.npy and "
     "client.npy; both may have an array split with values 'train', 'validation' and 'test'; or a "
-    "directory with train.npz and test.npz"
+    "directory with train.npz and test.npz. A folder of PFLlib, with train/0.npz and test/0.npz, "
+    "is read by pflalign_jax.datasets.pfllib, dataset.name=pfllib"
 )
 
 ROWS_AT_ONCE = 8192

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pflalign_jax import algorithms, datasets, diagnostics, federated, messages, models
+from pflalign_jax import algorithms, datasets, diagnostics, federated, messages, models, tasks
 from pflalign_jax.align import (
     AlignState,
     align_transform,
@@ -68,6 +68,7 @@ __all__ = [
     "realign",
     "runs",
     "summarise",
+    "tasks",
 ]
 
 

@@ -106,7 +106,7 @@ def entry(
     for trial, summary in zip(repeats, summaries, strict=True):
         if not files.has_diverged(summary):
             for client, score in files.last_scores(trial.path, "test/personal/adapted").items():
-                clients.setdefault(client, []).append(100 * score.accuracy)
+                clients.setdefault(client, []).append(100 * score.values["accuracy"])
     return Entry(
         method=method,
         learning_rate=best.learning_rate,

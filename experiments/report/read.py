@@ -126,7 +126,7 @@ def _read_run(path: pathlib.Path, name: str | None = None) -> ReportedRun | None
         config,
         files.read_summary(path) if files.is_finished(path) else None,
         rows,
-        {client: 100 * row.accuracy for client, row in scores.items()},
+        {client: 100 * row.values["accuracy"] for client, row in scores.items()},
         {client: row.examples for client, row in scores.items()},
         files.read_diagnostics(path),
         files.read_data(path, default={}),

@@ -140,6 +140,7 @@ def fedcp(
         personal_params=lambda server, client, data: personal_model(server, client),
         global_params=None,
         predict=predict,
+        classes_only="fedcp",
     )
 
 

@@ -121,4 +121,5 @@ def feddbe(
         server_update=server_update,
         personal_params=lambda server, client, data: personal_model(server.params, client.bias),
         global_params=lambda server: server.params,
+        classes_only="feddbe",
     )

@@ -182,6 +182,7 @@ def fedpac(
         deliver=deliver,
         between_rounds=combine_heads,  # on the host: SciPy solves the QP
         aggregation=GATHERED,
+        classes_only="fedpac",
     )
 
 

@@ -111,6 +111,7 @@ def fedproto(
         ),
         personal_params=lambda server, client, data: personal_model(server, client.params),
         global_params=None,
+        classes_only="fedproto",
     )
 
 

@@ -70,4 +70,5 @@ def fedrod(
         client_update,
         personal_params=lambda server, client, data: personal_model(server.params, client.own),
         first_state=lambda params: ClientState(optax.tree.zeros_like(params[head])),
+        classes_only="fedrod",
     )

@@ -153,6 +153,7 @@ def gpfl(
         personal_params=lambda server, client, data: personal_model(server, client),
         global_params=None,
         predict=predict,
+        classes_only="gpfl",
     )
 
 

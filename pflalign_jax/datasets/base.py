@@ -25,8 +25,9 @@ class Examples(NamedTuple):
       name: for messages and files, e.g. ``"cifar10"``.
       x: ``[N, ...]`` features as stored: uint8 images ``[N, H, W, C]``, float32, or int32 tokens
         ``[N, L]``.
-      y: ``[N]`` int32 labels in ``0..num_classes-1``; ``[N, L]`` for sequences.
-      num_classes: number of labels.
+      y: ``[N]`` int32 labels in ``0..num_classes-1``; ``[N, L]`` for sequences. Of other tasks
+        (`pflalign_jax.tasks`): ``[N]`` or ``[N, M]`` float32 numbers, ``[N, L]`` labels 0 or 1.
+      num_classes: number of labels; 0 if ``y`` are numbers.
       owner: ``[N]`` natural owners, ints or strings; None if there are none.
       split: ``[N]`` str, the source's own split, values in `SPLITS`; None if it has none.
       mean, std: the fixed normalisation, ``(x - mean) / std``. None: to [-1, 1] for uint8 images,
@@ -107,8 +108,8 @@ class FederatedDataset(NamedTuple):
     Attributes:
       name: for messages and files, e.g. ``"digits"``.
       x: ``[N, ...]`` features as stored (uint8 images stay uint8; normalised on the device).
-      y: ``[N]`` int32 labels in ``0..num_classes-1``.
-      num_classes: number of labels.
+      y: ``[N]`` int32 labels in ``0..num_classes-1``; of other tasks as in `Examples`.
+      num_classes: number of labels; 0 if ``y`` are numbers.
       splits: ``{"train", "validation", "test"}`` to the examples that each client owns; no
         example belongs to two splits or two clients.
       client_names: ``[K]`` str, the natural owner or ``"0".."K-1"``.

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from pflalign_jax.datasets.base import FederatedDataset
+
 
 def normalise(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
     """Return ``(x - mean) / std`` of ``[B, ...]`` examples in float32; tokens unchanged."""
@@ -20,3 +22,8 @@ def are_tokens(dtype: jnp.dtype) -> bool:
     Integers of 8 bits are the pixels of images.
     """
     return jnp.issubdtype(dtype, jnp.integer) and jnp.dtype(dtype).itemsize > 1
+
+
+def input_dtype(dataset: FederatedDataset) -> jnp.dtype:
+    """Return the dtype of a model's input: int32 for tokens, float32 for everything else."""
+    return jnp.dtype(jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32)

@@ -53,6 +53,10 @@ PARTITIONS = {
 """All partitions. An argument that is not among a partition's own is refused with it."""
 
 
+WITHOUT_LABELS = ("iid", "lognormal", "zipf", "natural")
+"""Partitions for which only the number of examples or their owners count."""
+
+
 class PartitionOptions(TypedDict, total=False):
     """The keyword arguments of `partition_examples`, which every named dataset takes.
 
@@ -192,7 +196,9 @@ def with_defaults(options: Mapping[str, Any], examples: Examples) -> dict[str, A
     """
     decided = dict(options)
     if decided["partition"] is None:
-        decided["partition"] = "dirichlet" if examples.owner is None else "natural"
+        has_labels = np.issubdtype(examples.y.dtype, np.integer)
+        without_owner = "dirichlet" if has_labels else "iid"
+        decided["partition"] = without_owner if examples.owner is None else "natural"
     if decided["num_clients"] is None and decided["partition"] != "natural":
         decided["num_clients"] = DEFAULT_NUM_CLIENTS
     if decided["split_by"] is None:
@@ -252,6 +258,11 @@ def _partition(
     if partition == "natural":
         return _natural_owners(examples, count, options["min_examples"], seed)
     arguments = partition_arguments(partition, options)
+    if partition not in WITHOUT_LABELS and not np.issubdtype(examples.y.dtype, np.integer):
+        raise DatasetError(
+            f"partition={partition!r} goes by labels, but y of {examples.name} is "
+            f"{examples.y.dtype}; use one of {WITHOUT_LABELS}"
+        )
     # Label skew of a sequence goes by the label at its first position.
     labels = examples.y if examples.y.ndim == 1 else examples.y[:, 0]
     parts = PARTITIONS[partition].function(labels, count, *arguments.values(), seed)

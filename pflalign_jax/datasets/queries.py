@@ -28,7 +28,12 @@ def client_label_counts(dataset: FederatedDataset) -> np.ndarray:
     """Return ``[K, num_classes]`` int64: each client's examples of each label, in all splits.
 
     Labels of sequences are counted at every position.
+
+    Raises:
+      DatasetError: if ``y`` are numbers and no labels.
     """
+    if not np.issubdtype(dataset.y.dtype, np.integer):
+        raise DatasetError(f"{dataset.name}: y is {dataset.y.dtype}; there are no labels to count")
     counts = np.zeros((dataset.num_clients, dataset.num_classes), np.int64)
     for owned in dataset.splits.values():
         y = dataset.y[owned.indices]

@@ -165,6 +165,8 @@ class Algorithm(NamedTuple):
         what belongs into no device program, such as SciPy's solvers; new leaves are NumPy arrays.
       predict: ``(params, x) -> logits`` of personal models, where that is not the model's own
         ``apply``, because they have further parts (a gate, a conditional layer).
+      classes_only: the method's name, if it works with classes (prototypes, balanced softmax, a
+        cross-entropy of its own) and so for no task but a classification; None: for every task.
     """
 
     init: Callable[[Any, jax.Array], tuple[Any, Any]]
@@ -178,3 +180,4 @@ class Algorithm(NamedTuple):
     newcomer: Callable[[Any, ClientData], Any] | None = None
     between_rounds: Callable[[Any], Any] | None = None
     predict: Callable[[Any, jax.Array], jax.Array] | None = None
+    classes_only: str | None = None

@@ -130,7 +130,7 @@ class CohortVisitor:
             clients,
             self._no_sums(output, len(visits.rows)),
             left_out=jnp.zeros(self.data.ids.shape, bool),
-            scores=empty_table(self.data) if self.score else {},
+            scores=empty_table(self.options, self.data) if self.score else {},
         )
         # A client's slot is its place in the visit; gathered messages are kept by slot.
         slots = jnp.arange(len(visits.rows), dtype=jnp.int32)

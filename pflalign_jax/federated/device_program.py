@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from pflalign_jax.datasets import FederatedDataset, select_clients
 from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput
 from pflalign_jax.federated.client_rows import map_clients, read_rows, write_rows
-from pflalign_jax.federated.metrics import score_client
+from pflalign_jax.federated.metrics import Scoring, score_client
 from pflalign_jax.federated.sharding import (
     AXIS,
     REPLICATED,
@@ -21,8 +21,8 @@ from pflalign_jax.federated.sharding import (
     place_data,
 )
 
-ScoreTable = dict[str, tuple[jax.Array, jax.Array]]
-"""``{split: (sums of hits, sums of losses)}``, ``[R]`` each."""
+ScoreTable = dict[str, dict[str, Any]]
+"""``{split: {metric name: statistics}}``, leaves ``[R, ...]``."""
 
 
 class ProgramOptions(NamedTuple):
@@ -33,7 +33,7 @@ class ProgramOptions(NamedTuple):
       apply: ``(params, x) -> logits``, for scores; personal models may have their own.
       mesh: devices along the one axis ``clients``.
       client_chunk: clients vmapped at a time on one device.
-      eval_batch_size: examples per step when scoring.
+      scoring: what is scored, and how.
       adapt_steps: the most local steps of an adaptation that is scored; None: as in a round.
       diagnostics: whether rounds measure how far clients agree.
       step_limit: ``(key, round, client id) -> int32``, the most local steps of a client in a
@@ -47,7 +47,7 @@ class ProgramOptions(NamedTuple):
     apply: Callable[[Any, jax.Array], jax.Array]
     mesh: Mesh
     client_chunk: int
-    eval_batch_size: int
+    scoring: Scoring
     adapt_steps: int | None = None
     diagnostics: bool = False
     step_limit: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
@@ -240,7 +240,7 @@ def score_chunk(
 
 
 def _score_split(options, params, data, split, rows, shared):
-    """Return sums of hits and losses, ``[chunk]`` each."""
+    """Return the statistics of a chunk, leaves ``[chunk, ...]``."""
     block = data.splits[split]
     starts, sizes = read_rows((block.start, block.size), rows)
     # The global model is always the model's own; personal ones may have further parts.
@@ -248,6 +248,7 @@ def _score_split(options, params, data, split, rows, shared):
 
     def score(start, size, params=params):
         return score_client(
+            options.scoring,
             apply,
             params,
             block.x,
@@ -256,16 +257,18 @@ def _score_split(options, params, data, split, rows, shared):
             size,
             data.mean,
             data.std,
-            batch_size=options.eval_batch_size,
         )
 
     return map_clients(score, rows, starts, sizes, *(() if shared else (params,)))
 
 
-def empty_table(data: PlacedData) -> ScoreTable:
-    """Return ``{split: (hits [R], loss sums [R])}`` of zeros for the splits to be scored."""
-    zeros = jnp.zeros(data.ids.shape)
-    return {split: (zeros, zeros) for split in data.splits if split != "train"}
+def empty_table(options: ProgramOptions, data: PlacedData) -> ScoreTable:
+    """Return a table of zeros for the splits to be scored."""
+    (num_rows,) = data.ids.shape
+    zeros = jax.tree.map(
+        lambda a: jnp.zeros((num_rows, *a.shape), a.dtype), dict(options.scoring.shapes)
+    )
+    return {split: zeros for split in data.splits if split != "train"}
 
 
 def training_data(dataset: FederatedDataset, k: int) -> ClientData:

@@ -73,6 +73,6 @@ def _device_scores(options, key, round_index, server, clients, data, visits, *, 
 
     names = [] if algorithm.global_params is None else ["global"]
     names += ["personal/received"] + (["personal/adapted"] if adapt else [])
-    tables = {name: empty_table(data) for name in names}
+    tables = {name: empty_table(options, data) for name in names}
     tables = visit_rows(visit, tables, visits.rows, visits.counts, options.client_chunk)
     return add_device_axis(tables)

@@ -20,12 +20,13 @@ from pflalign_jax.federated.client_store import ClientStore, DiskStore, HostStor
 from pflalign_jax.federated.device_program import ProgramOptions
 from pflalign_jax.federated.federation import Federation, StateShapes, first_states
 from pflalign_jax.federated.message_size import num_bytes
-from pflalign_jax.federated.metrics import eval_batch_size as default_eval_batch_size
+from pflalign_jax.federated.metrics import scoring_of
 from pflalign_jax.federated.participation import Participation, uniform
 from pflalign_jax.federated.sharding import AXIS, choose_chunk
 from pflalign_jax.federated.stored_states import StatesInStore
 from pflalign_jax.models import Model
 from pflalign_jax.random_purposes import COHORT
+from pflalign_jax.tasks import Task, infer_task
 
 
 def federate(
@@ -33,6 +34,7 @@ def federate(
     model: Model,
     dataset: FederatedDataset,
     *,
+    task: Task | None = None,
     cohort_size: int | None = None,
     participation: Participation | None = None,
     client_chunk: int | None = None,
@@ -55,6 +57,9 @@ def federate(
       algorithm: e.g. from `pflalign_jax.algorithms.pflalign`.
       model: its ``apply`` is used for scores, its ``init`` for the first global model.
       dataset: the clients' data.
+      task: what the model learns, from `pflalign_jax.tasks`: it says by what metrics clients are
+        scored. The algorithm trains with ``loss=task.loss(model)``. None: as `infer_task` finds it
+        in ``dataset.y``, where integers are classes.
       cohort_size: C, the most answers per round; None: all K clients.
       participation: who is invited and who answers, from `pflalign_jax.federated.participation`;
         None: C clients are drawn uniformly in every round, and all answer.
@@ -76,12 +81,20 @@ def federate(
         the cosine between a client's message and the mean message, where messages are reduced.
 
     Raises:
+      DatasetError: for ``y`` that does not fit the task, or leaves in doubt what the task is.
       ValueError: for a cohort larger than the population, a chunk below 1, another mesh axis, an
-        unknown place.
+        unknown place, a model without the outputs that the task needs.
     """
     cohort_size = dataset.num_clients if cohort_size is None else cohort_size
     mesh = Mesh(np.array(jax.devices()), (AXIS,)) if mesh is None else mesh
     _check_arguments(algorithm, dataset, cohort_size, mesh, client_chunk, new_client_steps)
+    task = infer_task(dataset) if task is None else task
+    if algorithm.classes_only and task.name not in ("classification", "next_token"):
+        raise ValueError(
+            f"{algorithm.classes_only} works with classes and does not go with task {task.name!r}; "
+            "use an algorithm that takes loss=task.loss(model), e.g. pflalign, fedavg or ditto"
+        )
+    scoring = scoring_of(task, model, dataset, eval_batch_size)
     participation = uniform() if participation is None else participation
     shapes = _state_shapes(algorithm, model, dataset)
     if client_chunk is None:
@@ -98,7 +111,7 @@ def federate(
         model.apply,
         mesh,
         client_chunk,
-        default_eval_batch_size(dataset) if eval_batch_size is None else eval_batch_size,
+        scoring,
         diagnostics=diagnostics,
         step_limit=_step_limit(participation),
         drop_last=drop_last,
@@ -109,6 +122,7 @@ def federate(
         dataset=dataset,
         participation=participation,
         mesh=mesh,
+        task=task,
         cohort_size=cohort_size,
         client_chunk=client_chunk,
         client_state_in=client_state_in,

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from pflalign_jax.datasets.base import FederatedDataset
-from pflalign_jax.datasets.features import are_tokens
+from pflalign_jax.datasets.features import input_dtype
 from pflalign_jax.federated.algorithm import Algorithm
 from pflalign_jax.federated.client_states import ClientStates, StagedClients, StatesOnDevices
 from pflalign_jax.federated.cohort_visit import Counts
@@ -26,6 +26,7 @@ from pflalign_jax.federated.sharding import REPLICATED, put_replicated
 from pflalign_jax.federated.snapshot import Snapshot
 from pflalign_jax.models import Model
 from pflalign_jax.random_purposes import COHORT, INIT, STATES
+from pflalign_jax.tasks import Task
 
 
 class FederationState(NamedTuple):
@@ -92,6 +93,7 @@ class Federation:
 
     Attributes:
       algorithm, model, dataset, participation, mesh: as given to `federate`.
+      task: as given, or as inferred from the data.
       cohort_size: C.
       client_chunk: clients vmapped at a time on each device.
       client_state_in: where client states live, ``"device"``, ``"host"`` or ``"disk"``.
@@ -103,6 +105,7 @@ class Federation:
     dataset: FederatedDataset
     participation: Participation
     mesh: Mesh
+    task: Task
     cohort_size: int
     client_chunk: int
     client_state_in: str
@@ -314,7 +317,9 @@ class Federation:
         adapted: Mapping[str, ClientScores] = {}
         if score:
             tables = {"personal/adapted": output.scores}
-            adapted = named_scores(self.dataset, self._eval_splits, [(staged, tables)])
+            adapted = named_scores(
+                self.dataset, self.task.metrics, self._eval_splits, [(staged, tables)]
+            )
 
         def nonfinite():
             return staged.positions[on_host(output.left_out)[staged.device, staged.row] > 0]
@@ -348,7 +353,7 @@ class Federation:
             )
             for staged in self._client_states.every(state.clients)
         )
-        return named_scores(self.dataset, self._eval_splits, parts)
+        return named_scores(self.dataset, self.task.metrics, self._eval_splits, parts)
 
     def evaluate_new(self, state: FederationState, adapt: bool = True) -> dict[str, ClientScores]:
         """Return the scores of the dataset's new clients; changes nothing.
@@ -371,7 +376,7 @@ class Federation:
         (staged,) = self._new_clients.every(states)
         arguments = self._program_arguments(state, staged)
         tables = self._score_new_clients(*arguments, adapt=adapt)
-        scores = named_scores(new, ["test"], [(staged, tables)])
+        scores = named_scores(new, self.task.metrics, ["test"], [(staged, tables)])
         return {name.replace("test/", "new_clients/", 1): s for name, s in scores.items()}
 
     # Programs and first states
@@ -446,7 +451,6 @@ def first_states(
       key: of the run.
       values: of hyperparameters that `inject_hyperparams` has put into the state.
     """
-    dtype = jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32
-    example = jnp.zeros((1, *dataset.x.shape[1:]), dtype)
+    example = jnp.zeros((1, *dataset.x.shape[1:]), input_dtype(dataset))
     params = model.init(jax.random.fold_in(key, INIT), example)
     return algorithm.init(params, jax.random.fold_in(key, STATES), **values)

@@ -184,7 +184,19 @@ def mean_of_real(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def example_losses(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the cross-entropy of each example in nats, ``[B]``, averaged over positions."""
+    """Return the cross-entropy of each example in nats, ``[B]``, averaged over positions.
+
+    Raises:
+      ValueError: for what is not logits ``[B, C]`` of at least two classes and integers ``[B]``
+        (``[B, L, C]`` and ``[B, L]``), which would train on nonsense.
+    """
+    fits = logits.shape[:-1] == y.shape and logits.shape[-1] > 1
+    if not fits or not jnp.issubdtype(y.dtype, jnp.integer):
+        raise ValueError(
+            f"cross-entropy needs two or more logits and an integer label of each example; outputs "
+            f"are {list(logits.shape)} and y is {y.dtype} {list(y.shape)}. For another task pass "
+            "loss=task.loss(model) to the algorithm, with a task of pflalign_jax.tasks"
+        )
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
     return losses.reshape(losses.shape[0], -1).mean(axis=1)
 

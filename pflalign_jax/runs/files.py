@@ -38,7 +38,9 @@ from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.datasets.queries import client_label_counts
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import ClientScores
+from pflalign_jax.federated.metrics import no_scores
 from pflalign_jax.runs.factories import table_key
+from pflalign_jax.tasks import Metric
 
 COMMAND = "command.txt"
 CONFIG = "config.json"
@@ -67,7 +69,8 @@ RESULTS = (CONFIG, METRICS, CLIENTS, PARTITION, SUMMARY)
 GROWING = (METRICS, CLIENTS, DIAGNOSTICS)
 """Files that rounds append to."""
 
-CLIENT_COLUMNS = ("round", "client", "split", "model", "stage", "examples", "accuracy", "loss")
+CLIENT_COLUMNS = ("round", "client", "split", "model", "stage", "examples")
+"""Columns of ``clients.csv`` before those of the task's metrics."""
 
 
 class WorkdirError(UserError):
@@ -330,31 +333,37 @@ def append_clients(
     """Append every client's scores of one round to ``clients.csv``.
 
     Clients without examples in a split have no row there. ``stage`` is empty for the global model.
+    A metric that has no value for a client is ``nan``.
     """
     path = workdir / CLIENTS
     with named_write_errors(path), path.open("a", newline="") as file:
         writer = csv.writer(file)
-        if file.tell() == 0:
-            writer.writerow(CLIENT_COLUMNS)
         for name, score in scores.items():
+            if file.tell() == 0:
+                writer.writerow((*CLIENT_COLUMNS, *score.values))
             # The global model has no stage.
             split, model, stage = (*name.split("/"), "")[:3]
             for k in score.examples.nonzero()[0]:
                 writer.writerow(
                     (round_index, names[k], split, model, stage, score.examples[k],
-                     f"{score.accuracy[k]:.6g}", f"{score.loss[k]:.6g}")
+                     *(f"{values[k]:.6g}" for values in score.values.values()))
                 )  # fmt: skip
 
 
 class ClientRow(NamedTuple):
-    """A row of ``clients.csv``; ``score`` is ``split/model[/stage]``."""
+    """A row of ``clients.csv``.
+
+    Attributes:
+      round, client, examples: as there.
+      score: ``split/model[/stage]``.
+      values: metric name to the client's value, NaN where it has none.
+    """
 
     round: int
     client: str
     score: str
     examples: int
-    accuracy: float
-    loss: float
+    values: Mapping[str, float]
 
 
 def read_clients(
@@ -368,10 +377,10 @@ def read_clients(
                 name = "/".join(filter(None, (row["split"], row["model"], row["stage"])))
                 if score not in (None, name) or round_index not in (None, int(row["round"])):
                     continue
+                values = {k: float(v) for k, v in row.items() if k not in CLIENT_COLUMNS}
                 yield ClientRow(
-                    int(row["round"]), row["client"], name,
-                    int(row["examples"]), float(row["accuracy"]), float(row["loss"]),
-                )  # fmt: skip
+                    int(row["round"]), row["client"], name, int(row["examples"]), values
+                )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(path, error) from error
 
@@ -388,7 +397,7 @@ def last_scores(workdir: pathlib.Path, score: str) -> dict[str, ClientRow]:
 
 
 def read_scores(
-    workdir: pathlib.Path, round_index: int, names: np.ndarray
+    workdir: pathlib.Path, round_index: int, names: np.ndarray, metrics: tuple[Metric, ...]
 ) -> dict[str, ClientScores]:
     """Return what `append_clients` wrote of one round, to the digits that it wrote.
 
@@ -396,6 +405,7 @@ def read_scores(
       workdir: the run's directory.
       round_index: the round.
       names: ``[K]`` clients, in the order of the scores to return; rows of others are left out.
+      metrics: of the run's task.
     """
     position = {name: k for k, name in enumerate(names.tolist())}
     scores: dict[str, ClientScores] = {}
@@ -403,11 +413,10 @@ def read_scores(
         if row.client not in position:
             continue
         k = position[row.client]
-        unknown = np.full(len(names), np.nan)
-        score = scores.setdefault(
-            row.score, ClientScores(np.zeros(len(names), np.int64), unknown, unknown.copy())
-        )
-        score.examples[k], score.accuracy[k], score.loss[k] = row.examples, row.accuracy, row.loss
+        score = scores.setdefault(row.score, no_scores(len(names), metrics))
+        score.examples[k] = row.examples
+        for metric in metrics:
+            score.values[metric.name][k] = row.values[metric.name]
     return scores
 
 

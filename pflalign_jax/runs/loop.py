@@ -212,7 +212,8 @@ class RunInProgress:
         if not scores and workdir is not None:  # it was killed after its last evaluation
             # Scores of the last round are read back from clients.csv.
             names = experiment.dataset.client_names
-            scores = files.read_scores(workdir, experiment.config.rounds, names)
+            metrics = experiment.federation.task.metrics
+            scores = files.read_scores(workdir, experiment.config.rounds, names, metrics)
         summary = summary_of(experiment, progress.rows)
         if workdir is not None:
             files.write_summary(workdir, summary)

@@ -11,11 +11,13 @@ import pytest
 from experiments.report import figures
 from experiments.report.read import ReportError, read
 from experiments.report.write import write_report
+from pflalign_jax import tasks
 from pflalign_jax.federated import ClientScores
 from pflalign_jax.runs import RunError, files
 
 NAMES = np.array(["anna", "<b>ob", "cleo", "dan"])
 VERSIONS = {"jax": "0.10"}
+METRICS = tasks.classification().metrics
 
 
 def made(path, method, seed, accuracy, rate=0.1, rounds=4, validation=0.5, finished=True, **more):
@@ -30,7 +32,8 @@ def made(path, method, seed, accuracy, rate=0.1, rounds=4, validation=0.5, finis
     files.write_json(path / "data.json", data)
     for done in range(1, rounds + 1):
         values = np.array(accuracy) * done / rounds
-        score = ClientScores(np.array([5, 5, 5, 5]), values, 1 - values)
+        named = {"accuracy": values, "loss": 1 - values}
+        score = ClientScores(np.array([5, 5, 5, 5]), named, METRICS)
         scores = {"test/personal/adapted": score, "test/personal/received": score}
         files.append_clients(path, done, NAMES, scores)
         name = "accuracy/test/personal/adapted"

@@ -71,7 +71,7 @@ def test_clients(run):
     experiment, path, outcome, _ = run
     with (path / "clients.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(files.CLIENT_COLUMNS)
+    assert list(rows[0]) == [*files.CLIENT_COLUMNS, "accuracy", "loss"]
     assert len(rows) == 3 * 6 * 2 * 3  # evaluated rounds, clients, splits, models
     last = [r for r in rows if (r["round"], r["split"], r["stage"]) == ("5", "test", "adapted")]
     mean = np.mean([float(r["accuracy"]) for r in last])

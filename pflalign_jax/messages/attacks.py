@@ -40,7 +40,12 @@ def label_flip(dataset: FederatedDataset, corrupted: np.ndarray) -> FederatedDat
     Args:
       dataset: the honest one.
       corrupted: identities of clients.
+
+    Raises:
+      ValueError: if the data have numbers and no labels.
     """
+    if not np.issubdtype(dataset.y.dtype, np.integer):
+        raise ValueError(f"label_flip needs labels, but y of {dataset.name} is {dataset.y.dtype}")
     train = dataset.splits["train"]
     owners = np.repeat(dataset.client_ids, train.sizes)
     flipped = train.indices[np.isin(owners, corrupted)]

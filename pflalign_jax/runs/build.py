@@ -24,6 +24,7 @@ from pflalign_jax.runs.config import resolve
 from pflalign_jax.runs.config_checks import ConfigError
 from pflalign_jax.runs.effective import effective_config
 from pflalign_jax.runs.factories import TRANSFORMS, factory
+from pflalign_jax.tasks import classification
 
 
 class Experiment(NamedTuple):
@@ -76,6 +77,7 @@ def build(
             algorithm,
             model,
             trained,
+            task=classification(),  # what configs can say
             cohort_size=config.cohort_size,
             participation=participation,
             client_chunk=config.client_chunk,

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from pflalign_jax import algorithms, federate, models, summarise, tasks
-from pflalign_jax.datasets import DatasetError
+from pflalign_jax.datasets import DatasetError, Examples, partition_examples
+from pflalign_jax.datasets.queries import client_label_counts
+from pflalign_jax.messages.attacks import label_flip
 
 CLASSES_ONLY = ("fedproto", "fedrod", "fedpac", "gpfl", "fedcp", "feddbe")
 # FedBN needs a model with normalisation; it is FedPer with another choice of what stays local.
@@ -134,6 +136,19 @@ def test_a_model_with_other_outputs_is_refused():
     dataset, model = clients.dataset(clients.numbers), models.logistic(3)
     with pytest.raises(ValueError, match="3 outputs, but task 'regression' needs 1"):
         federate(algorithms.fedavg(model), model, dataset)
+
+
+def test_what_goes_by_labels_refuses_numbers():
+    dataset = clients.dataset(clients.numbers)
+    with pytest.raises(DatasetError, match="no labels to count"):
+        client_label_counts(dataset)
+    with pytest.raises(ValueError, match="label_flip needs labels"):
+        label_flip(dataset, np.array([0]))
+    examples = Examples("prices", dataset.x, dataset.y, 0)
+    with pytest.raises(DatasetError, match=r"partition='dirichlet' goes by labels.*float32"):
+        partition_examples(examples, partition="dirichlet", num_clients=3)
+    # Without a partition's name: by numbers of examples alone, targets spread evenly.
+    assert partition_examples(examples, num_clients=3).options["partition"] == "iid"
 
 
 def test_metrics_and_headlines_by_name():

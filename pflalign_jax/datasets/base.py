@@ -23,8 +23,8 @@ class Examples(NamedTuple):
 
     Attributes:
       name: for messages and files, e.g. ``"cifar10"``.
-      x: ``[N, ...]`` features as stored: uint8 images ``[N, H, W, C]``, float32, or int32 tokens
-        ``[N, L]``.
+      x: ``[N, ...]`` features as stored: uint8 images ``[N, H, W, C]``, float32, flags or small
+        counts ``[N, F]`` of uint8, or int32 tokens ``[N, L]``.
       y: ``[N]`` int32 labels in ``0..num_classes-1``; ``[N, L]`` for sequences.
       num_classes: number of labels.
       owner: ``[N]`` natural owners, ints or strings; None if there are none.
@@ -32,6 +32,7 @@ class Examples(NamedTuple):
       mean, std: the fixed normalisation, ``(x - mean) / std``. None: to [-1, 1] for uint8 images,
         no normalisation for everything else.
       notes: what a user should know about how these files were read, one sentence each.
+      source: the file or folder they were read from, for messages; None: ``name`` says it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Examples(NamedTuple):
     mean: np.ndarray | float | None = None
     std: np.ndarray | float | None = None
     notes: tuple[str, ...] = ()
+    source: str | None = None
 
 
 class Owned(NamedTuple):

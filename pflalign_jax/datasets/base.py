@@ -23,11 +23,12 @@ class Examples(NamedTuple):
 
     Attributes:
       name: for messages and files, e.g. ``"cifar10"``.
-      x: ``[N, ...]`` features as stored: uint8 images ``[N, H, W, C]``, float32, or int32 tokens
-        ``[N, L]``.
+      x: ``[N, ...]`` features as stored: uint8 images ``[N, H, W, C]``, float32, flags or small
+        counts ``[N, F]`` of uint8, or int32 tokens ``[N, L]``.
       y: ``[N]`` int32 labels in ``0..num_classes-1``; ``[N, L]`` for sequences. Of other tasks
         (`pflalign_jax.tasks`): ``[N]`` or ``[N, M]`` float32 numbers, ``[N, L]`` labels 0 or 1.
-      num_classes: number of labels; 0 if ``y`` are numbers.
+      num_classes: number of labels; 0 if ``y`` are numbers to predict, or several labels of each
+        example.
       owner: ``[N]`` natural owners, ints or strings; None if there are none.
       split: ``[N]`` str, the source's own split, values in `SPLITS`; None if it has none.
       mean, std: the fixed normalisation, ``(x - mean) / std``. None: to [-1, 1] for uint8 images,
@@ -35,6 +36,7 @@ class Examples(NamedTuple):
       notes: what a user should know about how these files were read, one sentence each.
       split_is_final: whether a split without validation examples stays as it is unless the user
         asks for some; else they are taken from its training examples.
+      source: the file or folder they were read from, for messages; None: ``name`` says it.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Examples(NamedTuple):
     std: np.ndarray | float | None = None
     notes: tuple[str, ...] = ()
     split_is_final: bool = False
+    source: str | None = None
 
 
 class Owned(NamedTuple):

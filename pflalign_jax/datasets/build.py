@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pflalign_jax.datasets import shift
+from pflalign_jax.datasets import checks, shift
 from pflalign_jax.datasets.base import (
     DatasetError,
     Examples,
@@ -66,9 +66,17 @@ def assemble(
             f"{examples.name}: {len(empty)} clients have no training example, the first is "
             f"{str(trained.names[empty[0]])!r}; give them some, raise min_examples or remove them"
         )
+    if len(new.names) and not new.splits["test"].sizes.any():
+        raise DatasetError(
+            f"{examples.name}: none of the {len(new.names)} new clients has a test example to be "
+            "scored on; raise test_fraction, min_examples or num_new_clients"
+        )
     train = trained.splits["train"]
     # Over clients that train alone: new ones must not be seen before they are scored.
     mean_array, std_array = _normalisation(examples, train, normalise, mean, std)
+    notes = examples.notes
+    if np.all(mean_array == 0) and np.all(std_array == 1):
+        notes += checks.scale_note(examples.x, train.indices)
     # New clients are shifted like the others, so shifts are drawn for all of them together.
     num_trained, num_all = len(trained.names), len(trained.names) + len(new.names)
     y = examples.y
@@ -97,7 +105,7 @@ def assemble(
             std=std_array,
             shift=None if drawn is None else drawn._replace(amounts=drawn.amounts[ids]),
             new_clients=new_clients,
-            notes=examples.notes,
+            notes=notes,
         )
 
     new_clients = dataset(new, np.arange(num_trained, num_all), None) if len(new.names) else None
@@ -137,7 +145,7 @@ def _normalisation(
     """Return mean and standard deviation, float32: scalars, or one for each channel.
 
     The user's own constants come first, then those of the training examples if asked for, then
-    those that the loader states, then [-1, 1] for bytes.
+    those that the loader states, then [-1, 1] for images of bytes.
     """
     if normalise not in NORMALISE:
         raise DatasetError(f"normalise={normalise!r} is unknown; choose from {NORMALISE}")
@@ -154,7 +162,9 @@ def _normalisation(
     elif examples.mean is not None and examples.std is not None:
         values = examples.mean, examples.std
     else:
-        values = (127.5, 127.5) if examples.x.dtype == np.uint8 else (0.0, 1.0)
+        # Bytes without axes of an image are flags or counts, which 127.5 would make all alike.
+        pixels = examples.x.dtype == np.uint8 and examples.x.ndim >= 4
+        values = (127.5, 127.5) if pixels else (0.0, 1.0)
     # float32, as the arithmetic on devices. Two scalars if both have one value, since scalars
     # broadcast against features of any shape.
     if all(np.size(value) == 1 for value in values):
@@ -178,7 +188,10 @@ def _check_constants(x: np.ndarray, mean: tuple[float, ...], std: tuple[float, .
 def _moments(x: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of every channel; 1 for a constant channel."""
     if x.dtype.kind in "iu" and x.dtype.itemsize > 1:
-        raise DatasetError("normalise='train' does not go with tokens; use 'fixed'")
+        raise DatasetError(
+            f"normalise='train' does not go with tokens, and x is {x.dtype}; use 'fixed'. Numbers "
+            "that are no tokens must be floats: store x.astype(np.float32)"
+        )
     channels = x.shape[-1]
     total, square, count = np.zeros(channels), np.zeros(channels), 0
     # In blocks, since x may be memory-mapped and larger than memory; in float64, since the

@@ -19,7 +19,7 @@ def normalise(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
 def are_tokens(dtype: jnp.dtype) -> bool:
     """Tell whether features of ``dtype`` are tokens: integers of more than 8 bits.
 
-    Integers of 8 bits are the pixels of images.
+    Integers of 8 bits are the pixels of images, or flags and small counts.
     """
     return jnp.issubdtype(dtype, jnp.integer) and jnp.dtype(dtype).itemsize > 1
 

@@ -33,14 +33,13 @@ def dirichlet(
       K index arrays, each of at least ``min_size`` examples.
 
     Raises:
-      DatasetError: for ``alpha <= 0``, ``min_size < 1`` or ``K * min_size > N``.
+      DatasetError: for ``alpha`` not in (0, 1e9], ``min_size < 1`` or ``K * min_size > N``.
 
     References:
       Hsu, Qi and Brown, arXiv:1909.06335 (Dirichlet over labels); Zhang et al., PFLlib,
       arXiv:2312.04992 (the size limit).
     """
-    if not alpha > 0:
-        raise DatasetError(f"dirichlet: alpha={alpha} is not allowed; it must be > 0")
+    check_alpha("dirichlet", alpha)
     if min_size < 1:
         raise DatasetError(f"dirichlet: min_examples={min_size} is not allowed; it must be >= 1")
     num_examples = len(labels)
@@ -91,13 +90,12 @@ def dirichlet_balanced(
       K index arrays whose sizes differ by at most one.
 
     Raises:
-      DatasetError: for ``alpha <= 0`` or fewer examples than clients.
+      DatasetError: for ``alpha`` not in (0, 1e9] or fewer examples than clients.
 
     References:
       Hsu, Qi and Brown, arXiv:1909.06335, section 3.
     """
-    if not alpha > 0:
-        raise DatasetError(f"dirichlet_balanced: alpha={alpha} is not allowed; it must be > 0")
+    check_alpha("dirichlet_balanced", alpha)
     check_clients(num_clients, len(labels), 1)
     rng = np.random.default_rng(seed)
     classes, label, supply = np.unique(labels, return_inverse=True, return_counts=True)
@@ -215,15 +213,14 @@ def extended_dirichlet(
       seed: of all draws.
 
     Raises:
-      DatasetError: as `pathological`, for ``alpha <= 0``, ``min_size < 1``, and for a label with
-        too few examples for its holders.
+      DatasetError: as `pathological`, for ``alpha`` not in (0, 1e9], ``min_size < 1``, and for a
+        label with too few examples for its holders.
 
     References:
       Li and Lyu, "Convergence Analysis of Sequential Federated Learning on Heterogeneous Data",
       arXiv:2311.03154, appendix (which has no least size).
     """
-    if not alpha > 0:
-        raise DatasetError(f"extended_dirichlet: alpha={alpha} is not allowed; it must be > 0")
+    check_alpha("extended_dirichlet", alpha)
     if min_size < 1:
         raise DatasetError(f"min_examples={min_size} is not allowed; it must be >= 1")
     # Rounded up; the maximum only avoids a division by 0 before classes_per_client is checked.
@@ -292,6 +289,16 @@ def _by_labels_per_client(
         for k, part in zip(holders, pieces, strict=True):
             parts[k].append(part)
     return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def check_alpha(name: str, alpha: float) -> None:
+    """Raise an error for a concentration from which nothing can be drawn."""
+    # Far above the largest that differs from equal shares; sums of larger ones overflow.
+    if not 0 < alpha <= 1e9:
+        raise DatasetError(
+            f"{name}: alpha={alpha} is not allowed; it must be > 0 and at most 1e9 (equal shares "
+            "are partition='iid')"
+        )
 
 
 def check_clients(num_clients: int, num_examples: int, min_size: int) -> None:

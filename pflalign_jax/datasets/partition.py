@@ -57,15 +57,15 @@ def lognormal(
     Args:
       labels: ``[N]``; only their number counts.
       num_clients: K.
-      sigma: standard deviation of the sizes' logarithm, >= 0; 0 gives equal sizes.
+      sigma: standard deviation of the sizes' logarithm, in [0, 50]; 0 gives equal sizes.
       min_size: least number of examples of a client, >= 1.
       seed: of all draws.
 
     Raises:
-      DatasetError: for ``sigma < 0`` or ``K * min_size > N``.
+      DatasetError: for ``sigma`` not in [0, 50] or ``K * min_size > N``.
     """
-    if not sigma >= 0:
-        raise DatasetError(f"lognormal: sigma={sigma} is not allowed; it must be >= 0")
+    if not 0 <= sigma <= 50:  # sizes of larger ones overflow: one client would have all
+        raise DatasetError(f"lognormal: sigma={sigma} is not allowed; it must be in [0, 50]")
     rng = np.random.default_rng(seed)
     shares = np.exp(sigma * rng.standard_normal(num_clients))
     return _of_sizes(len(labels), shares, min_size, rng)
@@ -86,10 +86,10 @@ def zipf(
       seed: of all draws.
 
     Raises:
-      DatasetError: for ``exponent < 0`` or ``K * min_size > N``.
+      DatasetError: for ``exponent < 0``, infinite, or ``K * min_size > N``.
     """
-    if not exponent >= 0:
-        raise DatasetError(f"zipf: exponent={exponent} is not allowed; it must be >= 0")
+    if not 0 <= exponent < np.inf:
+        raise DatasetError(f"zipf: exponent={exponent} is not allowed; it must be finite and >= 0")
     rng = np.random.default_rng(seed)
     shares = rng.permutation(np.arange(1, num_clients + 1) ** -float(exponent))
     return _of_sizes(len(labels), shares, min_size, rng)

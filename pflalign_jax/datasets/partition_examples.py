@@ -10,6 +10,7 @@ import numpy as np
 from pflalign_jax.datasets import partition as partitions
 from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples, FederatedDataset, Owned
 from pflalign_jax.datasets.build import Group, assemble
+from pflalign_jax.datasets.checks import checked_examples
 from pflalign_jax.datasets.partition_file import read_partition, refuse_other_data
 from pflalign_jax.datasets.split import split_clients
 from pflalign_jax.random_purposes import NEW_CLIENTS, OWNER_CHOICE
@@ -123,7 +124,7 @@ def partition_examples(
     fraction: float = 1.0,
     seed: int = 0,
 ) -> FederatedDataset:
-    """Return a federated dataset of the examples.
+    """Return a federated dataset of the examples, which are checked first (`checked_examples`).
 
     Args:
       examples: as a loader returned them.
@@ -182,7 +183,8 @@ def partition_examples(
     """
     # All arguments by their names, so that none is listed again on its way through this file.
     options: dict[str, Any] = {k: v for k, v in locals().items() if k != "examples"}
-    examples = _subsample(examples, fraction, seed)
+    _check_integers(options)
+    examples = _subsample(checked_examples(examples), fraction, seed)
     if partition_file is None:
         options = with_defaults(options, examples)
         groups, examples = _divide(examples, options)
@@ -244,11 +246,21 @@ def partition_arguments(partition: str, given: Mapping[str, Any]) -> dict[str, A
     return {k: default if given.get(k) is None else given[k] for k, default in defaults.items()}
 
 
+def _check_integers(options: Mapping[str, Any]) -> None:
+    """Raise an error for a seed or a number of clients that is no whole number or negative."""
+    least = {"seed": 0, "num_clients": 1, "num_new_clients": 0, "min_examples": 0}
+    for name, lowest in least.items():
+        value = options[name]
+        if value is None and name in ("num_clients", "min_examples"):
+            continue
+        if not isinstance(value, (int, np.integer)) or value < lowest:
+            raise DatasetError(
+                f"{name}={value} is not allowed; it must be a whole number >= {lowest}"
+            )
+
+
 def _divide(examples: Examples, options: Mapping[str, Any]) -> tuple[list[Group], Examples]:
     """Return the clients that train and the new ones, and the examples with notes on owners."""
-    num_new = options["num_new_clients"]
-    if num_new < 0:
-        raise DatasetError(f"num_new_clients={num_new} is not allowed; it must be >= 0")
     names, parts, notes = _partition(examples, options)
     splits = _split(examples, parts, options)
     if examples.split is not None and not any(map(len, splits["validation"])):
@@ -257,7 +269,8 @@ def _divide(examples: Examples, options: Mapping[str, Any]) -> tuple[list[Group]
             "validation_fraction to take some from each client's training examples."
         )
     examples = examples._replace(notes=(*examples.notes, *notes))
-    return _hold_out(names, splits, num_new, options["seed"]), examples
+    groups = _hold_out(names, splits, options["num_new_clients"], options["seed"])
+    return groups, examples
 
 
 def _partition(
@@ -271,6 +284,13 @@ def _partition(
     if partition == "natural":
         return _natural_owners(examples, count, options["min_examples"], seed)
     arguments = partition_arguments(partition, options)
+    notes = []
+    if examples.owner is not None:
+        owners = len(np.unique(examples.owner))
+        notes.append(
+            f"the {owners} clients of the data are not used: partition={partition!r} deals their "
+            "examples to clients of its own (partition='natural' keeps them)."
+        )
     if partition not in WITHOUT_LABELS and not np.issubdtype(examples.y.dtype, np.integer):
         raise DatasetError(
             f"partition={partition!r} goes by labels, but y of {examples.name} is "
@@ -280,7 +300,7 @@ def _partition(
     labels = examples.y if examples.y.ndim == 1 else examples.y[:, 0]
     parts = PARTITIONS[partition].function(labels, count, *arguments.values(), seed)
     _refuse_small(parts, options["min_examples"], partition)
-    return np.arange(count).astype(str), parts, []
+    return np.arange(count).astype(str), parts, notes
 
 
 def _assemble(
@@ -306,6 +326,10 @@ def _subsample(examples: Examples, fraction: float, seed: int) -> Examples:
     """Return a seeded random part of the examples, in their order."""
     if not 0 < fraction <= 1:
         raise DatasetError(f"fraction={fraction} is not allowed; it must be in (0, 1]")
+    if round(fraction * len(examples.y)) < 1:
+        raise DatasetError(
+            f"fraction={fraction} of {len(examples.y)} examples leaves none; raise it"
+        )
     if fraction == 1:
         return examples
     # The beginning of one order: a smaller fraction is a part of a larger one.

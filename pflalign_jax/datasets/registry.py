@@ -6,7 +6,7 @@ numbers of examples are in `pflalign_jax.datasets.SOURCES`.
 
 from typing import Unpack
 
-from pflalign_jax.datasets.base import FederatedDataset
+from pflalign_jax.datasets.base import DatasetError, FederatedDataset
 from pflalign_jax.datasets.loaders import ag_news as ag_news_files
 from pflalign_jax.datasets.loaders import cifar, tff
 from pflalign_jax.datasets.loaders import digits as digits_files
@@ -21,7 +21,7 @@ from pflalign_jax.datasets.loaders.leaf import load_leaf
 from pflalign_jax.datasets.loaders.npz import load_npz
 from pflalign_jax.datasets.loaders.pfllib import load_pfllib
 from pflalign_jax.datasets.loaders.synthetic import make_synthetic
-from pflalign_jax.datasets.loaders.tables import load_tables
+from pflalign_jax.datasets.loaders.tables import CLIENT_COLUMN, load_tables
 from pflalign_jax.datasets.partition_examples import PartitionOptions, partition_examples
 
 SOURCES = {
@@ -254,28 +254,44 @@ def hugging_face(
 
 
 def npz(
-    path: str, num_classes: int | None = None, **options: Unpack[PartitionOptions]
+    path: str,
+    num_classes: int | None = None,
+    missing: str = "refuse",
+    **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return your own arrays ``x``, ``y``, ``client`` in npz or npy files.
 
     Args:
-      path, num_classes: see `load_npz`.
+      path, num_classes, missing: see `load_npz`.
       options: keyword arguments of `partition_examples`.
     """
-    return partition_examples(load_npz(path, num_classes), **options)
+    return partition_examples(load_npz(path, num_classes, missing), **options)
 
 
 def tables(
     path: str,
     label: str = "label",
-    client_column: str = "client",
+    client_column: str | None = None,
     split_column: str | None = None,
+    missing: str = "refuse",
     **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return your own tables in csv or parquet files.
 
     Args:
-      path, label, client_column, split_column: see `load_tables`.
+      path, label, client_column, split_column, missing: see `load_tables`.
       options: keyword arguments of `partition_examples`.
+
+    Raises:
+      DatasetError: for a ``client_column`` that a partition would ignore.
     """
-    return partition_examples(load_tables(path, label, client_column, split_column), **options)
+    partition = options.get("partition")
+    if client_column is not None and partition not in (None, "natural"):
+        raise DatasetError(
+            f"client_column={client_column!r} does nothing with partition={partition!r}, which "
+            "deals the examples to clients of its own; use partition='natural', or leave "
+            "client_column out"
+        )
+    return partition_examples(
+        load_tables(path, label, client_column or CLIENT_COLUMN, split_column, missing), **options
+    )

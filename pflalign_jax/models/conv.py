@@ -13,6 +13,16 @@ import jax.numpy as jnp
 from jax import lax
 
 
+def check_images(name: str, x: jax.Array, smallest: int = 1) -> None:
+    """Raise ValueError unless features are images ``[B, H, W, C]`` of at least this side."""
+    if x.ndim != 4 or min(x.shape[1:3]) < smallest:
+        raise ValueError(
+            f"{name} takes images [B, H, W, C] with sides of at least {smallest}; got features of "
+            f"shape {x.shape}. Grey images need a last axis, x[..., None]; other features a model "
+            "like mlp"
+        )
+
+
 def patch_conv(
     lhs: jax.Array,
     rhs: jax.Array,

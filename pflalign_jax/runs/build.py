@@ -57,6 +57,7 @@ def build(
     """
     config = resolve(config)
     dataset = build_dataset(config) if dataset is None else dataset
+    _refuse_unscored(dataset)
     classes, clients = dataset.num_classes, dataset.num_clients
     with _errors_of("model"):
         model = build_model(config, classes)
@@ -92,6 +93,15 @@ def build(
     # What is written says what every None stood for.
     config = effective_config(config, dataset, model, federation)
     return Experiment(config, dataset, model, federation, participation)
+
+
+def _refuse_unscored(dataset: FederatedDataset) -> None:
+    """Raise an error if no client has an example to score: a run is for its scores."""
+    if not any(dataset.splits[split].sizes.any() for split in ("validation", "test")):
+        raise ConfigError(
+            f"config.dataset: {dataset.name} has neither validation nor test examples, so that "
+            "nothing can be scored; raise validation_fraction or test_fraction"
+        )
 
 
 def check_experiment(config: ConfigDict, dataset: FederatedDataset) -> None:

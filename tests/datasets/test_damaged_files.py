@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from pflalign_jax import datasets
 from pflalign_jax.datasets import DatasetError
 from pflalign_jax.datasets.loaders.labels import mapped_labels
 from pflalign_jax.datasets.loaders.leaf import load_femnist_leaf, load_leaf
@@ -75,7 +76,7 @@ def test_numbers_as_text_and_too_large_numbers(tmp_path):
     for i, (value, message) in enumerate((("1.5", "not of numbers"), (1e300, "infinite"))):
         (tmp_path / str(i)).mkdir()
         with pytest.raises(DatasetError, match=message):
-            load_leaf(leaf(tmp_path / str(i), {"ann": ([[value]], [0])}))
+            datasets.leaf(leaf(tmp_path / str(i), {"ann": ([[value]], [0])}))
 
 
 def test_femnist_labels(tmp_path):
@@ -191,9 +192,9 @@ def test_damaged_har(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("client,a,label\nx,1,0\ny,2,\n", "column 'label' has no value in row 2"),
-        ("client,a,label\n,1,0\ny,2,1\n", "column 'client' has no value in row 1"),
-        ("client,a,label\nx,1e300,0\ny,2,1\n", "column 'a' has '1e300' in row 1"),
+        ("client,a,label\nx,1,0\ny,2,\n", "column 'label' has no value in line 3"),
+        ("client,a,label\n,1,0\ny,2,1\n", "column 'client' has no value in line 2"),
+        ("client,a,label\nx,1e300,0\ny,2,1\n", "column 'a' has '1e300' in line 2"),
     ],
 )
 def test_cells_that_are_missing_or_too_large(tmp_path, text, message):

@@ -175,7 +175,7 @@ def test_a_damaged_partition_is_refused(tmp_path):
         ({"partition": "natural"}, "pool has none"),
         ({"partition": "pathological", "num_clients": 20, "min_examples": 50}, "cannot guarantee"),
         ({"num_clients": 2, "num_new_clients": -1}, "num_new_clients=-1"),
-        ({"num_clients": 0, "num_new_clients": 2}, "leave none to train"),
+        ({"num_clients": 0, "num_new_clients": 2}, "num_clients=0 is not allowed"),
         ({"normalise": "z"}, "normalise='z' is unknown"),
         ({"mean": (1.0,)}, "give both or none"),
         ({"mean": (1.0, 2.0), "std": (1.0,)}, r"mean=\(1.0, 2.0\) has 2 values.*needs 1 or 3"),

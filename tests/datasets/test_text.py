@@ -143,5 +143,7 @@ def test_sequences_from_npz(tmp_path):
     data = datasets.npz(str(tmp_path))
     assert data.x.dtype == np.uint16 and data.y.shape == (24, 5) and data.num_classes == 7
     assert (data.mean, data.std) == (0, 1)
-    with pytest.raises(DatasetError, match=r"label 6 at example \d+ is outside 0\.\.5"):
+    with pytest.raises(
+        DatasetError, match=r"label 6 at example \d+ \(client \d\) is outside 0\.\.5"
+    ):
         datasets.npz(str(tmp_path), num_classes=6)

@@ -39,12 +39,12 @@ def load_leaf(path: str, shape: tuple[int, ...] | None = None) -> Examples:
 
     Raises:
       DatasetError: naming the file and the user, if something is missing or damaged, or does not
-        fit together.
+        fit together. Values are checked where examples are partitioned.
     """
     x, y, owner, split, notes = read_users(path, lambda user: _numbers(user, shape))
     y, num_classes, mapping = mapped_labels(y, path)
     name = pathlib.Path(path).resolve().name
-    return Examples(name, x, y, num_classes, owner, split, notes=(*notes, *mapping))
+    return Examples(name, x, y, num_classes, owner, split, notes=(*notes, *mapping), source=path)
 
 
 def load_femnist_leaf(path: str, variant: str = "all") -> Examples:
@@ -61,7 +61,9 @@ def load_femnist_leaf(path: str, variant: str = "all") -> Examples:
     if y.dtype.kind not in "iu" or y.min() < 0 or y.max() > 61:
         labels = f"up to {y.max()}" if y.dtype.kind in "iu" else f"like {y[0].item()!r}"
         raise DatasetError(f"femnist: {path} has labels {labels}; FEMNIST's are the integers 0..61")
-    examples = Examples("femnist", x, y.astype(np.int32), 62, owner, split, notes=tuple(notes))
+    examples = Examples(
+        "femnist", x, y.astype(np.int32), 62, owner, split, notes=tuple(notes), source=path
+    )
     return only_digits(examples) if variant == "digits" else examples
 
 
@@ -235,7 +237,7 @@ def _numbers(user: User, shape: tuple[int, ...] | None) -> tuple[np.ndarray, np.
         x, y = np.array(user.x), np.array(user.y)
         if x.dtype.kind not in "biuf":
             raise ValueError(f"they are {x.dtype}")
-        with np.errstate(over="ignore"):  # numbers above float32 become infinite: refused below
+        with np.errstate(over="ignore"):  # numbers above float32 become infinite: refused later
             x = x.astype(np.float32)
     except (ValueError, TypeError) as error:
         raise DatasetError(
@@ -250,8 +252,6 @@ def _numbers(user: User, shape: tuple[int, ...] | None) -> tuple[np.ndarray, np.
             f"{user.file}: user {user.name!r} has labels of type {y.dtype} and shape {y.shape}; "
             "they must be integers or strings, one for each example"
         )
-    if not np.isfinite(x).all():
-        raise DatasetError(f"{user.file}: user {user.name!r} has NaN or infinite features")
     if shape is not None:
         if x[0].size != np.prod(shape):
             raise DatasetError(

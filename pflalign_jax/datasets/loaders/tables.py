@@ -1,179 +1,212 @@
 """Your own tables: a csv or parquet file per client, or one file with a client column."""
 
-import csv
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples
+from pflalign_jax.datasets.checks import MISSING_OPTIONS, is_missing, numbers_or_names
 from pflalign_jax.datasets.loaders.labels import mapped_labels
+from pflalign_jax.datasets.loaders.table_files import (
+    ENDINGS,
+    Table,
+    client_name,
+    ending,
+    read_table,
+)
 
 ADVICE = (
     "tables are a folder with one .csv or .parquet file per client, or one such file with a "
     "column of clients"
 )
 
-
-Table = Mapping[str, np.ndarray]
-"""Columns by name."""
+CLIENT_COLUMN = "client"
+"""Name of the column of clients where the user names none."""
 
 
 def load_tables(
     path: str,
     label: str = "label",
-    client_column: str = "client",
+    client_column: str = CLIENT_COLUMN,
     split_column: str | None = None,
+    missing: str = "refuse",
 ) -> Examples:
     """Read tables of numbers with a label column; all other columns are features, in float32.
 
+    Cells of a csv file are separated by commas, semicolons or tabs. Spaces around names and values
+    do not count, blank lines neither. Columns of row numbers (``Unnamed: 0``, a column without a
+    name, ``__index_level_0__``) are no features, and a note says so. Hidden files are not read.
+
     Args:
-      path: a folder with one ``.csv`` or ``.parquet`` file per client, whose name is the client's,
-        or one file with a column of clients. Columns may be in any order; features take that of
-        the first file.
-      label: name of the column of labels, integers or strings.
+      path: a folder with one ``.csv``, ``.tsv``, ``.csv.gz``, ``.tsv.gz`` or ``.parquet`` file per
+        client, whose name is the client's, or one file with a column of clients. Columns may be in
+        any order; features take that of the first file.
+      label: name of the column of labels, whole numbers or strings (`mapped_labels`).
       client_column: name of the column of clients, in a single file.
       split_column: name of a column of ``train``, ``validation`` and ``test``; None: there is none.
+      missing: what to do with rows whose client or label is missing (empty, ``NA``, ``nan``,
+        ``null``, ...): ``"refuse"`` the file, or ``"leave_out"`` these rows, with a note.
 
     Raises:
-      DatasetError: naming the file, the row and the column, the value and what to do.
+      DatasetError: naming the file, the line and the column, the value and what to do.
     """
+    if missing not in MISSING_OPTIONS:
+        raise DatasetError(f"missing={missing!r} is unknown; choose from {MISSING_OPTIONS}")
     given = pathlib.Path(path)
-    tables = {file: _read(file) for file in _files(given)}
-    first_file, first_table = next(iter(tables.items()))
     single = not given.is_dir()
+    tables = [read_table(file) for file in _files(given)]
     special = [label] + ([client_column] if single else [])
     special += [split_column] if split_column else []
-    features = [name for name in first_table if name not in special]
-    for file, table in tables.items():
-        _check_columns(file, table, [*features, *special], label)
+    features = [name for name in tables[0].columns if name not in special]
+    for table in tables:
+        _check_columns(table, [*features, *special], label)
     if not features:
         raise DatasetError(
-            f"{first_file} has no column besides {special}; there is nothing to learn"
+            f"{tables[0].file} has no column besides {special}; there is nothing to learn"
         )
+    notes = _note_on_index(tables)
+    required = [label, client_column] if single else [label]
+    if missing == "leave_out":
+        tables, note = _without_missing(tables, required)
+        notes += note
+        if not tables:
+            raise DatasetError(f"{given}: no row has a value in all of {required}")
+    for table in tables:
+        for name in required:
+            _refuse_missing(table, name)
     x = np.concatenate(
-        [
-            np.stack([_numbers(file, name, table[name]) for name in features], axis=1)
-            for file, table in tables.items()
-        ]
+        [np.stack([_numbers(table, name) for name in features], axis=1) for table in tables]
     )
-    labels = np.concatenate([_strings(file, label, t[label]) for file, t in tables.items()])
-    # All files together: labels are integers only if they are in every file.
-    y, num_classes, notes = mapped_labels(_as_integers(labels), given)
+    lengths = [len(table.columns[label]) for table in tables]
+    # All files together: labels are numbers only if they are in every file.
+    labels = np.concatenate([table.columns[label].astype(str) for table in tables])
+    y, num_classes, mapping = mapped_labels(
+        labels, f"{given}: column {label!r}", place=lambda i: _place(tables, lengths, i)
+    )
     if single:
-        owner = _as_integers(_strings(given, client_column, first_table[client_column]))
+        owner = numbers_or_names(tables[0].columns[client_column])
+        owner = owner if owner.dtype.kind in "iu" else owner.astype(str)
     else:
-        lengths = [len(table[label]) for table in tables.values()]
-        owner = np.repeat([file.stem for file in tables], lengths)
-    split = _splits(given, tables, split_column) if split_column else None
-    return Examples(given.stem, x, y, num_classes, owner, split, notes=notes)
+        owner = np.repeat([client_name(table.file) for table in tables], lengths)
+    split = _splits(tables, split_column) if split_column else None
+    return Examples(
+        client_name(given), x, y, num_classes, owner, split, notes=notes + mapping, source=path
+    )
 
 
 def _files(given: pathlib.Path) -> list[pathlib.Path]:
     """Return the tables of a folder, one of each client, or the one file."""
     if given.is_file():
+        if ending(given) is None:
+            raise DatasetError(f"{given} does not end with one of {ENDINGS}; {ADVICE}")
         return [given]
     if not given.is_dir():
         raise DatasetError(f"{given} does not exist; {ADVICE}")
-    files = sorted(f for f in given.iterdir() if f.suffix in (".csv", ".parquet"))
+    files = sorted(f for f in given.iterdir() if ending(f))
     if not files:
         raise DatasetError(f"{given} has no .csv or .parquet file; {ADVICE}")
-    stems = [file.stem for file in files]
-    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    names = [client_name(file) for file in files]
+    twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DatasetError(f"{given} has two files of client {twice!r}; keep one of them")
     return files
 
 
-def _splits(given: pathlib.Path, tables: Mapping[pathlib.Path, Table], column: str) -> np.ndarray:
+def _place(tables: Sequence[Table], lengths: Sequence[int], i: int) -> str:
+    """Return words for row ``i`` of all tables together: its file and its line."""
+    ends = np.cumsum(lengths)
+    k = int(np.searchsorted(ends, i, side="right"))
+    return f"{tables[k].place(i - int(ends[k]) + lengths[k])} of {tables[k].file.name}"
+
+
+def _note_on_index(tables: Sequence[Table]) -> tuple[str, ...]:
+    """Return a note on columns of row numbers, if there are any."""
+    names = sorted({name for table in tables for name in table.left_out})
+    if not names:
+        return ()
+    return (
+        f"columns {names} are left out: row numbers that pandas or R wrote, or without a name.",
+    )
+
+
+def _without_missing(
+    tables: Sequence[Table], required: Sequence[str]
+) -> tuple[list[Table], tuple[str, ...]]:
+    """Return the rows that have a value in all required columns, and a note on the others."""
+    whole, left_out = [], 0
+    for table in tables:
+        missing = np.any([is_missing(table.columns[name]) for name in required], axis=0)
+        left_out += int(missing.sum())
+        if not missing.all():
+            whole.append(table.of_rows(np.flatnonzero(~missing)))
+    note = f"{left_out} rows without a value in {' or '.join(required)} are left out."
+    return whole, (note,) if left_out else ()
+
+
+def _refuse_missing(table: Table, name: str) -> None:
+    """Raise an error if a client or a label is missing."""
+    missing = is_missing(table.columns[name])
+    if missing.any():
+        row = int(np.argmax(missing))
+        raise DatasetError(
+            f"{table.file}: column {name!r} has no value in {table.place(row)} but "
+            f"{table.columns[name].tolist()[row]!r} ({missing.sum()} of {len(missing)} rows); fill "
+            "it in, remove the rows, or leave them out with missing='leave_out'"
+        )
+
+
+def _splits(tables: Sequence[Table], column: str) -> np.ndarray:
     """Return the checked column of splits of all tables."""
-    split = np.concatenate([_strings(file, column, t[column]) for file, t in tables.items()])
-    unknown = sorted(set(split.tolist()) - set(SPLITS))
-    if unknown:
-        raise DatasetError(f"{given}: {column} has the value {unknown[0]!r}; use one of {SPLITS}")
-    return split
-
-
-def _read(file: pathlib.Path) -> Table:
-    """Return a file's columns by name."""
-    if file.suffix == ".parquet":
-        return _read_parquet(file)
-    try:
-        # Excel's files begin with a byte-order mark, which utf-8-sig drops.
-        with file.open(newline="", encoding="utf-8-sig") as text:
-            rows = list(csv.reader(text))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{file} cannot be read as csv ({error})") from error
-    if len(rows) < 2:
-        raise DatasetError(f"{file} has no row below its header; remove it or fill it")
-    header = rows[0]
-    if len(set(header)) != len(header):
-        raise DatasetError(f"{file} names a column twice: {header}")
-    for number, row in enumerate(rows[1:], 2):  # lines of a file count from 1, the header's
-        if len(row) != len(header):
+    for table in tables:
+        values = table.columns[column].astype(str)
+        unknown = ~np.isin(values, SPLITS)
+        if unknown.any():
+            row = int(np.argmax(unknown))
             raise DatasetError(
-                f"{file}: line {number} has {len(row)} cells, the header {len(header)}"
+                f"{table.file}: {column} has the value {str(values[row])!r} in "
+                f"{table.place(row)}; use one of {SPLITS}"
             )
-    return dict(zip(header, map(np.array, zip(*rows[1:], strict=True)), strict=True))
+    return np.concatenate([table.columns[column].astype(str) for table in tables])
 
 
-def _read_parquet(file: pathlib.Path) -> Table:
-    """Return a parquet file's columns by name."""
-    try:
-        import pyarrow.parquet  # here, because it is optional
-    except ImportError as error:
-        raise DatasetError(f"{file} needs pyarrow; pip install pyarrow") from error
-    try:
-        table = pyarrow.parquet.read_table(file)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DatasetError(f"{file} cannot be read as parquet ({error})") from error
-    if not table.num_rows:
-        raise DatasetError(f"{file} has no row; remove it or fill it")
-    return {name: np.array(table[name].to_pylist()) for name in table.column_names}
-
-
-def _check_columns(file: pathlib.Path, table: Table, expected: Sequence[str], label: str) -> None:
+def _check_columns(table: Table, expected: Sequence[str], label: str) -> None:
     """Raise an error if a table lacks an expected column or has another one."""
-    missing = [name for name in expected if name not in table]
+    missing = [name for name in expected if name not in table.columns]
     if missing:
         hint = "; name the label column" if missing[0] == label else ""
-        raise DatasetError(f"{file} has no column {missing[0]!r}, only {sorted(table)}{hint}")
-    more = sorted(set(table) - set(expected))
+        raise DatasetError(
+            f"{table.file} has no column {missing[0]!r}, only {sorted(table.columns)}{hint}"
+        )
+    more = sorted(set(table.columns) - set(expected))
     if more:
-        raise DatasetError(f"{file} has a column {more[0]!r} that the first file does not have")
+        raise DatasetError(
+            f"{table.file} has a column {more[0]!r} that the first file does not have"
+        )
 
 
-def _numbers(file: pathlib.Path, name: str, column: np.ndarray) -> np.ndarray:
+def _numbers(table: Table, name: str) -> np.ndarray:
     """Return a column as float32."""
-    try:
-        with np.errstate(over="ignore"):  # numbers above float32 become infinite: refused below
+    column = table.columns[name]
+    with np.errstate(over="ignore"):  # numbers above float32 become infinite: refused below
+        try:
             values = column.astype(np.float32)
-    except (ValueError, TypeError):
-        # One by one, so that the message can name the row that is not a number.
-        values = np.array([_number(value) for value in column.tolist()], np.float32)
+        except (ValueError, TypeError):
+            # One by one, so that the message can name the row that is not a number.
+            values = np.array([_number(value) for value in column.tolist()], np.float32)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
+        value = column.tolist()[bad[0]]
+        decimal = isinstance(value, str) and np.isfinite(_number(value.replace(",", ".")))
+        hint = "write decimals with a point" if decimal and "," in value else (
+            "impute it, encode it, or remove the row or the column"
+        )  # fmt: skip
         raise DatasetError(
-            f"{file}: column {name!r} has {column.tolist()[bad[0]]!r} in row {bad[0] + 1}, which "
-            "is not a finite number; impute it, encode it, or remove the row or the column"
+            f"{table.file}: column {name!r} has {value!r} in {table.place(int(bad[0]))} "
+            f"({len(bad)} of {len(values)} rows), which is not a finite number in float32; {hint}"
         )
     return values
-
-
-def _strings(file: pathlib.Path, name: str, column: np.ndarray) -> np.ndarray:
-    """Return a column as strings, none missing."""
-    if column.dtype.kind in "US":
-        missing = column == ""
-    else:
-        # Parquet's missing values are None, and NaN where the column has numbers.
-        missing = np.array([v is None or v != v or v == "" for v in column.tolist()])
-    if missing.any():
-        raise DatasetError(
-            f"{file}: column {name!r} has no value in row {np.argmax(missing) + 1}; fill it in or "
-            "remove the row"
-        )
-    return column.astype(str)
 
 
 def _number(value: Any) -> float:
@@ -182,13 +215,3 @@ def _number(value: Any) -> float:
         return float(value)
     except (ValueError, TypeError):
         return np.nan
-
-
-def _as_integers(values: np.ndarray) -> np.ndarray:
-    """Return integers if all strings are integers, else the strings."""
-    try:
-        integers = values.astype(np.int64)
-    except (ValueError, OverflowError):
-        return values
-    # "007" is a name and not the number 7, and two clients "7" and "007" must stay two.
-    return integers if (integers.astype(str) == values).all() else values

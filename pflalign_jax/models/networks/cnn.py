@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pflalign_jax.models.base import Model, from_flax
-from pflalign_jax.models.conv import max_pool, patch_conv
+from pflalign_jax.models.conv import check_images, max_pool, patch_conv
 
 CONVOLUTIONS = {"patches": patch_conv, "lax": lax.conv_general_dilated}
 """What a model's ``conv`` can be."""
@@ -52,6 +52,7 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map ``[B, H, W, C]`` images to ``[B, num_classes]`` logits."""
+        check_images("cnn", x, smallest=16)
         # Images may come as stored, in uint8; bfloat16 must stay bfloat16.
         if not jnp.issubdtype(x.dtype, jnp.floating):
             x = x.astype(jnp.float32)

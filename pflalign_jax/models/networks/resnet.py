@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pflalign_jax.models.base import Model, from_flax
+from pflalign_jax.models.conv import check_images
 from pflalign_jax.models.networks.batch_norm import BatchNorm
 from pflalign_jax.models.networks.cnn import CONVOLUTIONS
 
@@ -73,6 +74,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Map ``[B, H, W, C]`` images to ``[B, num_classes]`` logits; ``mask`` in training."""
+        check_images("resnet", x)
         # Images may come as stored, in uint8; bfloat16 must stay bfloat16.
         if not jnp.issubdtype(x.dtype, jnp.floating):
             x = x.astype(jnp.float32)

@@ -1,0 +1,376 @@
+"""What every dataset is checked for, whatever way it came in: arrays, npz, csv, parquet, LEAF.
+
+`checked_examples` is called where examples are given to clients, so nothing goes around it. What a
+loader needs while it reads (`is_missing`, `numbers_or_names`, `check_lengths`) is here, too.
+"""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples
+
+ROWS_AT_ONCE = 8192
+"""Examples whose features are checked together: ``x`` may be larger than memory."""
+
+MISSING = (
+    "", "#N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a",
+    "nan", "null",
+)  # fmt: skip
+"""Texts that mean "no value" in an owner or a label: what R, pandas and databases write."""
+
+MISSING_OPTIONS = ("refuse", "leave_out")
+"""What a loader can do with examples without owner or label."""
+
+MOST_CHANNELS = 4
+"""A first axis of images up to this, before two longer ones, is taken for their channels."""
+
+SMALLEST_SIDE = 8
+"""Shorter sides are no sign of an image."""
+
+LARGE = 100.0
+"""Features above this, or whose largest values differ by more than this factor, are noted."""
+
+
+def checked_examples(examples: Examples) -> Examples:
+    """Return examples that can be trained on; raise an error for all others.
+
+    Features become float32 where they were of another floating type, images get their channels
+    last (``[N, 28, 28]`` of bytes one channel), labels become int32 ``[N]``, owners ints or names.
+
+    Raises:
+      DatasetError: naming the source, the example, its client, the value and what to do: for
+        lengths that differ, no examples, features or labels of a wrong type or shape, features
+        that are NaN, infinite or too large for float32, labels outside ``0..num_classes-1``, an
+        example without an owner, an unknown split.
+    """
+    where = examples.source or examples.name
+    x, y = (np.asanyarray(a) for a in (examples.x, examples.y))
+    owner, split = (None if a is None else np.asarray(a) for a in (examples.owner, examples.split))
+    check_lengths(where, x, y, owner, split, several=examples.num_classes == 0)
+    if y.ndim == 2 and y.shape[1] == 1 and x.shape != y.shape:
+        y = y[:, 0]  # a column of a table
+    owner = None if owner is None else _checked_owners(where, owner)
+    _check_features(where, x, owner)
+    return with_image_axes(
+        examples._replace(
+            x=_as_float32(where, x),
+            y=_checked_labels(where, x, y, owner, examples.num_classes),
+            owner=owner,
+            split=None if split is None else _checked_splits(where, split),
+        )
+    )
+
+
+def check_lengths(
+    where: object,
+    x: np.ndarray,
+    y: np.ndarray,
+    owner: np.ndarray | None = None,
+    split: np.ndarray | None = None,
+    several: bool = False,
+) -> None:
+    """Raise an error if arrays are not of one length, or have too few or too many axes.
+
+    Args:
+      where: the file or the dataset, for messages.
+      x: features, ``[N, ...]``.
+      y: labels, ``[N]``, ``[N, 1]`` or as ``x``.
+      owner, split: ``[N]``.
+      several: whether ``y`` may be ``[N, M]``, several numbers or labels of each example.
+    """
+    if x.ndim < 2 or 0 in x.shape[1:]:
+        raise DatasetError(
+            f"{where}: x has shape {x.shape}; it must be [examples, features, ...] with at least "
+            "one feature, x[:, None] for a single one"
+        )
+    if not len(x):
+        raise DatasetError(f"{where} has no examples")
+    # A second axis of y is one label for each token, or a column of a table.
+    tokens = y.shape == x.shape and x.dtype.kind in "iu"
+    if not (y.ndim == 1 or tokens or (y.ndim == 2 and (several or y.shape[1] == 1))):
+        raise DatasetError(
+            f"{where}: y has shape {y.shape} and x {x.shape}; it must have one axis, or for tokens "
+            "that of x; one-hot labels become numbers with y.argmax(axis=1)"
+        )
+    for name, array in (("y", y), ("client", owner), ("split", split)):
+        if array is None:
+            continue
+        if name != "y" and array.ndim != 1:
+            raise DatasetError(f"{where}: {name} has shape {array.shape}; it must have one axis")
+        if len(array) != len(x):
+            raise DatasetError(
+                f"{where}: x has {len(x)} examples, {name} has {len(array)}; every example needs "
+                "one of each"
+            )
+
+
+def is_missing(values: np.ndarray) -> np.ndarray:
+    """Tell which owners or labels are no value: ``[N]`` bool.
+
+    None, NaN, and the texts of `MISSING` with or without spaces around them.
+
+    >>> is_missing(np.array(["a", " NA ", ""])).tolist()
+    [False, True, True]
+    """
+    if values.dtype.kind in "fc":
+        return np.isnan(values)
+    if values.dtype.kind == "O":
+        return np.array([v is None or v != v or str(v).strip() in MISSING for v in values], bool)
+    if values.dtype.kind == "S":
+        return np.isin(np.char.strip(values), [text.encode() for text in MISSING])
+    if values.dtype.kind == "U":
+        return np.isin(np.char.strip(values), MISSING)
+    return np.zeros(len(values), bool)
+
+
+def numbers_or_names(values: np.ndarray) -> np.ndarray:
+    """Return integers where all values are whole numbers, floats for other numbers, else names.
+
+    ``"1"``, ``" 1.0"`` and ``1.0`` are the same number. ``"007"`` is a name: two clients ``"7"``
+    and ``"007"`` must stay two.
+
+    Args:
+      values: ``[N]`` owners or labels, none missing, of any type.
+
+    Returns:
+      ``[N]`` int64, float64, or strings without spaces around them.
+
+    >>> numbers_or_names(np.array(["0", "1.0", " 1"])).tolist()
+    [0, 1, 1]
+    """
+    if values.dtype.kind in "iub":
+        return values.astype(np.int64) if values.dtype.kind == "b" else values
+    if values.dtype.kind == "f":
+        return _as_whole(values)
+    texts = _as_text(values)
+    names, position = np.unique(texts, return_inverse=True)  # few names, even of many values
+    if any(re.match(r"[+-]?0\d", name) for name in names.tolist()):
+        return texts
+    try:
+        numbers = names.astype(np.int64)
+    except (ValueError, OverflowError):
+        try:
+            numbers = _as_whole(names.astype(np.float64))
+        except ValueError:
+            return texts
+    # Beyond 2^53 floats are no longer exact: two long numbers could become one.
+    if numbers.dtype.kind == "f" or np.abs(numbers).max() >= 2**53:
+        if not np.isfinite(numbers).all() or np.abs(numbers).max() >= 2**53:
+            return texts
+    return numbers[position.reshape(texts.shape)]
+
+
+def _as_text(values: np.ndarray) -> np.ndarray:
+    """Return values as strings without spaces around them."""
+    if values.dtype.kind == "S":
+        return np.char.strip(np.char.decode(values, "utf-8", "replace"))
+    return np.char.strip(values.astype(str))
+
+
+def _as_whole(numbers: np.ndarray) -> np.ndarray:
+    """Return floats as int64 where all of them are whole and exact, else as they are."""
+    with np.errstate(invalid="ignore"):
+        whole = (np.abs(numbers) < 2**53) & (numbers == np.round(numbers))
+    return numbers.astype(np.int64) if whole.all() else numbers
+
+
+def _checked_owners(where: object, owner: np.ndarray) -> np.ndarray:
+    """Return owners as ints or strings; raise an error if one is missing."""
+    missing = is_missing(owner)
+    if missing.any():
+        i = int(np.argmax(missing))
+        raise DatasetError(
+            f"{where}: {missing.sum()} examples have no client, the first is example {i} with "
+            f"{owner.tolist()[i]!r}; name their client, or leave them out (missing='leave_out' "
+            "where files are read)"
+        )
+    if owner.dtype.kind in "iuU":
+        return owner
+    owner = numbers_or_names(owner)
+    return owner if owner.dtype.kind in "iu" else owner.astype(str)
+
+
+def _checked_splits(where: object, split: np.ndarray) -> np.ndarray:
+    """Return splits as strings; raise an error for an unknown one."""
+    split = _as_text(split)
+    unknown = ~np.isin(split, SPLITS)
+    if unknown.any():
+        i = int(np.argmax(unknown))
+        raise DatasetError(
+            f"{where}: split has the value {str(split[i])!r} at example {i}; use one of {SPLITS}"
+        )
+    return split
+
+
+def _check_features(where: object, x: np.ndarray, owner: np.ndarray | None) -> None:
+    """Raise an error for features that are no numbers, not finite in float32, or bad tokens."""
+    if x.dtype.kind not in "fiub":
+        raise DatasetError(
+            f"{where}: x is {x.dtype}; it must be of numbers, float32 or uint8 for images, or "
+            "int32 for tokens"
+        )
+    if x.dtype.kind in "iu" and x.dtype.itemsize > 1:
+        _check_tokens(where, x, owner)
+    if x.dtype.kind != "f":
+        return
+    count, first = 0, -1
+    for start in range(0, len(x), ROWS_AT_ONCE):
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite: refused
+            block = x[start : start + ROWS_AT_ONCE].astype(np.float32, copy=False)
+        bad = ~np.isfinite(block.reshape(len(block), -1)).all(1)
+        if bad.any() and first < 0:
+            first = start + int(np.argmax(bad))
+        count += int(bad.sum())
+    if count:
+        with np.errstate(over="ignore"):
+            column = int(np.argmax(~np.isfinite(np.ravel(x[first]).astype(np.float32))))
+        value = np.ravel(x[first])[column]
+        size = ", which is too large for float32" if np.isfinite(value) else ""
+        at = tuple(int(i) for i in np.unravel_index(column, x.shape[1:]))
+        raise DatasetError(
+            f"{where}: {count} examples have NaN or infinite features, the first is "
+            f"{_example(first, owner)}: feature {at[0] if len(at) == 1 else at} is {value}{size}; "
+            "remove or impute them"
+        )
+
+
+def _check_tokens(where: object, x: np.ndarray, owner: np.ndarray | None) -> None:
+    """Raise an error for integers that cannot be tokens."""
+    lowest, highest = x.min(), x.max()
+    if lowest < 0 or highest >= 2**31:
+        bad = (x < 0) | (x >= 2**31)
+        first = int(np.argmax(bad.reshape(len(x), -1).any(1)))
+        raise DatasetError(
+            f"{where}: x is {x.dtype}, so its numbers are tokens 0, 1, ..., but "
+            f"{_example(first, owner)} has {lowest if lowest < 0 else highest}; numbers that are "
+            "no tokens must be floats, x.astype(np.float32)"
+        )
+
+
+def _as_float32(where: object, x: np.ndarray) -> np.ndarray:
+    """Return floats as float32 of this machine's byte order, everything else unchanged."""
+    dtype = np.dtype(np.float32) if x.dtype.kind == "f" else x.dtype.newbyteorder("=")
+    if x.dtype == dtype:
+        return x
+    if isinstance(x, np.memmap):
+        raise DatasetError(
+            f"{where}: x.npy is {x.dtype}; it is memory-mapped and so cannot be converted: write "
+            f"it as {dtype}"
+        )
+    return x.astype(dtype)
+
+
+def _checked_labels(
+    where: object, x: np.ndarray, y: np.ndarray, owner: np.ndarray | None, num_classes: int
+) -> np.ndarray:
+    """Return labels as int32; raise an error unless all are whole numbers in range."""
+    if y.dtype.kind not in "iubf":
+        raise DatasetError(
+            f"{where}: y is {y.dtype}; the labels of Examples are integers 0..{num_classes - 1}: "
+            "names, y = np.unique(names, return_inverse=True)"
+        )
+    if num_classes == 0:  # no classes: numbers to predict, or several labels of each example
+        if y.dtype.kind == "f":
+            _check_finite_labels(where, y, lambda i: _example(i, owner))
+        return y.astype(np.float32 if y.dtype.kind == "f" else np.int32, copy=False)
+    if y.dtype.kind == "f":
+        refuse_other_numbers(where, y, lambda i: _example(i, owner))
+    rows = y.reshape(len(y), -1)
+    bad = ((rows < 0) | (rows >= num_classes)).any(1)
+    if bad.any():
+        first = int(np.argmax(bad))
+        value = rows[first].min() if rows[first].min() < 0 else rows[first].max()
+        # -1 often means "no label", and would be taken for the last class.
+        raise DatasetError(
+            f"{where}: label {value:g} at {_example(first, owner)} is outside 0..{num_classes - 1}"
+            f" ({bad.sum()} such examples); correct it, remove examples without a label, or "
+            f"correct num_classes={num_classes}"
+        )
+    if y.ndim == 2 and x.max() >= num_classes:  # one vocabulary for inputs and labels
+        raise DatasetError(
+            f"{where}: x has token {x.max()}, outside 0..{num_classes - 1}; tokens of x and y are "
+            f"of one vocabulary: correct x or num_classes={num_classes}"
+        )
+    return y.astype(np.int32, copy=False)
+
+
+def refuse_other_numbers(where: object, y: np.ndarray, place: Callable[[int], str]) -> None:
+    """Raise an error if labels in floating point are no classes: missing, or a target to regress.
+
+    Args:
+      where: the file or the dataset, for messages.
+      y: ``[N]`` floats.
+      place: from a position to its words, ``"example 3"``.
+    """
+    _check_finite_labels(where, y, place)
+    fractions = y != np.round(y)
+    if fractions.any():
+        i = int(np.argmax(fractions.reshape(len(y), -1).any(1)))
+        raise DatasetError(
+            f"{where}: the label at {place(i)} is {np.ravel(y[i])[0]:g}, and there are "
+            f"{len(np.unique(y))} different ones: these are {y.dtype} numbers to predict "
+            "(regression), not classes. For classes, divide them into ranges (np.digitize) or "
+            "give them names"
+        )
+
+
+def _check_finite_labels(where: object, y: np.ndarray, place: Callable[[int], str]) -> None:
+    """Raise an error for a label that is NaN or infinite; arguments as `refuse_other_numbers`."""
+    missing = ~np.isfinite(y)
+    if missing.any():
+        i = int(np.argmax(missing.reshape(len(y), -1).any(1)))
+        raise DatasetError(
+            f"{where}: the label at {place(i)} is {np.ravel(y[i])[0]}; fill it in, or remove "
+            f"examples without a label ({missing.sum()} of {len(y)})"
+        )
+
+
+def _example(i: int, owner: np.ndarray | None) -> str:
+    """Return words for an example: its position, and its client if it has one."""
+    return f"example {i}" + ("" if owner is None else f" (client {owner.tolist()[i]!r})")
+
+
+def with_image_axes(examples: Examples) -> Examples:
+    """Return images with their channels as the last axis, with a note if they were turned.
+
+    Bytes ``[N, H, W]`` are grey images. Of four axes, channels are the first one if it is short and
+    the last one is not. Three axes of floats can be signals ``[N, time, channels]`` and stay.
+    """
+    x = examples.x
+    if x.ndim == 3 and x.dtype == np.uint8:
+        return examples._replace(x=x[..., None])
+    if x.ndim != 4 or x.shape[1] > MOST_CHANNELS or x.shape[3] <= MOST_CHANNELS:
+        return examples
+    if min(x.shape[2:]) < SMALLEST_SIDE:
+        return examples
+    note = (
+        f"x of shape {list(x.shape[1:])} are images with channels first; they were turned to "
+        f"{[*x.shape[2:], x.shape[1]]}."
+    )
+    return examples._replace(x=np.moveaxis(x, 1, -1), notes=(*examples.notes, note))
+
+
+def scale_note(x: np.ndarray, indices: np.ndarray) -> tuple[str, ...]:
+    """Return a note if features ``[N, F]`` that are not normalised differ much in size; else none.
+
+    Args:
+      x: ``[N, ...]``; nothing is said about images, signals and tokens.
+      indices: of training examples, the first of which are looked at.
+    """
+    if x.ndim != 2 or (x.dtype.kind in "iu" and x.dtype.itemsize > 1):
+        return ()
+    rows = np.asarray(x[np.sort(indices[:ROWS_AT_ONCE])], np.float64)
+    sizes = np.abs(rows).max(0)  # not the mean: a flag that is rarely 1 is not small
+    used = sizes[sizes > 0]
+    if not used.size:
+        return ()
+    least, most = used.min(), used.max()
+    if most <= LARGE and most / least <= LARGE:
+        return ()
+    low, high = (int(np.flatnonzero(sizes == value)[0]) for value in (least, most))
+    return (
+        f"features are not normalised and differ in size: feature {low} is at most {least:.2g}, "
+        f"feature {high} at most {most:.2g}; normalise='train' gives all the same scale.",
+    )

@@ -60,7 +60,7 @@ def test_tasks_are_learnt(kind):
     for _ in range(15):
         state, result = federation.run_round(state, score=True)
         losses.append(summarise(result.adapted)["loss/test/personal/adapted/mean"])
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.parametrize("name", CLASSES_ONLY)

@@ -4,9 +4,9 @@ python -m experiments.compare --config=experiments/own_data.py --config.dataset.
 python -m experiments.run --config=experiments/own_data.py --config.dataset.path=FILE.npz \
     --config.algorithm.name=fedavg --config.algorithm.learning_rate=0.1
 
---config.dataset.name=tables for csv and parquet. `compare` searches the step size of every method,
-on validation; no method has one here, because none is right for all data. Seconds to minutes on two
-CPU cores for tables of 10,000 rows.
+--config.dataset.name=tables for csv and parquet. `compare` searches the step size of every method
+on validation: none is listed here, because none is right for all data. Runs are named after the
+data. A comparison of 600 examples of 6 clients takes about two minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict

@@ -17,6 +17,9 @@ from pflalign_jax.errors import UserError
 from pflalign_jax.runs.explain import explain
 from pflalign_jax.runs.factories import FACTORIES, factory, table_key
 
+OWN_FILES = ("npz", "tables", "leaf")
+"""Datasets that are whatever the user's files hold."""
+
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, a Python file.")
 WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -101,9 +104,13 @@ def config_file() -> str:
 
 
 def default_workdir(name: str) -> str:
-    """Return ``runs/EXPERIMENT-NAME-DATE-TIME``."""
+    """Return ``runs/EXPERIMENT-NAME-DATE-TIME``; for a user's own files DATA is the experiment."""
     when = time.strftime("%Y%m%d-%H%M%S")
-    return f"runs/{pathlib.Path(config_file()).stem}-{table_key(name)}-{when}"
+    experiment, dataset = pathlib.Path(config_file()).stem, CONFIG.value.dataset
+    # One experiment serves all files of users: its name would not tell their runs apart.
+    if dataset.name in OWN_FILES and dataset.path:
+        experiment = pathlib.Path(os.path.abspath(dataset.path)).name.split(".")[0] or experiment
+    return f"runs/{experiment}-{table_key(name)}-{when}"
 
 
 def option(arguments: list[str], name: str) -> tuple[str | None, list[str]]:

@@ -87,9 +87,9 @@ def check_lengths(
         )
     if not len(x):
         raise DatasetError(f"{where} has no examples")
-    # A second axis of y is one label for each token, or a column of a table.
-    tokens = y.shape == x.shape and x.dtype.kind in "iu"
-    if not (y.ndim == 1 or tokens or (y.ndim == 2 and (several or y.shape[1] == 1))):
+    # A second axis of y is one label for each token or position, or a column of a table.
+    positions = y.shape == x.shape[:2] and (x.ndim > 2 or x.dtype.kind in "iu")
+    if not (y.ndim == 1 or positions or (y.ndim == 2 and (several or y.shape[1] == 1))):
         raise DatasetError(
             f"{where}: y has shape {y.shape} and x {x.shape}; it must have one axis, or for tokens "
             "that of x; one-hot labels become numbers with y.argmax(axis=1)"
@@ -288,7 +288,7 @@ def _checked_labels(
             f" ({bad.sum()} such examples); correct it, remove examples without a label, or "
             f"correct num_classes={num_classes}"
         )
-    if y.ndim == 2 and x.max() >= num_classes:  # one vocabulary for inputs and labels
+    if y.shape == x.shape and x.max() >= num_classes:  # one vocabulary for inputs and labels
         raise DatasetError(
             f"{where}: x has token {x.max()}, outside 0..{num_classes - 1}; tokens of x and y are "
             f"of one vocabulary: correct x or num_classes={num_classes}"

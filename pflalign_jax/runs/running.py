@@ -38,7 +38,8 @@ def run(
       workdir: the run's directory; made if it is missing.
       on_round: called after every round with the number done and, if it was evaluated, its row of
         ``metrics.jsonl``.
-      say: told where a run goes on, and what could not be used.
+      say: told what is to be known about the data, where a run goes on, and what could not be
+        used.
       stop: asked after every round; a number other than 0 stops the run, after a checkpoint. See
         `pflalign_jax.runs.signals.asked_to_stop`.
       watch: for what has to be opened before the first round and closed after the last, such as
@@ -69,6 +70,8 @@ def open_run(
     workdir = pathlib.Path(workdir)
     states = files.client_state_dir(workdir, jax.process_index())
     experiment = build(config, states)  # first, so that a wrong config leaves no directory
+    for note in experiment.dataset.notes:
+        say(f"{experiment.dataset.name}: {note}")
     first = is_first_process()
     with contextlib.ExitStack() as stack:
         # Other processes see the directory, but only read it.

@@ -217,6 +217,13 @@ def test_large_integers_are_told_from_counts():
         datasets.partition_examples(counts, normalise="train")
 
 
+def test_labels_at_every_position_of_a_signal():
+    y = np.random.default_rng(0).integers(0, 3, (COUNT, 5)).astype(np.int32)
+    assert checked_examples(examples(x=np.ones((COUNT, 5, 2), np.float32), y=y)).y is y
+    with pytest.raises(DatasetError, match=r"label 3 at example 2 .* outside 0\.\.2"):
+        checked_examples(examples(x=np.ones((COUNT, 5, 2)), y=with_value(y, (2, 4), 3)))
+
+
 def test_new_clients_without_test_examples():
     with pytest.raises(DatasetError, match="none of the 1 new clients has a test example"):
         datasets.partition_examples(GOOD, num_new_clients=1, test_fraction=0.0)

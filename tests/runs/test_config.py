@@ -69,10 +69,10 @@ def test_transforms_are_made_from_numbers(name, field, value, given):
     assert after_a_round(config).tolist() == composed.tolist() != plain.tolist()
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "femnist", "shakespeare"])
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "femnist", "own_data", "shakespeare"])
 def test_experiments_resolve(name):
     config = importlib.import_module(f"experiments.{name}").get_config()
-    if name == "shakespeare":
+    if name in ("own_data", "shakespeare"):
         with pytest.raises(ConfigError, match=r"config\.dataset\.path is not set"):
             resolve(config)
         config.dataset.path = "anywhere"
@@ -80,6 +80,15 @@ def test_experiments_resolve(name):
         config.algorithm.name = algorithm
         chosen = config.learning_rates[algorithm]
         assert resolve(config).algorithm.learning_rate == chosen or chosen is None
+
+
+def test_a_run_without_examples_to_score_is_refused():
+    config = changed(dataset__validation_fraction=0.0, dataset__test_fraction=0.0)
+    with pytest.raises(ConfigError, match="digits has neither validation nor test examples"):
+        build(config)
+    config.dataset.num_new_clients = 2
+    with pytest.raises(ValueError, match="none of the 2 new clients has a test example"):
+        build(config)
 
 
 @pytest.mark.parametrize(

@@ -125,9 +125,12 @@ def default_config(algorithm: str = "pflalign", model: str = "mlp") -> ConfigDic
     Raises:
       ConfigError: for a name that means nothing, or a module that cannot be imported.
     """
-    factory("algorithm", algorithm), factory("model", model)  # from here on their fields are known
+    # If they are outside the package, their arguments are known from here on.
+    factory("algorithm", algorithm)
+    factory("model", model)
 
-    def field(value):
+    def field(value: Any) -> FieldReference:
+        # Of any type: the type of a ConfigDict's field is else that of its first value.
         return FieldReference(value, field_type=object)
 
     config = ConfigDict({name: field(f.default) for name, f in RUN_FIELDS.items()})
@@ -182,7 +185,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     resolved.messages = messages.resolve_section(config.messages)
     key = table_key(config.algorithm.name)
     listed = config.get("learning_rates", {}).get(key)  # a config resolved before has no table
-    if config.algorithm.learning_rate is None and listed is not None:
+    if config.algorithm.get("learning_rate") is None and listed is not None:
         resolved.algorithm.learning_rate = checked(f"learning_rates.{key}", listed, float)
     return resolved
 
@@ -196,7 +199,7 @@ def check_config(config: ConfigDict) -> None:
     resolve(config)
 
 
-def _resolve_section(section, fields):
+def _resolve_section(section: str, fields: ConfigDict) -> ConfigDict:
     """Return a section with the fields of the function that it names, checked and filled in."""
     name = fields.name
     accepted = parameters(section, name)

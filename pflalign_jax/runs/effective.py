@@ -30,6 +30,7 @@ def effective_config(
       dataset: that the config describes.
       model, federation: of the config; None: `BUILT` fields stay as they are.
     """
+    # Field to the value that stands for None in it; None where nothing stands for it.
     decided: dict[str, Any] = {"cohort_size": dataset.num_clients}
     decided |= {f"dataset.{key}": value for key, value in (dataset.options or {}).items()}
     section = messages.with_defaults(config.get("messages", {}), dataset.num_clients)
@@ -39,6 +40,7 @@ def effective_config(
     if federation is not None:
         decided["client_chunk"] = federation.client_chunk
         decided["client_state_in"] = federation.client_state_in
+    # What was given is never changed, here or in the config that was passed.
     filled = config.copy_and_resolve_references()
     with filled.unlocked():
         for path, value in decided.items():

@@ -81,7 +81,7 @@ def explain(config: ConfigDict, comparison: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _usual_values(config, resolved):
+def _usual_values(config: ConfigDict, resolved: ConfigDict) -> dict[str, Any]:
     """Return ``{field: default}`` for a config that names the same functions."""
     plain = default_config(config.algorithm.name, config.model.name)
     for section in FACTORIES:
@@ -90,13 +90,14 @@ def _usual_values(config, resolved):
             if parameter.default is inspect.Parameter.empty:
                 plain[section][key] = resolved[section][key]  # there is no default
     usual = dict(_flat(resolve(plain)))
+    # The defaults of a partition's arguments are those of the partition that the config has chosen.
     if resolved.dataset.partition is not None:
         own = datasets.PARTITIONS[resolved.dataset.partition].defaults
         usual |= {f"dataset.{key}": value for key, value in own.items()}
     return usual
 
 
-def _indented(text):
+def _indented(text: str) -> list[str]:
     """Return the lines of a text below the field that it describes."""
     margin = " " * 4
     return textwrap.wrap(text, WIDTH, initial_indent=margin, subsequent_indent=margin)
@@ -118,7 +119,8 @@ def meaning(field: str, config: ConfigDict) -> str:
     return _run_text(field)
 
 
-def _run_text(field):
+def _run_text(field: str) -> str:
+    """Return the text of a field that belongs to no section."""
     text = RUN_FIELDS[field].meaning
     return text if isinstance(text, str) else argument_texts(text)[field]
 
@@ -142,7 +144,7 @@ def argument_text(section: str, name: str, key: str) -> str | None:
     return text
 
 
-def _told_by_type(section, name, key):
+def _told_by_type(section: str, name: str, key: str) -> str:
     """Return what can be said of an argument without a text."""
     kind = argument_types(section, name).get(key)
     default = parameters(section, name)[key].default

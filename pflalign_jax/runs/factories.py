@@ -116,7 +116,7 @@ def is_number(name: str, field: str) -> bool:
     return argument_types("algorithm", name).get(field) is float or field in TRANSFORMS
 
 
-def _imported(field, name):
+def _imported(field: str, name: str) -> Callable:
     """Return the function of ``module:function``; ``field`` is what the config says, for errors."""
     module_name, _, attribute = name.partition(":")
     if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
@@ -136,9 +136,10 @@ def _imported(field, name):
     return function
 
 
-def _import_failure(module_name, error):
+def _import_failure(module_name: str, error: Exception) -> str:
     """Return what to say of a module that cannot be imported."""
     parents = {module_name.rsplit(".", i)[0] for i in range(module_name.count(".") + 1)}
+    # A module that this one imports may be missing, too: that is told like any other error in it.
     if isinstance(error, ModuleNotFoundError) and error.name in parents:
         return (
             f"there is no module {error.name!r}; run the command in the folder that holds it "

@@ -66,7 +66,7 @@ def written_texts(function: Callable) -> dict[str, str]:
     return {name: " ".join(filter(None, lines)) for name, lines in texts.items()}
 
 
-def _args_section(docstring):
+def _args_section(docstring: str) -> list[str]:
     """Return the lines of the section ``Args:``, up to an empty line or the next section."""
     lines = docstring.splitlines()
     if "Args:" not in lines:
@@ -76,7 +76,7 @@ def _args_section(docstring):
     return lines[: next(end, len(lines))]
 
 
-def _followed(function, argument, seen):
+def _followed(function: Callable, argument: str, seen: tuple[Callable, ...]) -> str | None:
     """Return the text of an argument with references replaced; None if one leads nowhere.
 
     ``seen`` are the functions on the way here: two that refer to each other explain nothing.
@@ -84,6 +84,7 @@ def _followed(function, argument, seen):
     text = written_texts(function).get(argument)
     if not text or function in seen:
         return None
+    # From the last to the first, so that the places of those before it stay right.
     for reference in reversed(list(REFERENCE.finditer(text))):
         other = _function_named(reference[1], function)
         if other is None or argument not in written_texts(other):
@@ -111,13 +112,14 @@ def _function_named(name: str, near: Callable) -> Callable | None:
     return next((value for value in found if callable(value)), None)
 
 
-def _modules_seen_from(function):
+def _modules_seen_from(function: Callable) -> list[types.ModuleType | None]:
+    """Return the modules in which `_function_named` looks, in this order."""
     own = inspect.getmodule(function)
     imported = vars(own).values() if own is not None else ()
     others = [value for value in imported if isinstance(value, types.ModuleType)]
     return [own, *others, *map(importlib.import_module, NAMESPACES)]
 
 
-def _plain(text):
+def _plain(text: str) -> str:
     """Return a text for the terminal: without backticks and the full stop at its end."""
     return re.sub(r"`+", "", text).removesuffix(".")

@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -98,7 +98,7 @@ def resolve_section(section: ConfigDict) -> ConfigDict:
             one_of(f"messages.{name}", fields[name], choices)
     given = {name for name, value in fields.items() if value is not None}
 
-    def refuse(name, reason):
+    def refuse(name: str, reason: str) -> NoReturn:
         raise ConfigError(f"config.messages.{name}={fields[name]!r} {reason}")
 
     # Fields that are set without the field that they belong to, and the other way round.

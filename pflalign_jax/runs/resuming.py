@@ -199,7 +199,7 @@ def differences(
     if "head" in config.algorithm and "algorithm" in was and "head" not in was.algorithm:
         was.algorithm.head = None  # earlier versions left it out
 
-    def texts(side):
+    def texts(side: ConfigDict) -> dict[str, str]:
         filled = effective_config(side, dataset, model, federation)
         return files.flat_fields(files.as_written(filled.to_dict()))
 

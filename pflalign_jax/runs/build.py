@@ -28,7 +28,15 @@ from pflalign_jax.tasks import classification
 
 
 class Experiment(NamedTuple):
-    """What a config describes, ready to run."""
+    """What a config describes, ready to run.
+
+    Attributes:
+      config: resolved, with the value that every None stands for.
+      dataset: as its owners have it; attackers among clients may be given other labels.
+      model: that is trained.
+      federation: the compiled rounds.
+      participation: who is invited to a round, and who answers.
+    """
 
     config: ConfigDict
     dataset: FederatedDataset

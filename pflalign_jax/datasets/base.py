@@ -13,6 +13,9 @@ from pflalign_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 
+TASK_NAMES = ("classification", "binary", "multilabel", "regression", "next_token")
+"""What data can be for: the names of `pflalign_jax.tasks.TASKS`, which is built on this module."""
+
 
 class DatasetError(UserError, ValueError):
     """Data that cannot be used; the message names the source, the bad value and what to do."""
@@ -37,6 +40,8 @@ class Examples(NamedTuple):
       split_is_final: whether a split without validation examples stays as it is unless the user
         asks for some; else they are taken from its training examples.
       source: the file or folder they were read from, for messages; None: ``name`` says it.
+      task: what they are for, one of `TASK_NAMES`, where the loader or the user knows it; None:
+        what ``y`` leaves no doubt about (`pflalign_jax.tasks.infer_task`).
     """
 
     name: str
@@ -50,6 +55,7 @@ class Examples(NamedTuple):
     notes: tuple[str, ...] = ()
     split_is_final: bool = False
     source: str | None = None
+    task: str | None = None
 
 
 class Owned(NamedTuple):
@@ -128,6 +134,7 @@ class FederatedDataset(NamedTuple):
       notes: what a user should know about how the data were read and partitioned.
       options: keyword arguments of `partition_examples` that made it, with what every None stood
         for; None for a dataset that was made otherwise.
+      task: what the data are for, as in `Examples`; None: as `pflalign_jax.tasks.infer_task` finds.
     """
 
     name: str
@@ -143,6 +150,7 @@ class FederatedDataset(NamedTuple):
     new_clients: "FederatedDataset | None" = None
     notes: tuple[str, ...] = ()
     options: Mapping[str, Any] | None = None
+    task: str | None = None
 
     @property
     def num_clients(self) -> int:

@@ -106,6 +106,7 @@ def assemble(
             shift=None if drawn is None else drawn._replace(amounts=drawn.amounts[ids]),
             new_clients=new_clients,
             notes=notes,
+            task=examples.task,
         )
 
     new_clients = dataset(new, np.arange(num_trained, num_all), None) if len(new.names) else None

@@ -5,11 +5,11 @@ loader needs while it reads (`is_missing`, `numbers_or_names`, `check_lengths`) 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples
+from pflalign_jax.datasets.base import SPLITS, TASK_NAMES, DatasetError, Examples
 
 ROWS_AT_ONCE = 8192
 """Examples whose features are checked together: ``x`` may be larger than memory."""
@@ -43,9 +43,11 @@ def checked_examples(examples: Examples) -> Examples:
       DatasetError: naming the source, the example, its client, the value and what to do: for
         lengths that differ, no examples, features or labels of a wrong type or shape, features
         that are NaN, infinite or too large for float32, labels outside ``0..num_classes-1``, an
-        example without an owner, an unknown split.
+        example without an owner, an unknown split or task.
     """
     where = examples.source or examples.name
+    if examples.task is not None:
+        check_task(examples.task)
     x, y = (np.asanyarray(a) for a in (examples.x, examples.y))
     owner, split = (None if a is None else np.asarray(a) for a in (examples.owner, examples.split))
     check_lengths(where, x, y, owner, split, several=examples.num_classes == 0)
@@ -61,6 +63,12 @@ def checked_examples(examples: Examples) -> Examples:
             split=None if split is None else _checked_splits(where, split),
         )
     )
+
+
+def check_task(task: str, possible: Sequence[str] = TASK_NAMES) -> None:
+    """Raise an error if a task is none of the possible ones."""
+    if task not in possible:
+        raise DatasetError(f"task={task!r} is unknown here; choose from {tuple(possible)}")
 
 
 def check_lengths(

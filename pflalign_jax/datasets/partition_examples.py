@@ -156,8 +156,8 @@ def partition_examples(
       validation_count: examples of each client held out for choices, instead of a fraction.
       test_count: examples of each client held out for test scores, instead of a fraction.
       split_by: which of a client's examples are held out: ``"stratified"`` (evenly by label),
-        ``"random"``, or ``"temporal"`` (the last ones in the order stored); None: temporal for
-        sequences of tokens, else stratified.
+        ``"random"``, or ``"temporal"`` (the last ones in the order stored); None: stratified, but
+        temporal for sequences of tokens and random for several numbers or labels of an example.
       source_split: False pools the train and test sets that the data came with and splits anew,
         also with natural owners; other partitions always do.
       feature_shift: what differs between clients' features: ``"rotation"``, ``"contrast"``,
@@ -209,7 +209,9 @@ def with_defaults(options: Mapping[str, Any], examples: Examples) -> dict[str, A
     if decided["num_clients"] is None and decided["partition"] != "natural":
         decided["num_clients"] = DEFAULT_NUM_CLIENTS
     if decided["split_by"] is None:
-        decided["split_by"] = "stratified" if examples.y.ndim == 1 else "temporal"
+        # Several numbers or labels of an example are no sequence: their order says nothing.
+        several = "temporal" if examples.num_classes else "random"
+        decided["split_by"] = "stratified" if examples.y.ndim == 1 else several
     if decided["validation_fraction"] is None:
         final = examples.split is not None and examples.split_is_final
         decided["validation_fraction"] = 0.0 if final else DEFAULT_VALIDATION_FRACTION

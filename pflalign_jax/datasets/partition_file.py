@@ -26,9 +26,9 @@ def partition_hash(dataset: FederatedDataset) -> str:
     digest = hashlib.sha256()
     for group in _groups(dataset):
         digest.update("\n".join(group.client_names.tolist()).encode())
-        arrays = [group.y] + [a for split in SPLITS for a in group.splits[split]]
         # Always little-endian, whatever the machine's order: the hash is the same everywhere.
-        for array in arrays:
+        digest.update(np.ascontiguousarray(group.y, f"<{group.y.dtype.kind}8").tobytes())
+        for array in (a for split in SPLITS for a in group.splits[split]):
             digest.update(np.ascontiguousarray(array, "<i8").tobytes())
         if group.shift is not None:
             digest.update(f"{group.shift.kind} {group.shift.seed}".encode())

@@ -1,10 +1,9 @@
 """Tasks: what a model is to learn, its loss and its metrics."""
 
-from collections.abc import Callable, Mapping
-
 from pflalign_jax.tasks import metrics
 from pflalign_jax.tasks.metrics import Metric, mean_metric
 from pflalign_jax.tasks.task import (
+    TASKS,
     Task,
     binary,
     classification,
@@ -13,15 +12,6 @@ from pflalign_jax.tasks.task import (
     next_token,
     regression,
 )
-
-TASKS: Mapping[str, Callable[[], Task]] = {
-    "classification": classification,
-    "binary": binary,
-    "multilabel": multilabel,
-    "regression": regression,
-    "next_token": next_token,
-}
-"""Name to the function that makes the task."""
 
 __all__ = [
     "TASKS",

@@ -1,6 +1,6 @@
 """What a model is to learn: the loss, what a prediction is, the metrics, and which data fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -203,8 +203,18 @@ def regression(standardise: FederatedDataset | None = None) -> Task:
     )
 
 
+TASKS: Mapping[str, Callable[[], Task]] = {
+    "classification": classification,
+    "binary": binary,
+    "multilabel": multilabel,
+    "regression": regression,
+    "next_token": next_token,
+}
+"""Name to the function that makes the task."""
+
+
 def infer_task(dataset: FederatedDataset) -> Task:
-    """Return the task that ``y`` leaves no doubt about.
+    """Return the task that the data are for: ``dataset.task``, or what ``y`` leaves no doubt about.
 
     Integers ``[N]`` are classes; integers ``[N, P]`` with tokens for features are next tokens, and
     with others classes at every position unless they are 0 and 1 only; numbers that are not whole
@@ -214,6 +224,12 @@ def infer_task(dataset: FederatedDataset) -> Task:
       DatasetError: for others, naming the tasks that are possible.
     """
     y, name = dataset.y, dataset.name
+    if dataset.task is not None:
+        if dataset.task not in TASKS:
+            raise DatasetError(
+                f"{name}: task={dataset.task!r} is unknown; choose from {tuple(TASKS)}"
+            )
+        return TASKS[dataset.task]()
     if np.issubdtype(y.dtype, np.integer):
         if y.ndim == 1:
             return classification()

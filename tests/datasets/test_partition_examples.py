@@ -38,6 +38,33 @@ def test_the_typed_arguments_are_those_of_partition_examples():
         assert arguments[name].annotation == annotation
 
 
+def test_the_task_of_the_examples_is_that_of_the_dataset():
+    data = partition_examples(OWNED._replace(task="classification"), num_new_clients=2)
+    assert data.task == data.new_clients.task == "classification"
+    assert datasets.select_clients(data, np.array([1, 0])).task == "classification"
+    assert partition_examples(POOL).task is None
+    with pytest.raises(DatasetError, match=r"task='ranking'.*choose from .*'regression'"):
+        partition_examples(POOL._replace(task="ranking"))
+
+
+def test_several_numbers_of_an_example_are_split_at_random():
+    y = RNG.normal(size=(600, 2)).astype(np.float32)
+    data = partition_examples(POOL._replace(y=y, num_classes=0), num_clients=3)
+    assert data.options["split_by"] == "random"
+    last_of_train = members(data.splits["train"], 0)[-1]
+    assert members(data.splits["test"], 0)[0] < last_of_train  # temporal ones would come after it
+
+
+def test_numbers_that_differ_after_the_point_are_other_data():
+    y = RNG.normal(size=600).astype(np.float32)
+    pool = POOL._replace(y=y, num_classes=0)
+    same, other = (
+        datasets.partition_hash(partition_examples(p, num_clients=3))
+        for p in (pool, pool._replace(y=y + np.float32(1e-3)))
+    )
+    assert same != other
+
+
 @pytest.mark.parametrize("partition", [p for p in PARTITIONS if p != "natural"])
 def test_every_partition_deals_everything_out(partition):
     data = partition_examples(POOL, partition=partition, num_clients=9, num_new_clients=3)

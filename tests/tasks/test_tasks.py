@@ -9,6 +9,7 @@ import pytest
 
 from pflalign_jax import algorithms, federate, models, summarise, tasks
 from pflalign_jax.datasets import DatasetError, Examples, partition_examples
+from pflalign_jax.datasets.base import TASK_NAMES
 from pflalign_jax.datasets.queries import client_label_counts
 from pflalign_jax.messages.attacks import label_flip
 
@@ -95,6 +96,16 @@ def test_what_is_inferred_from_y():
     text = clients.dataset(clients.three_labels, 2)
     text = text._replace(x=np.zeros((len(text.y), 3), np.int32))
     assert tasks.infer_task(text).name == "next_token"
+
+
+def test_the_task_of_the_data_comes_before_what_is_inferred():
+    assert tuple(tasks.TASKS) == TASK_NAMES  # the names that loaders and checks know
+    whole = clients.dataset(lambda x, client, rng: np.round(x[:, 0]).astype(np.float32))
+    assert tasks.infer_task(whole._replace(task="regression")).name == "regression"
+    labels = clients.dataset(clients.three_labels)._replace(task="multilabel")
+    assert tasks.infer_task(labels).name == "multilabel"
+    with pytest.raises(DatasetError, match=r"task='ranking' is unknown; choose from .*'binary'"):
+        tasks.infer_task(labels._replace(task="ranking"))
 
 
 def test_what_is_in_doubt_is_refused():

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pflalign_jax.runs.hardware import memory
-from pflalign_jax.runs.metrics import HEADLINE, Row
+from pflalign_jax.runs.metrics import CHOSEN_BY, HEADLINE, Row
 
 STATISTICS = ("mean", "weighted", "std", "worst_decile", "min")
 
@@ -51,7 +51,9 @@ class _Shown:
         name, value = headline(row)
         self.best = max(self.best, value)
         whose, held = memory()
-        score = f"{100 * value:.2f} (best {100 * self.best:.2f})"
+        score = f"{100 * value:.2f}"
+        if name == CHOSEN_BY:  # nothing is chosen by a score on test data, not even for show
+            score += f" (best {100 * self.best:.2f})"
         return name, score, f"{held / 1e9:.1f} GB {whose}"
 
 
@@ -85,8 +87,8 @@ def progress(
     """Show progress; yields an ``on_round`` for `pflalign_jax.runs.run`.
 
     On a terminal a bar with the round, the time left, seconds per round, the headline score, the
-    best of it so far, and memory; elsewhere a line for every evaluated round, at most one every
-    `PAUSE` seconds, and the last.
+    best of it so far where it is on validation, and memory; elsewhere a line for every evaluated
+    round, at most one every `PAUSE` seconds, and the last.
 
     Args:
       rounds: of the run.

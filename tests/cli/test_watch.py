@@ -18,12 +18,12 @@ ROWS = [{"round": r, NAME: a, "seconds": 0.5, "epsilon": None}
         for r, a in ((2, 0.5), (4, 0.75), (6, 0.625))]  # fmt: skip
 
 
-def told(terminal, rows=()):
+def told(terminal, rows=(), shown=ROWS):
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=150)
     with show.progress(6, 20, console, rows) as on_round:
         for done in range(1, 7):
-            on_round(done, ROWS[done // 2 - 1] if done % 2 == 0 else None)
+            on_round(done, shown[done // 2 - 1] if done % 2 == 0 else None)
     return out.getvalue()
 
 
@@ -40,6 +40,16 @@ def test_a_bar_on_a_terminal():
     text = told(True)
     for part in ("6/6", f"20 clients a round; {NAME}", "62.50 (best 75.00)", "0.50 s/round", "GB"):
         assert part in text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_best_of_a_score_on_test_data(terminal):
+    score = NAME.replace("validation", "test")
+    rows = [{**row, score: row[NAME]} for row in ROWS]
+    for row in rows:
+        del row[NAME]
+    text = told(terminal, rows=rows[:1], shown=rows)
+    assert score in text and "62.50" in text and "best" not in text
 
 
 def logged(path, names, rows, before=()):

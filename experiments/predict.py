@@ -2,15 +2,16 @@
 
 python -m experiments.predict --run=DIR --data=FILE.npz [--client=NAME] [--which=best] [--out=FILE]
 
-FILE.npz has ``x``, features as the run's dataset stores them, and, to be scored, ``y``, labels. The
-model is the one that the client starts a round with, or without --client the global one. --out gets
-``predicted`` labels and ``probabilities``, as npz.
+FILE.npz has ``x``, features as the run's dataset stores them, and, to be scored, ``y``, labels or
+numbers. The model is the one that the client starts a round with, or without --client the global
+one. --out gets ``predicted`` labels and ``probabilities``, or ``predicted`` numbers, as npz.
 
 """
 
 import pathlib
 import zipfile
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,8 @@ from absl import flags
 from pflalign_jax.cli.command import refuse_arguments, run_command
 from pflalign_jax.cli.devices import check_devices, use_devices
 from pflalign_jax.errors import UserError
-from pflalign_jax.models import example_hits, example_losses
 from pflalign_jax.runs import load
+from pflalign_jax.tasks import Task
 
 _RUN = flags.DEFINE_string("run", None, "The run's directory.", required=True)
 _DATA = flags.DEFINE_string("data", None, "The npz file with x and perhaps y.", required=True)
@@ -52,28 +53,67 @@ def read_examples(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
     if "x" not in arrays:
         raise DataError(f"--data={path} has no array x, only {sorted(arrays)}")
     x, y = arrays["x"], arrays.get("y")
-    if y is not None and (len(y) != len(x) or y.dtype.kind not in "iu"):
+    if y is not None and (len(y) != len(x) or y.dtype.kind not in "iufb"):
         raise DataError(
             f"--data={path}: y is {y.dtype}{list(y.shape)}, x has {len(x)} examples; y must be one "
-            "integer label for each"
+            "label or number for each"
         )
     return x, y
 
 
-def score(logits: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return accuracy in [0, 1] and mean cross-entropy in nats.
+CLASSES = ("classification", "next_token")
+"""Tasks whose labels are one of several classes."""
+
+
+def score(task: Task, outputs: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Return the values of a task's metrics, NaN for one that has none on these examples.
 
     Raises:
-      DataError: for labels that the model does not know.
+      DataError: for ``y`` that do not fit the task or the model.
     """
-    classes = logits.shape[-1]
-    if y.shape != logits.shape[:-1] or (len(y) and (y.min() < 0 or y.max() >= classes)):
+    y = _checked(task, outputs, y)
+    mask, examples = jnp.ones(len(y)), np.array([float(len(y))])
+    values = {}
+    for metric in task.metrics:
+        statistics = metric.statistics(jnp.asarray(outputs), jnp.asarray(y), mask)
+        rows = jax.tree.map(lambda a: np.asarray(a, np.float64)[None], statistics)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values[metric.name] = float(metric.value(rows, examples)[0])
+    return values
+
+
+def _checked(task: Task, outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return ``y`` as the task's metrics take it, int32 or float32."""
+    numbers, classes = task.name == "regression", outputs.shape[-1]
+    if task.name in CLASSES:
+        needed, fits = f"labels in 0..{classes - 1}", y.shape == outputs.shape[:-1]
+    else:
+        needed, fits = "numbers" if numbers else "0 or 1", y.size == outputs.size
+        classes = 2
+    if numbers:
+        right = y.dtype.kind in "iuf" and bool(np.isfinite(y).all())
+    else:
+        right = y.dtype.kind in "iub" and not (y.size and (y.min() < 0 or y.max() >= classes))
+    if not (fits and right):
         raise DataError(
-            f"y of shape {list(y.shape)} must be labels in 0..{classes - 1} of shape "
-            f"{list(logits.shape[:-1])}"
+            f"y of type {y.dtype} and shape {list(y.shape)} must be {needed} for task "
+            f"{task.name!r}; the model's outputs are {list(outputs.shape)}"
         )
-    given, labels = jnp.asarray(logits), jnp.asarray(y, jnp.int32)
-    return float(example_hits(given, labels).mean()), float(example_losses(given, labels).mean())
+    return y.astype(np.float32 if numbers else np.int32)
+
+
+def predictions(task: Task, outputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what ``--out`` gets: ``predicted``, and ``probabilities`` of labels."""
+    given = jnp.asarray(outputs)
+    if task.name == "regression":
+        return {"predicted": np.asarray(task.predict(given))}
+    if task.name in CLASSES:
+        return {
+            "predicted": np.asarray(task.predict(given)),
+            "probabilities": np.asarray(jax.nn.softmax(given)),
+        }
+    probabilities = np.asarray(task.predict(given))
+    return {"predicted": (probabilities > 0.5).astype(np.int32), "probabilities": probabilities}
 
 
 def main(arguments: list[str]) -> None:
@@ -86,16 +126,21 @@ def main(arguments: list[str]) -> None:
     check_devices()
     x, y = read_examples(pathlib.Path(_DATA.value))
     run = load(_RUN.value, which)
-    logits = run.predict(x, _CLIENT.value)
-    scores = None if y is None or not len(y) else score(logits, y)
+    outputs = run.predict(x, _CLIENT.value)
+    scores = {} if y is None or not len(y) else score(run.task, outputs, y)
     whose = "the global model" if _CLIENT.value is None else f"client {_CLIENT.value}"
     print(f"{len(x)} examples, {whose} after round {run.round}")
-    if scores is not None:
-        print(f"accuracy {100 * scores[0]:.2f} %, loss {scores[1]:.4f}")
+    if scores:
+        percent = {metric.name for metric in run.task.metrics if metric.percent}
+        texts = (
+            f"{name} {100 * value:.2f} %" if name in percent else f"{name} {value:.4f}"
+            for name, value in scores.items()
+        )
+        print(", ".join(texts))
     if _OUT.value:
         with pathlib.Path(_OUT.value).open("wb") as file:
-            probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits)))
-            np.savez_compressed(file, predicted=logits.argmax(-1), probabilities=probabilities)
+            arrays: dict[str, Any] = predictions(run.task, outputs)
+            np.savez_compressed(file, **arrays)
         print(f"Predictions: {_OUT.value}")
 
 

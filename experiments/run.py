@@ -37,6 +37,7 @@ from pflalign_jax.cli.loggers import LOGS, check_loggers, log_to
 from pflalign_jax.runs import config as vocabulary
 from pflalign_jax.runs import files, run
 from pflalign_jax.runs.explain import overview
+from pflalign_jax.runs.headline import headline_of
 from pflalign_jax.runs.loop import RunPlan
 from pflalign_jax.runs.metrics import Row
 from pflalign_jax.runs.processes import is_first_process
@@ -59,13 +60,15 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.", low
 def watched(console: Console, plan: RunPlan) -> Iterator[RunPlan]:
     """Yield a run that is shown and logged, and that stops when the process is asked to."""
     config, federation = plan.experiment.config, plan.experiment.federation
-    rows, logs = plan.start.rows, []
+    rows, logs, headline = plan.start.rows, [], headline_of(federation.task)
     if plan.workdir is not None:  # one of several processes writes
         files.write_command(plan.workdir, command_of("run", sys.argv[1:]))
         logs = [log_to(_LOG.value, plan.workdir, config.to_dict(), rows)]
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(log) for log in logs]
-        show = stack.enter_context(progress(config.rounds, federation.cohort_size, console, rows))
+        show = stack.enter_context(
+            progress(config.rounds, federation.cohort_size, console, rows, headline)
+        )
         stop = stack.enter_context(asked_to_stop())
 
         def on_round(done: int, row: Row | None) -> None:

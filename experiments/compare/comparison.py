@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from experiments.compare import leaderboard
 from experiments.compare.trials import (
-    NO_VALIDATION,
     OwnGrid,
     Setting,
     Trial,
@@ -36,14 +35,14 @@ def search(
     # The best value may lie beyond the edge of the grid.
     for _ in range(extensions):
         rates = sorted(trials)
-        best = max(rates, key=lambda rate: trials[rate].score)
+        best = max(rates, key=lambda rate: trials[rate].merit)
         if len(rates) < 2 or best not in (rates[0], rates[-1]):
             break
         # One step further by the ratio of the two values at the edge, to two digits.
         inner = rates[1] if best == rates[0] else rates[-2]
         beyond = float(f"{best * best / inner:.2g}")
         trials[beyond] = run(beyond)
-    return max(trials.values(), key=lambda t: t.score), [trials[r] for r in sorted(trials)]
+    return max(trials.values(), key=lambda t: t.merit), [trials[r] for r in sorted(trials)]
 
 
 def settings(config: ConfigDict, method: str) -> ConfigDict:
@@ -154,7 +153,7 @@ def _compare_method(
     best, tried = search(run_rate, grid, config.compare.extensions)
     setting = setting._replace(learning_rate=best.learning_rate)
     others = [run(setting._replace(own=value), [0])[0] for value in own.values]
-    best = max([best, *others], key=lambda trial: trial.score)
+    best = max([best, *others], key=lambda trial: trial.merit)
     repeats = [] if setting.rounds else [best]
     if repeated:
         repeats += run(setting._replace(own=best.own, rounds=None), repeated)
@@ -168,7 +167,11 @@ def _plans(
     plans = {method: settings(config, method) for method in methods}
     dataset = build_dataset(vocabulary.resolve(plans[methods[0]]))
     if not len(dataset.splits["validation"].indices):
-        raise vocabulary.ConfigError(NO_VALIDATION)  # before hours of trials without a score
+        # Before hours of trials without a score.
+        raise vocabulary.ConfigError(
+            "there is no validation split to choose step sizes by; set "
+            "config.dataset.validation_fraction or validation_count"
+        )
     for method, plan in list(plans.items()):
         try:
             check_experiment(plan, dataset)

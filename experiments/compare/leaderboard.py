@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,8 @@ from rich.table import Table
 from experiments.compare.trials import OwnGrid, Trial
 from pflalign_jax.cli import plots
 from pflalign_jax.runs import files
+from pflalign_jax.runs.headline import PERSONAL, Headline
+from pflalign_jax.runs.metrics import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +27,7 @@ RIVALS = ("local", "fedavg")
 
 SCORES = ("global", "personal/received", "personal/adapted")
 
-RANKED_BY = "personal/adapted/mean"
+RANKED_BY = f"{PERSONAL}/mean"
 """The score on test data by which methods are ordered."""
 
 
@@ -35,21 +38,24 @@ class Entry(NamedTuple):
       method: its name.
       learning_rate: the step size chosen.
       at_edge: whether it is the least or the largest that was tried.
-      searched: step size to validation score in percent, None where training diverged.
+      headline: the metric of all scores. Scores, and gains, are as it is shown: in percent where
+        it is a share.
+      searched: step size to validation score, None where training diverged.
       own: the own hyperparameter's name, chosen value and values tried, as text; "" without.
       seeds: how many seeds of the chosen setting are in the scores.
       diverged: how many are not, as their training diverged.
       nonfinite: messages that were left out of all seeds' rounds, as they were not finite.
-      scores: ``model[/stage]/statistic`` to the values of all seeds, test accuracy in percent.
+      scores: ``model[/stage]/statistic`` to the values of all seeds, on test data.
       best_round: personal/adapted/mean of the round with the best validation score, of all seeds.
-      clients: client to its adapted test accuracy in percent, the mean over seeds.
+      clients: client to its adapted test score, the mean over seeds.
       seconds: per round, the median over seeds.
       bytes_up, bytes_down: per round.
       partition_hash: of the data.
-      validation: mean validation score of the chosen setting over those seeds, in percent.
+      validation: mean validation score of the chosen setting over those seeds.
     """
 
     method: str
+    headline: Headline
     learning_rate: float
     at_edge: bool
     searched: dict[float, float | None]
@@ -90,43 +96,66 @@ def entry(
         own = f"{tuned.field} {'none' if chosen is None else f'{chosen:g}'}"
         own += f"; {', '.join(f'{value:g}' for value in known)}"
     summaries = [files.read_summary(t.path) for t in repeats]
-    whole = [s for s in summaries if not files.has_diverged(s)]
+    pairs = zip(repeats, summaries, strict=True)
+    trained = [trial.path for trial, summary in pairs if not files.has_diverged(summary)]
+    whole = [summary for summary in summaries if not files.has_diverged(summary)]
     rows = [s["last"] for s in whole]
     rates = [t.learning_rate for t in searched]
     counted = [row["clients/nonfinite"] for t in repeats for row in files.read_rows(t.path)]
-    finite = [t.score for t in repeats if np.isfinite(t.score)]
-    scores = {
-        f"{name}/{statistic}": [100 * row[f"accuracy/test/{name}/{statistic}"] for row in rows]
-        for name in SCORES
-        for statistic in ("mean", "weighted", "worst_decile")
-        if all(f"accuracy/test/{name}/{statistic}" in row for row in rows)
-    }
-    # The same clients over seeds: a mean over seeds for each, then gains are paired.
-    clients: dict[str, list[float]] = {}
-    for trial, summary in zip(repeats, summaries, strict=True):
-        if not files.has_diverged(summary):
-            for client, score in files.last_scores(trial.path, "test/personal/adapted").items():
-                clients.setdefault(client, []).append(100 * score.values["accuracy"])
+    headline = files.read_headline(best.path)
+
+    def validation_score(trial: Trial) -> float | None:
+        return headline.shown(headline.merit(trial.merit)) if np.isfinite(trial.merit) else None
+
+    finite = [score for trial in repeats if (score := validation_score(trial)) is not None]
     return Entry(
         method=method,
+        headline=headline,
         learning_rate=best.learning_rate,
         at_edge=len(rates) > 1 and best.learning_rate in (min(rates), max(rates)),
-        searched={
-            t.learning_rate: 100 * t.score if np.isfinite(t.score) else None for t in searched
-        },
+        searched={trial.learning_rate: validation_score(trial) for trial in searched},
         own=own,
         seeds=len(rows),
         diverged=len(summaries) - len(rows),
         nonfinite=round(sum(counted)),
-        scores=scores,
-        best_round=[100 * s["best_validation"][f"accuracy/test/{RANKED_BY}"] for s in whole],
-        clients={client: float(np.mean(values)) for client, values in clients.items()},
+        scores=_scores(rows, headline),
+        best_round=_known([s["best_validation"] or {} for s in whole], headline),
+        clients=_clients(trained, headline),
         seconds=float(np.median([row["seconds"] for row in rows])) if rows else float("nan"),
         bytes_up=rows[0]["bytes_up"] if rows else 0,
         bytes_down=rows[0]["bytes_down"] if rows else 0,
         partition_hash=whole[0]["dataset"]["partition_hash"] if whole else "",
-        validation=100 * float(np.mean(finite)) if finite else float("nan"),
+        validation=float(np.mean(finite)) if finite else float("nan"),
     )
+
+
+def _scores(rows: Sequence[Row], headline: Headline) -> dict[str, list[float]]:
+    """Return ``model[/stage]/statistic`` to the test scores of all seeds."""
+    scores = {}
+    for name, statistic in itertools.product(SCORES, ("mean", "weighted", "worst_decile")):
+        key = f"{headline.metric}/test/{name}/{statistic}"
+        known = [headline.shown(row[key]) for row in rows if row.get(key) is not None]
+        if len(known) == len(rows):  # not so of methods without a global model
+            scores[f"{name}/{statistic}"] = known
+    return scores
+
+
+def _known(rows: Sequence[Row], headline: Headline) -> list[float]:
+    """Return the headline on test data of the rows that have it."""
+    found = (row.get(headline.key("test")) for row in rows)
+    return [headline.shown(value) for value in found if value is not None]
+
+
+def _clients(paths: Sequence[pathlib.Path], headline: Headline) -> dict[str, float]:
+    """Return every client's adapted test score, the mean over the runs of all seeds."""
+    # The same clients over seeds: a mean over seeds for each, then gains are paired.
+    clients: dict[str, list[float]] = {}
+    for path in paths:
+        for client, row in files.last_scores(path, f"test/{PERSONAL}").items():
+            value = headline.shown(row.values[headline.metric])
+            if np.isfinite(value):  # some metrics have no value for some clients
+                clients.setdefault(client, []).append(value)
+    return {client: float(np.mean(values)) for client, values in clients.items()}
 
 
 def missing_rivals(entries: list[Entry]) -> list[str]:
@@ -135,8 +164,8 @@ def missing_rivals(entries: list[Entry]) -> list[str]:
 
 
 def gain(found: Entry, rival: Entry) -> tuple[float, int, int]:
-    """Return the mean difference over clients in percentage points, clients won and lost."""
-    _, differences = paired(found.clients, rival.clients)
+    """Return how much better clients are in the mean, how many are better, and how many worse."""
+    _, differences = paired(found.clients, rival.clients, found.headline)
     if not len(differences):
         return float("nan"), 0, 0
     # Scores are shares of a few examples: equal ones differ by rounding at most.
@@ -144,14 +173,17 @@ def gain(found: Entry, rival: Entry) -> tuple[float, int, int]:
     return float(differences.mean()), won, lost
 
 
-def paired(found: Mapping[str, float], rival: Mapping[str, float]) -> tuple[list[str], np.ndarray]:
-    """Return the clients that both have scores of, and the differences of the scores."""
+def paired(
+    found: Mapping[str, float], rival: Mapping[str, float], headline: Headline
+) -> tuple[list[str], np.ndarray]:
+    """Return the clients that both have scores of, and by how much the first one's is better."""
     common = sorted(found.keys() & rival.keys())
-    return common, np.array([found[client] - rival[client] for client in common])
+    return common, np.array([headline.merit(found[c] - rival[c]) for c in common])
 
 
 def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
     """Return the columns' titles, and a row of texts per entry, the best on test data first."""
+    headline = entries[0].headline
     rivals = [e for name in RIVALS for e in entries if e.method == name]
     titles = ["method", "step size; grid", "own; grid", "seeds", "validation", *SCORES]
     titles += ["at the best round", "worst decile"]
@@ -160,21 +192,21 @@ def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
 
     def spread(values: Sequence[float]) -> str:
         mean, deviation = _moments(values)
-        text = f"{mean:.1f}" if values else ""
-        return text + (f" ± {deviation:.1f}" if len(values) > 1 else "")
+        text = headline.text(mean) if values else ""
+        return text + (f" ± {headline.spread_text(deviation)}" if len(values) > 1 else "")
 
     def over(found: Entry, rival: Entry) -> str:
         if found is rival:
             return ""
         mean, won, lost = gain(found, rival)
-        return f"{mean:+.1f} ({won}/{lost})"
+        return f"{headline.text(mean, sign='+')} ({won}/{lost})"
 
     rows = []
     for found in sorted(entries, key=_rank, reverse=True):
         grid = ", ".join(f"{rate:g}" for rate in sorted(found.searched))
         edge = "†" if found.at_edge else ""
         row = [found.method, f"{found.learning_rate:g}{edge}; {grid}", found.own]
-        row += [_seeds(found), f"{found.validation:.1f}"]
+        row += [_seeds(found), headline.text(found.validation)]
         row += [spread(found.scores.get(f"{name}/mean", [])) for name in SCORES]
         row += [spread(found.best_round)]
         row += [spread(found.scores.get("personal/adapted/worst_decile", []))]
@@ -186,7 +218,7 @@ def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
 
 def _rank(found: Entry) -> float:
     values = found.scores.get(RANKED_BY, [])
-    return float(np.mean(values)) if values else -np.inf
+    return found.headline.merit(float(np.mean(values))) if values else -np.inf
 
 
 def _seeds(found: Entry) -> str:
@@ -208,18 +240,34 @@ def _moments(values: Sequence[float]) -> tuple[float, float]:
 def numbers(entries: list[Entry]) -> tuple[list[str], list[list[Any]]]:
     """Return the columns' titles and a row per entry for programs to read: all that is known.
 
-    Scores are in percent, gains in percentage points; what is not known is empty.
+    Scores that are shares are in percent, gains in percentage points; what is not known is empty.
     """
     names = list(dict.fromkeys(name for found in entries for name in found.scores))
     rivals = [e for name in RIVALS for e in entries if e.method == name]
-    titles = ["method", "learning_rate", "at_edge", "learning_rates", "own", "seeds", "diverged"]
+    titles = [
+        "method",
+        "metric",
+        "learning_rate",
+        "at_edge",
+        "learning_rates",
+        "own",
+        "seeds",
+        "diverged",
+    ]
     titles += ["nonfinite", "validation"]
     titles += [f"{n}/{of}" for n in [*names, "best_round/" + RANKED_BY] for of in ("mean", "std")]
     titles += [f"over_{r.method}/{of}" for r in rivals for of in ("mean", "won", "lost")]
     titles += ["bytes_up", "bytes_down", "seconds", "partition_hash"]
     rows = []
     for found in sorted(entries, key=_rank, reverse=True):
-        row = [found.method, found.learning_rate, found.at_edge, sorted(found.searched), found.own]
+        row = [
+            found.method,
+            found.headline.metric,
+            found.learning_rate,
+            found.at_edge,
+            sorted(found.searched),
+            found.own,
+        ]
         row += [found.seeds, found.diverged, found.nonfinite, found.validation]
         for values in [*(found.scores.get(name, []) for name in names), found.best_round]:
             row += _moments(values)
@@ -237,7 +285,7 @@ def table(entries: list[Entry]) -> Table:
     left_out = ("grid", "round") if trouble else ("grid", "round", "seeds")
     shown = [i for i, title in enumerate(titles) if not any(word in title for word in left_out)]
     result = Table(
-        title="test accuracy in %, mean over clients",
+        title=f"test {entries[0].headline.title}, mean over clients",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -269,6 +317,9 @@ def write(
     titles, rows = cells(entries)
     shorter = config.compare.search_rounds
     searched_at = "the last round" if shorter is None else f"round {shorter}"
+    headline = entries[0].headline
+    better = "" if headline.higher_is_better else "less is better, and a gain is a decrease; "
+    points = "percentage points" if headline.percent else f"units of {headline.metric}"
     with (root / "leaderboard.csv").open("w", newline="") as file:
         names, values = numbers(entries)
         csv.writer(file).writerows([names, *values])
@@ -278,12 +329,13 @@ def write(
         "",
         f"    {command}",
         "",
-        "Test accuracy in %, mean over clients, after the last round; ± is the standard deviation "
+        f"Test {headline.title}, mean over clients, after the last round; {better}± is the "
+        "standard deviation "
         f'over {max(e.seeds for e in entries)} seeds. "At the best round" is personal/adapted of '
         "the evaluated round that did best on validation, seed by seed. Step sizes were chosen by "
-        f"accuracy/validation/personal/adapted/mean of {searched_at} with seed 0; † lies at the "
-        "edge of its grid. Gains are paired differences of personal/adapted, client by client, in "
-        "percentage points, with clients won and lost. "
+        f"{headline.key('validation')} of {searched_at} with seed 0; † lies at the edge of its "
+        f"grid. Gains are paired differences of personal/adapted, client by client, in {points}, "
+        "with clients won and lost. "
         f"Partition {entries[0].partition_hash[:16]}.",
         "",
         "| " + " | ".join(titles) + " |",
@@ -313,7 +365,9 @@ def chart(entries: list[Entry]) -> Figure:
         axes.errorbar(centre, range(len(ranked)), xerr=spread, fmt="o", color=colour, label=label,
                       capsize=2)  # fmt: skip
     axes.set_yticks(range(len(ranked)), [e.method for e in ranked])
-    axes.set(xlabel="accuracy/test/personal/adapted (%)")
+    headline = entries[0].headline
+    axes.set(xlabel=f"{headline.metric}/test/personal/adapted, in %" if headline.percent
+             else f"{headline.metric}/test/personal/adapted")  # fmt: skip
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize="x-small")
     return figure

@@ -19,16 +19,11 @@ from pflalign_jax.runs.build import Experiment, build, check_algorithm
 from pflalign_jax.runs.effective import effective_config
 from pflalign_jax.runs.files import TrialName
 from pflalign_jax.runs.loop import RunPlan
-from pflalign_jax.runs.metrics import CHOSEN_BY, Row
+from pflalign_jax.runs.metrics import Row
 from pflalign_jax.runs.resuming import differences, is_unfinished, prepare
 from pflalign_jax.runs.round_checks import DivergedError
 from pflalign_jax.runs.signals import StoppedError
 from pflalign_jax.runs.vmapped_runs import train_together
-
-NO_VALIDATION = (
-    "there is no validation split to choose step sizes by; set config.dataset.validation_fraction "
-    "or validation_count"
-)
 
 
 class Trial(NamedTuple):
@@ -40,7 +35,8 @@ class Trial(NamedTuple):
       own: value of the method's own hyperparameter; None for its default.
       seed: of the run.
       path: its directory.
-      score: validation headline of the last round; -inf if training diverged.
+      merit: validation headline of the last round, such that more is better (`Headline.merit`);
+        -inf if training diverged.
     """
 
     method: str
@@ -48,7 +44,7 @@ class Trial(NamedTuple):
     own: float | None
     seed: int
     path: pathlib.Path
-    score: float
+    merit: float
 
 
 class Setting(NamedTuple):
@@ -161,7 +157,7 @@ def run_trials(
             for plan in group:
                 _run([plan])
     return [
-        Trial(setting.method, setting.learning_rate, setting.own, seed, path, _score(path))
+        Trial(setting.method, setting.learning_rate, setting.own, seed, path, _merit(path))
         for seed, path in zip(seeds, paths, strict=True)
     ]
 
@@ -216,7 +212,7 @@ def _build(
     kept["algorithm"] = {k: v for k, v in fields["algorithm"].items() if k not in tuned}
     name = json.dumps(kept, sort_keys=True)
     if name in built:
-        check_algorithm(config, built[name].model, dataset)
+        check_algorithm(config, built[name].model, dataset, built[name].federation.task)
         _, _, model, federation, _ = built[name]
         config = effective_config(config, dataset, model, federation)
         return built[name]._replace(config=config)
@@ -276,9 +272,17 @@ def _is_done(path: pathlib.Path, plan: ConfigDict, dataset: FederatedDataset) ->
     return True
 
 
-def _score(path: pathlib.Path) -> float:
+def _merit(path: pathlib.Path) -> float:
     summary = files.read_summary(path)
-    score = -math.inf if files.has_diverged(summary) else summary["last"].get(CHOSEN_BY)
-    if score is None:
-        raise vocabulary.ConfigError(NO_VALIDATION)
-    return score
+    if files.has_diverged(summary):
+        return -math.inf
+    headline = files.read_headline(path)
+    key = headline.key("validation")
+    if key not in summary["last"]:
+        raise vocabulary.ConfigError(
+            f"{path} has no {key} to choose step sizes by: no client has validation examples that "
+            f"have a value of {headline.metric!r}. Set config.dataset.validation_fraction or "
+            "validation_count, or another config.headline"
+        )
+    score = summary["last"][key]
+    return -math.inf if score is None else headline.merit(score)  # None: it was not finite

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.compare.leaderboard import RIVALS, paired
-from experiments.report.read import SCORE, Series
+from experiments.report.read import Series
 from pflalign_jax.diagnostics import GAMMA_EDGES
+from pflalign_jax.runs.headline import Headline
 
 # Okabe and Ito's palette without black and yellow: safe for colour-blind readers on any ground.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -40,12 +41,10 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
 }
 
-ACCURACY = f"{SCORE}\n(%, mean over clients)"
-
 
 def figures(series: Sequence[Series]) -> dict[str, tuple[Figure, str]]:
     """Return ``{name: (figure, caption)}``, those for which something was recorded."""
-    some = shown(series)
+    some, headline = shown(series), series[0].headline
     seeds = max(len(each.runs) for each in series)
     band = "; the band is the standard deviation over seeds" if seeds > 1 else ""
     fewer = (
@@ -54,26 +53,26 @@ def figures(series: Sequence[Series]) -> dict[str, tuple[Figure, str]]:
     fewer = f"{fewer}the best of the others." if len(some) < len(series) else ""
     made: dict[str, tuple[Figure | None, str]] = {
         "learning_curves": (
-            _curves(some, f"{SCORE}/mean", 100, ACCURACY),
-            f"Test accuracy of every client's model after its local steps{band}.{fewer}",
+            _curves(some, headline.key("test"), headline, some[0].score, "mean over clients"),
+            f"Test {headline.metric} of every client's model after its local steps{band}.{fewer}",
         ),
         "training_loss": (
-            _curves(some, "loss/train/mean", 1, "loss/train\n(nats, mean over the cohort)"),
+            _curves(some, "loss/train/mean", LOSS, "loss/train", "mean over the cohort"),
             f"Training loss of the round's cohort{band}.{fewer}",
         ),
-        "accuracy_against_bytes": (
+        f"{headline.metric}_against_bytes": (
             _against(some, lambda row: row["round"] * (row["bytes_up"] + row["bytes_down"]) / 1e6,
                      "sent in both directions so far (MB)"),
             f"What communication buys; the first seed.{fewer}",
         ),
-        "accuracy_against_seconds": (
+        f"{headline.metric}_against_seconds": (
             _against(some, lambda row: row["seconds_total"], "time so far, with evaluations (s)"),
             f"What time buys, on the machine that ran it; the first seed.{fewer}",
         ),
         "clients_sorted": (
             _sorted_clients(some),
-            f"Every client's accuracy (mean over seeds), worst to best.{fewer} Point at a dot "
-            "to see the client.",
+            f"Every client's {headline.metric} (mean over seeds), worst to best.{fewer} Point at "
+            "a dot to see the client.",
         ),
         "clients_violin": (
             _violins(some),
@@ -97,13 +96,32 @@ def figures(series: Sequence[Series]) -> dict[str, tuple[Figure, str]]:
     )
     made["labels"] = (
         _labels(series[0]),
-        f"Examples of each label in each client, all splits, beside its accuracy with "
+        f"Examples of each label in each client, all splits, beside its {headline.metric} with "
         f"{series[0].name}; the worst client first.",
     )
     return {name: (figure, text) for name, (figure, text) in made.items() if figure is not None}
 
 
 _TITLES = {"local": "local training", "fedavg": "FedAvg fine-tuned by each client"}
+
+
+LOSS = Headline("loss", higher_is_better=False, percent=False)
+"""How a training loss is shown."""
+
+
+def _axis(headline: Headline, whose: str) -> str:
+    """Return the title of an axis: what its numbers are, and whose."""
+    return f"{headline.unit or headline.metric}, {whose}"
+
+
+def _told(headline: Headline, value: float) -> str:
+    """Return a value with its unit."""
+    return f"{headline.text(value)} {headline.unit}".strip()
+
+
+def _worst_first(each: Series) -> list[tuple[str, float]]:
+    """Return clients and scores, the worst first."""
+    return sorted(each.scores.items(), key=lambda item: each.headline.merit(item[1]))
 
 
 def shown(series: Sequence[Series]) -> list[Series]:
@@ -145,14 +163,14 @@ def _legend(axes: Axes, series: Sized) -> None:
         axes.figure.legend(loc="outside lower center", ncols=3)
 
 
-def _curves(series: Sequence[Series], key: str, scale: float, label: str) -> Figure:
+def _curves(series: Sequence[Series], key: str, metric: Headline, title: str, whose: str) -> Figure:
     """Draw a metric against rounds, with the standard deviation over seeds as a band."""
     figure, axes = _axes(3.5 + 0.2 * (len(series) // 3))
     for number, each in enumerate(series):
         rounds, values = each.curve(key)
         if not len(rounds):
             continue
-        values, look = scale * values, _look(number)
+        values, look = metric.shown(values), _look(number)
         mean, spread = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else 0
         axes.fill_between(
             rounds, mean - spread, mean + spread, color=look["color"], alpha=0.2, lw=0
@@ -160,7 +178,7 @@ def _curves(series: Sequence[Series], key: str, scale: float, label: str) -> Fig
         one = "o" if len(rounds) == 1 else None  # a line of one point is not seen
         axes.plot(rounds, mean, label=each.name, marker=one, **look)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="round", ylabel=label.split("\n")[-1].strip("()"), title=label.split("\n")[0])
+    axes.set(xlabel="round", ylabel=_axis(metric, whose), title=title)
     _legend(axes, series)
     return figure
 
@@ -168,37 +186,42 @@ def _curves(series: Sequence[Series], key: str, scale: float, label: str) -> Fig
 def _against(
     series: Sequence[Series], cost: Callable[[dict[str, float]], float], label: str
 ) -> Figure:
-    """Draw accuracy against what a row says that it has cost so far."""
+    """Draw the headline against what a row says that it has cost so far."""
     figure, axes = _axes(3.5 + 0.2 * (len(series) // 3))
+    headline = series[0].headline
     for number, each in enumerate(series):
         rows = each.runs[0].rows
-        values = [100 * (row.get(f"{SCORE}/mean") or np.nan) for row in rows]
+        found = [row.get(headline.key("test")) for row in rows]
+        values = [np.nan if value is None else headline.shown(value) for value in found]
         axes.plot([cost(row) for row in rows], values, label=each.name, marker=".", **_look(number))
-    axes.set(xlabel=label, ylabel="%, mean over clients", title=SCORE)
+    axes.set(xlabel=label, ylabel=_axis(headline, "mean over clients"), title=series[0].score)
     _legend(axes, series)
     return figure
 
 
 def _sorted_clients(series: Sequence[Series]) -> Figure:
-    """Draw every client's accuracy, worst to best."""
+    """Draw every client's score, worst to best."""
     figure, axes = _axes(3.5 + 0.2 * (len(series) // 3))
+    headline = series[0].headline
     for number, each in enumerate(series):
-        ranked = sorted(each.accuracy.items(), key=lambda item: item[1])
+        ranked = _worst_first(each)
         share = 100 * (np.arange(len(ranked)) + 0.5) / max(1, len(ranked))
         values, look = [value for _, value in ranked], _look(number)
         axes.plot(share, values, label=each.name, lw=1, **look)
-        texts = [f"client {client}, {each.name}: {value:.1f} %" for client, value in ranked]
+        texts = [f"client {c}, {each.name}: {_told(headline, value)}" for c, value in ranked]
         _points(axes, share, values, texts, s=9, color=look["color"], linewidths=0)
-    axes.set(xlabel="clients, worst to best (%)", ylabel="%, a client", title=SCORE)
+    axes.set(xlabel="clients, worst to best (%)", ylabel=_axis(headline, "a client"),
+             title=series[0].score)  # fmt: skip
     _legend(axes, series)
     return figure
 
 
 def _violins(series: Sequence[Series]) -> Figure:
-    """Draw the distribution of accuracy over clients, a row for each method."""
+    """Draw the distribution of scores over clients, a row for each method."""
     figure, axes = _axes(1.2 + 0.34 * len(series))
+    headline = series[0].headline
     for number, each in enumerate(reversed(series)):
-        values = np.array(list(each.accuracy.values()))
+        values = np.array(list(each.scores.values()))
         colour = _look(len(series) - 1 - number)["color"]
         # The density of equal values cannot be estimated.
         if len(values) > 1 and np.ptp(values) > 1e-6:
@@ -208,33 +231,38 @@ def _violins(series: Sequence[Series]) -> Figure:
             for body in parts["bodies"]:
                 body.set(facecolor=colour, alpha=0.35)
         offsets = np.linspace(-0.25, 0.25, 7)[np.arange(len(values)) * 3 % 7]  # not on each other
-        texts = [f"client {c}, {each.name}: {v:.1f} %" for c, v in each.accuracy.items()]
+        texts = [f"client {c}, {each.name}: {_told(headline, v)}" for c, v in each.scores.items()]
         _points(axes, values, number + offsets, texts, s=7, color=colour, linewidths=0)
         axes.plot([np.median(values)] * 2, [number - 0.4, number + 0.4], color=INK, lw=1.2)
     axes.set_yticks(range(len(series)), [each.name for each in reversed(series)])
-    axes.set(xlabel="%, a client", title=SCORE)
+    axes.set(xlabel=_axis(headline, "a client"), title=series[0].score)
     return figure
 
 
 def _fairness(series: Sequence[Series]) -> Figure:
     """Draw the mean over clients against the mean of the worst tenth of them."""
     figure, axes = _axes(4.2)
+    headline = series[0].headline
     for number, each in enumerate(series):
-        mean = 100 * np.array(each.last(f"{SCORE}/mean"))
-        worst = 100 * np.array(each.last(f"{SCORE}/worst_decile"))
+        mean, worst = (
+            headline.shown(np.array(each.last(headline.key("test", statistic))))
+            for statistic in ("mean", "worst_decile")
+        )
         if not len(mean):
             continue
         spread = [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in (mean, worst)]
         colour = _look(number)["color"]
         axes.errorbar(mean.mean(), worst.mean(), yerr=spread[1], xerr=spread[0], color=colour, lw=1)
-        text = f"{each.name}: mean {mean.mean():.1f} %, worst decile {worst.mean():.1f} %"
+        told = [_told(headline, values.mean()) for values in (mean, worst)]
+        text = f"{each.name}: mean {told[0]}, worst decile {told[1]}"
         marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
         _points(axes, [mean.mean()], [worst.mean()], [text], s=36, color=colour, marker=marker,
                 label=each.name)  # fmt: skip
     # The diagonal, where all clients are equal, must not widen the axes.
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], ":", color=INK, lw=0.8, scaley=False, scalex=False)
-    axes.set(xlabel="%, mean over clients", ylabel="%, mean of the worst decile", title=SCORE)
+    axes.set(xlabel=_axis(headline, "mean over clients"), title=series[0].score,
+             ylabel=_axis(headline, "mean of the worst decile"))  # fmt: skip
     if len(series) > 1:
         figure.legend(loc="outside lower center", ncols=4)
         figure.set_figheight(3.6 + 0.2 * (1 + len(series) // 4))
@@ -242,7 +270,10 @@ def _fairness(series: Sequence[Series]) -> Figure:
 
 
 def _gains(series: Sequence[Series], rival: str) -> Figure | None:
-    """Draw each client's difference to a rival; None without it or with other partitions only."""
+    """Draw by how much each client is better than a rival's.
+
+    None without the rival, or with other partitions only.
+    """
     rivals = [each for each in series if each.name == rival]
     others = [
         s for s in series if rivals and s not in rivals and s.partition == rivals[0].partition
@@ -250,25 +281,25 @@ def _gains(series: Sequence[Series], rival: str) -> Figure | None:
     if not others:
         return None
     figure, axes = _axes(1.3 + 0.34 * len(others))
+    headline, labels = series[0].headline, []
+    unit = "percentage points" if headline.percent else headline.metric
     for number, each in enumerate(reversed(others)):
-        clients, values = paired(each.accuracy, rivals[0].accuracy)
+        clients, values = paired(each.scores, rivals[0].scores, headline)
         offsets = np.linspace(-0.28, 0.28, 7)[np.arange(len(values)) * 3 % 7]
         texts = [
-            f"client {c}, {each.name}: {v:+.1f} points"
+            f"client {c}, {each.name}: {headline.text(v, sign='+')} {unit.split()[-1]}"
             for c, v in zip(clients, values, strict=True)
         ]
         colour = _look(series.index(each))["color"]
         _points(axes, values, number + offsets, texts, s=11, color=colour, alpha=0.75, linewidths=0)
         axes.plot([values.mean()] * 2, [number - 0.4, number + 0.4], color=INK, lw=1.6)
-    labels = []
-    for each in reversed(others):
-        _, values = paired(each.accuracy, rivals[0].accuracy)
         # Scores are shares of a few examples: equal ones differ by rounding at most.
         won, lost = (values > 1e-9).sum(), (values < -1e-9).sum()
-        labels.append(f"{each.name}\n{values.mean():+.1f}, {won} / {lost}")
+        mean = headline.text(values.mean(), sign="+")
+        labels.append(f"{each.name}\n{mean}, {won} / {lost}")
     axes.set_yticks(range(len(others)), labels, fontsize=8.5)
     axes.axvline(0, color=INK, lw=0.8, ls=":")
-    axes.set(xlabel=f"gain over {rival} (percentage points, a client)", title=SCORE)
+    axes.set(xlabel=f"gain over {rival} ({unit}, a client)", title=series[0].score)
     figure.set_figheight(1.3 + 0.42 * len(others))
     return figure
 
@@ -313,23 +344,26 @@ def _quantiles(row: dict[str, Any], symbol: str) -> tuple[float, ...]:
 
 
 def _labels(series: Series) -> Figure | None:
-    """Draw label counts of all clients below their accuracy; None where they are not known."""
+    """Draw label counts of all clients below their scores; None where they are not known."""
     run = series.runs[0]
     if "label_counts" not in run.data:
         return None
-    accuracy = series.accuracy
+    scores, headline = series.scores, series.headline
     counts = dict(zip(run.data["client_names"], run.data["label_counts"], strict=True))
-    ranked = sorted((c for c in accuracy if c in counts), key=accuracy.__getitem__)
+    ranked = [client for client, _ in _worst_first(series) if client in counts]
     if not ranked:
         return None
     table = np.array([counts[client] for client in ranked])
     figure = Figure(figsize=(5.8, 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
-    values = [accuracy[client] for client in ranked]
-    texts = [f"client {c}: {v:.1f} %, {counts[c]}" for c, v in zip(ranked, values, strict=True)]
+    values = [scores[client] for client in ranked]
+    told = (_told(headline, value) for value in values)
+    texts = [f"client {c}: {text}, {counts[c]}" for c, text in zip(ranked, told, strict=True)]
     above.vlines(range(len(ranked)), 0, values, color=COLOURS[0], lw=1)
     _points(above, range(len(ranked)), values, texts, s=14, color=COLOURS[0], linewidths=0)
-    above.set(ylabel="%, a client", title=f"{SCORE}, {series.name}", ylim=(0, 105))
+    above.set(ylabel=_axis(headline, "a client"), title=f"{series.score}, {series.name}")
+    if headline.percent:
+        above.set(ylim=(0, 105))
     clients, labels = np.nonzero(table)
     if max(table.shape) <= MANY:
         # In points; the largest bubble fills its cell.

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from experiments.compare.leaderboard import RIVALS, paired
 from experiments.report.figures import INK, tips
-from experiments.report.read import SCORE, Series
+from experiments.report.read import Series
 from pflalign_jax.runs import files
+from pflalign_jax.runs.headline import Headline
 
 HERE = pathlib.Path(__file__).parent
 
@@ -63,7 +64,7 @@ def write(
         ),
         f"<h2>Scores</h2>{_table(*_scores(series))}",
         f"<h2>Figures</h2><div class=figures>{''.join(drawn)}</div>",
-        f"<h2>Clients</h2>{_details(f'{SCORE} of every client, in %', _table(*_clients(series)))}",
+        f"<h2>Clients</h2>{_details(_title_of_clients(series), _table(*_clients(series)))}",
         "<h2>To have it again</h2>",
         *(f"<pre>{html.escape(command)}</pre>" for command in commands),
         *_settings(series),
@@ -79,12 +80,19 @@ def _about(series: Sequence[Series]) -> list[str]:
     clients = f"{data['clients']} clients, " if "clients" in data else ""
     seeds = sorted({len(each.runs) for each in series})
     done = sorted({int(r.rows[-1]["round"]) for each in series for r in each.runs})
+    headline = series[0].headline
+    less = "" if headline.higher_is_better else " (less is better, and a gain is a decrease)"
     return [
         f"<p>{clients}after {_range(done)} rounds, with {_range(seeds)} seeds. The headline is "
-        f"<b>{SCORE}</b>: the test accuracy of every client's own model after its local steps, as "
-        "the mean over clients; ± is the standard deviation over seeds. Nothing was chosen on test "
-        "data.</p>"
+        f"<b>{series[0].score}</b>: the test {headline.metric} of every client's own model after "
+        f"its local steps, as the mean over clients{less}; ± is the standard deviation over seeds. "
+        "Nothing was chosen on test data.</p>"
     ]
+
+
+def _title_of_clients(series: Sequence[Series]) -> str:
+    unit = series[0].headline.unit
+    return f"{series[0].score} of every client" + (f", in {unit}" if unit else "")
 
 
 def _range(numbers: Sequence[int]) -> str:
@@ -154,8 +162,11 @@ def _scores(series: Sequence[Series]) -> tuple[list[str], list[list[Cell]]]:
         first = each.runs[0]
         rate = first.config["algorithm"].get("learning_rate", "")
         row: list[Cell] = [(each.name, each.name), _plain(len(each.runs)), _plain(rate)]
-        row += [_spread(each.last(f"accuracy/test/{model}/mean")) for model in models]
-        row += [_spread(each.last(f"{SCORE}/worst_decile"))]
+        headline = each.headline
+        row += [
+            _spread(each.last(f"{headline.metric}/test/{model}/mean"), headline) for model in models
+        ]
+        row += [_spread(each.last(headline.key("test", "worst_decile")), headline)]
         row += [_over(each, rival) for rival in rivals]
         up, down = each.last("bytes_up"), each.last("bytes_down")
         row += [(f"{up[0] / 1e6:.3g} / {down[0] / 1e6:.3g}", up[0] + down[0])]
@@ -168,37 +179,38 @@ def _plain(value: Any) -> Cell:
     return (f"{value:g}" if isinstance(value, int | float) else str(value), value)
 
 
-def _spread(shares: Sequence[float]) -> Cell:
-    """Return mean and standard deviation over seeds, in percent."""
-    if not shares:
+def _spread(scores: Sequence[float], headline: Headline) -> Cell:
+    """Return mean and standard deviation over seeds, as they are shown."""
+    if not scores:
         return ("", "")
-    values = 100 * np.array(shares)
-    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    return (f"{values.mean():.1f}{spread}", float(values.mean()))
+    values = np.array([headline.shown(score) for score in scores])
+    spread = f" ± {headline.spread_text(values.std(ddof=1))}" if len(values) > 1 else ""
+    return (f"{headline.text(values.mean())}{spread}", float(values.mean()))
 
 
 def _over(found: Series, rival: Series) -> Cell:
     """Return the mean gain over a rival, client by client, with clients won and lost."""
     if found is rival or found.partition != rival.partition:
         return ("", "")
-    _, values = paired(found.accuracy, rival.accuracy)
+    _, values = paired(found.scores, rival.scores, found.headline)
     if not len(values):
         return ("", "")
     won, lost = int((values > 1e-9).sum()), int((values < -1e-9).sum())
-    return (f"{values.mean():+.1f} ({won} / {lost})", float(values.mean()))
+    gain = found.headline.text(values.mean(), sign="+")
+    return (f"{gain} ({won} / {lost})", float(values.mean()))
 
 
 def _clients(series: Sequence[Series]) -> tuple[list[str], list[list[Cell]]]:
     """Return titles and rows of the table of clients."""
-    of = [each.accuracy for each in series]
-    names = sorted({client for accuracy in of for client in accuracy})
+    of, text = [each.scores for each in series], series[0].headline.text
+    names = sorted({client for scores in of for client in scores})
     examples = {client: n for each in series for client, n in each.runs[0].examples.items()}
     titles = ["client", "test examples", *(each.name for each in series)]
     rows = [
         [
             (client, client),
             _plain(examples.get(client, "")),
-            *((f"{a[client]:.1f}", a[client]) if client in a else ("", "") for a in of),
+            *((text(a[client]), a[client]) if client in a else ("", "") for a in of),
         ]
         for client in names
     ]

@@ -8,10 +8,10 @@ import numpy as np
 
 from pflalign_jax.errors import UserError
 from pflalign_jax.runs import files
-from pflalign_jax.runs.metrics import CHOSEN_BY, HEADLINE
+from pflalign_jax.runs.headline import PERSONAL, Headline
 
-SCORE = HEADLINE.format(split="test").removesuffix("/mean")
-"""The score that figures show, of every client."""
+SCORE = f"test/{PERSONAL}"
+"""The score that figures show, of every client; its metric is the runs' headline."""
 
 
 class ReportError(UserError):
@@ -27,7 +27,8 @@ class ReportedRun(NamedTuple):
       config: as in ``config.json``.
       summary: as in ``summary.json``; None while it is not finished.
       rows: of ``metrics.jsonl``.
-      accuracy: client to its `SCORE` after the last evaluated round, in percent.
+      headline: metric by which it is scored.
+      scores: client to its `SCORE` after the last evaluated round, as `Headline.shown`.
       examples: client to its number of test examples.
       diagnostics: rows of ``diagnostics.jsonl``.
       data: as in ``data.json``.
@@ -38,7 +39,8 @@ class ReportedRun(NamedTuple):
     config: dict[str, Any]
     summary: dict[str, Any] | None
     rows: list[dict[str, float]]
-    accuracy: dict[str, float]
+    headline: Headline
+    scores: dict[str, float]
     examples: dict[str, int]
     diagnostics: list[dict[str, float]]
     data: dict[str, Any]
@@ -51,13 +53,23 @@ class Series(NamedTuple):
     runs: list[ReportedRun]
 
     @property
-    def accuracy(self) -> dict[str, float]:
-        """Return ``{client: SCORE in percent}``, the mean over seeds."""
+    def scores(self) -> dict[str, float]:
+        """Return ``{client: SCORE}``, the mean over seeds."""
         every: dict[str, list[float]] = {}
         for run in self.runs:
-            for client, value in run.accuracy.items():
+            for client, value in run.scores.items():
                 every.setdefault(client, []).append(value)
         return {client: float(np.mean(values)) for client, values in every.items()}
+
+    @property
+    def headline(self) -> Headline:
+        """Return the metric by which the runs are scored."""
+        return self.runs[0].headline
+
+    @property
+    def score(self) -> str:
+        """Return the name of the headline score, without a statistic."""
+        return f"{self.headline.metric}/{SCORE}"
 
     @property
     def partition(self) -> str:
@@ -78,7 +90,7 @@ class Series(NamedTuple):
 
 
 def read(paths: Sequence[pathlib.Path], notes: list[str]) -> list[Series]:
-    """Return the runs of directories, the best mean of `SCORE` first.
+    """Return the runs of directories, the best mean of the headline first.
 
     Of a comparison it takes, for every method, the setting that was run with the most seeds, and of
     these the best on validation with the first: the one that `experiments.compare` chose.
@@ -88,7 +100,7 @@ def read(paths: Sequence[pathlib.Path], notes: list[str]) -> list[Series]:
       notes: gets what was left out.
 
     Raises:
-      ReportError: for a directory without any.
+      ReportError: for a directory without any, or runs that are scored by different metrics.
       RunError: naming a file that cannot be read.
     """
     if not paths:
@@ -107,8 +119,18 @@ def read(paths: Sequence[pathlib.Path], notes: list[str]) -> list[Series]:
     series = _told_apart([Series(name, runs) for (name, _), runs in groups.items()])
     if len({each.partition for each in series}) > 1:
         notes.append("Runs have different partitions: clients of different ones are not compared.")
-    key = f"{SCORE}/mean"
-    return sorted(series, key=lambda each: -np.mean(each.last(key) or [0]))
+    metrics = sorted({each.headline.metric for each in series})
+    if len(metrics) > 1:
+        raise ReportError(
+            f"runs are scored by {' and '.join(metrics)}, which cannot be compared; make a report "
+            "of each"
+        )
+
+    def merit(each: Series) -> float:
+        values = each.last(each.headline.key("test"))
+        return each.headline.merit(float(np.mean(values))) if values else -np.inf
+
+    return sorted(series, key=merit, reverse=True)
 
 
 def _read_run(path: pathlib.Path, name: str | None = None) -> ReportedRun | None:
@@ -116,18 +138,20 @@ def _read_run(path: pathlib.Path, name: str | None = None) -> ReportedRun | None
     rows = files.read_rows(path)
     if not rows:
         return None
-    config, scores = (
-        files.read_config(path),
-        files.last_scores(path, SCORE.removeprefix("accuracy/")),
-    )
+    config, headline = files.read_config(path), files.read_headline(path)
+    found = files.last_scores(path, SCORE)
+    # Some metrics have no value for some clients.
+    scores = {client: row.values[headline.metric] for client, row in found.items()}
+    scores = {client: headline.shown(x) for client, x in scores.items() if np.isfinite(x)}
     return ReportedRun(
         config["algorithm"]["name"] if name is None else name,
         path,
         config,
         files.read_summary(path) if files.is_finished(path) else None,
         rows,
-        {client: 100 * row.values["accuracy"] for client, row in scores.items()},
-        {client: row.examples for client, row in scores.items()},
+        headline,
+        scores,
+        {client: row.examples for client, row in found.items()},
         files.read_diagnostics(path),
         files.read_data(path, default={}),
     )
@@ -158,7 +182,8 @@ def _chosen_trials(root: pathlib.Path, notes: list[str]) -> list[ReportedRun]:
     # The chosen setting was repeated with further seeds; of single runs the best on validation.
     def rank(runs: list[ReportedRun]) -> tuple[int, float]:
         first = min(runs, key=lambda run: run.config["seed"])
-        return len(runs), first.rows[-1].get(CHOSEN_BY) or 0.0
+        score = first.rows[-1].get(first.headline.key("validation"))
+        return len(runs), -np.inf if score is None else first.headline.merit(score)
 
     return [run for settings in groups.values() for run in max(settings.values(), key=rank)]
 

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pflalign_jax.runs.hardware import memory
-from pflalign_jax.runs.metrics import CHOSEN_BY, HEADLINE, Row
+from pflalign_jax.runs.headline import ACCURACY, Headline
+from pflalign_jax.runs.metrics import Row
 
 STATISTICS = ("mean", "weighted", "std", "worst_decile", "min")
 
@@ -31,30 +32,42 @@ def say_on(console: Console) -> Callable[[str], None]:
     return say
 
 
-def headline(row: Row) -> tuple[str, float]:
-    """Return the name and value of the score to show: on validation, else on test."""
-    for split in ("validation", "test"):
-        name = HEADLINE.format(split=split)
-        if name in row:
-            return name, row[name]
-    raise KeyError(f"neither a validation nor a test score among {sorted(row)}")
-
-
 @dataclasses.dataclass
 class _Shown:
-    """What is shown of evaluated rounds, and the best score so far."""
+    """What is shown of evaluated rounds, and the best score on validation so far."""
 
-    best: float
+    headline: Headline
+    best: float | None = None
 
     def texts(self, row: Row) -> tuple[str, str, str]:
         """Return the name of the headline, its value with the best so far, and memory."""
-        name, value = headline(row)
-        self.best = max(self.best, value)
-        whose, held = memory()
-        score = f"{100 * value:.2f}"
-        if name == CHOSEN_BY:  # nothing is chosen by a score on test data, not even for show
-            score += f" (best {100 * self.best:.2f})"
-        return name, score, f"{held / 1e9:.1f} GB {whose}"
+        headline, whose_memory = self.headline, memory()
+        held = f"{whose_memory[1] / 1e9:.1f} GB {whose_memory[0]}"
+        for split in ("validation", "test"):
+            # Missing where nobody has examples, or a value, in a split; None if it is not finite.
+            name = headline.key(split)
+            if row.get(name) is not None:
+                break
+        else:
+            return headline.key("test"), "has no value", held
+        score = _text(headline, row[name])
+        if split == "validation":  # nothing is chosen by a score on test data, not even for show
+            self.add(row[name])
+            score += f" (best {_text(headline, self.best)})"
+        return name, score + (f" {headline.unit}" if headline.unit else ""), held
+
+    def add(self, value: float | None) -> None:
+        """Let a score on validation count for the best."""
+        known = [x for x in (self.best, value) if x is not None]
+        self.best = max(known, key=self.headline.merit, default=None)
+
+
+def _text(headline: Headline, value: float | None) -> str:
+    """Return a score with two digits after the point, or as many as tell it without a unit."""
+    if value is None:
+        return "not finite"
+    shown = headline.shown(value)
+    return f"{shown:.2f}" if headline.percent else f"{shown:#.5g}"
 
 
 @dataclasses.dataclass
@@ -74,7 +87,7 @@ class _Lines:
         if time.monotonic() - self.printed > PAUSE or done == self.rounds:
             self.printed = time.monotonic()
             self.console.print(
-                f"round {done}/{self.rounds}  cohort {self.cohort}  {name} {score} %  "
+                f"round {done}/{self.rounds}  cohort {self.cohort}  {name} {score}  "
                 f"{row['seconds']:.2f} s/round  {held}",
                 soft_wrap=True,
             )
@@ -82,7 +95,11 @@ class _Lines:
 
 @contextlib.contextmanager
 def progress(
-    rounds: int, cohort: int, console: Console, rows: Sequence[Row] = ()
+    rounds: int,
+    cohort: int,
+    console: Console,
+    rows: Sequence[Row] = (),
+    headline: Headline = ACCURACY,
 ) -> Iterator[Callable[[int, Row | None], None]]:
     """Show progress; yields an ``on_round`` for `pflalign_jax.runs.run`.
 
@@ -95,8 +112,11 @@ def progress(
       cohort: clients of a round.
       console: where to.
       rows: of ``metrics.jsonl``, of a run that goes on.
+      headline: of the run's task.
     """
-    shown = _Shown(max((headline(row)[1] for row in rows), default=float("-inf")))
+    shown = _Shown(headline)
+    for row in rows:
+        shown.add(row.get(headline.key("validation")))
     if not console.is_terminal:
         yield _Lines(rounds, cohort, console, shown).on_round
         return
@@ -119,7 +139,7 @@ def progress(
             fields: dict[str, Any] = {}
             if row:
                 name, score, held = shown.texts(row)
-                title.plain = f"{cohort} clients a round; {name} in %"
+                title.plain = f"{cohort} clients a round; {name}"
                 fields = {"score": score, "held": held, "speed": f"{row['seconds']:.2f} s/round"}
             bar.update(task, completed=done, **fields)
 
@@ -188,10 +208,15 @@ def comparison_progress(console: Console) -> Iterator[ComparisonProgress]:
 
 
 def score_table(summary: dict[str, Any]) -> Table:
-    """Return the table of scores: a row for each split / model / stage, a column per statistic."""
+    """Return the table of scores: a row for each split / model / stage, a column per statistic.
+
+    Args:
+      summary: as in ``summary.json``.
+    """
+    headline = Headline(**summary["headline"])
     sections = [("last round", summary["last"]), ("best round", summary["best_validation"])]
     table = Table(
-        title=f"{summary['algorithm']} on {summary['dataset']['name']}: accuracy in %",
+        title=f"{summary['algorithm']} on {summary['dataset']['name']}: {headline.title}",
         caption="Columns are statistics over clients: mean counts clients equally, weighted by "
         "examples; worst_decile is the mean of the worst 10 % of clients. "
         + (f"Best round: chosen by {summary['chosen_by']}." if summary["chosen_by"] else ""),
@@ -201,20 +226,34 @@ def score_table(summary: dict[str, Any]) -> Table:
     )
     # Rows are named by models, columns by statistics over clients.
     table.add_column("split / model / stage", no_wrap=True)
-    for statistic in STATISTICS:
+    rows = [row for _, row in sections if row is not None]
+    prefix = f"{headline.metric}/"
+    lacking = any(key.startswith(prefix) and key.endswith("/without") for r in rows for key in r)
+    statistics = [*STATISTICS, *["without"] * lacking]
+    if not headline.higher_is_better:
+        statistics.remove("min")  # it would be the best client
+    for statistic in statistics:
         table.add_column(statistic, justify="right", no_wrap=True)
     for title, row in sections:
         if row is None:
             continue
         table.add_section()
         table.add_row(f"[bold]{title} ({row['round']})")
-        for name in names(row):
-            values = (row[f"accuracy/{name}/{statistic}"] for statistic in STATISTICS)
-            table.add_row(name, *(f"{100 * value:.2f}" for value in values))
+        for name in names(row, headline.metric):
+            table.add_row(name, *(_cell(headline, row, name, of) for of in statistics))
+    if lacking:
+        table.caption = f"{table.caption} Without: clients that have no value, as one label gives."
     return table
 
 
-def names(row: dict[str, float]) -> list[str]:
-    """Return the ``split/model[/stage]`` names that a row of metrics has accuracies for."""
-    keys = (key.split("/") for key in row if key.startswith("accuracy/"))
+def _cell(headline: Headline, row: Row, name: str, statistic: str) -> str:
+    key = f"{headline.metric}/{name}/{statistic}"
+    if statistic == "without":
+        return f"{row.get(key, 0):g}"
+    return _text(headline, row[key]) if key in row else ""
+
+
+def names(row: Row, metric: str) -> list[str]:
+    """Return the ``split/model[/stage]`` names that a row of metrics has values of a metric for."""
+    keys = (key.split("/") for key in row if key.startswith(f"{metric}/"))
     return sorted(dict.fromkeys("/".join(parts[1:-1]) for parts in keys))

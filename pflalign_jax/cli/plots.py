@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ import numpy as np
 
 from pflalign_jax import datasets
 from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.datasets.queries import client_label_counts
+from pflalign_jax.datasets.queries import client_label_counts, has_labels
 from pflalign_jax.federated import ClientScores
+from pflalign_jax.runs.headline import Headline, headline_of
 from pflalign_jax.runs.loop import Outcome
 from pflalign_jax.runs.metrics import Row
 
@@ -50,32 +52,33 @@ def whole_numbers(*axes: Axis) -> None:
 
 
 def write_plots(directory: pathlib.Path, outcome: Outcome) -> None:
-    """Write ``learning_curves``, ``clients`` and ``label_counts`` of a run as PNG."""
+    """Write ``learning_curves``, ``clients`` and `chart_of_y` of a run as PNG."""
     config, dataset = outcome.experiment.config, outcome.experiment.dataset
     title = f"{config.algorithm.name} on {dataset.name}"
+    headline = headline_of(outcome.experiment.federation.task)
     figures = {
-        "learning_curves": learning_curves(title, outcome.rows),
-        "clients": client_distribution(title, outcome.scores),
-        "label_counts": label_count_chart(dataset),
+        "learning_curves": learning_curves(title, outcome.rows, headline),
+        "clients": client_distribution(title, outcome.scores, headline),
+        **chart_of_y(dataset),
     }
     for name, figure in figures.items():
         save_figure(figure, directory / f"{name}.png")
 
 
-def learning_curves(title: str, rows: Sequence[Row]) -> Figure:
-    """Draw mean accuracy over clients, and training loss, against rounds."""
+def learning_curves(title: str, rows: Sequence[Row], headline: Headline) -> Figure:
+    """Draw the headline's mean over clients, and training loss, against rounds."""
     figure = new_figure((9, 3.6))
-    accuracy, loss = figure.subplots(1, 2)
+    score, loss = figure.subplots(1, 2)
     rounds = [row["round"] for row in rows]
     # A line of one point is not seen.
     marker = "o" if len(rows) < 2 else None
     for model, colour in COLOURS.items():
         for split, style in (("test", "-"), ("validation", ":")):
-            key = f"accuracy/{split}/{model}/mean"
-            if key in rows[0]:
-                values = [100 * row[key] for row in rows]
+            key = f"{headline.metric}/{split}/{model}/mean"
+            if any(row.get(key) is not None for row in rows):
+                values = [_shown(headline, row.get(key)) for row in rows]
                 label = f"{split}/{model}"
-                accuracy.plot(
+                score.plot(
                     rounds,
                     values,
                     style,
@@ -84,31 +87,45 @@ def learning_curves(title: str, rows: Sequence[Row]) -> Figure:
                     label=label,
                     marker=marker,
                 )
-    accuracy.set(xlabel="round", ylabel="accuracy, mean over clients (%)", title=title)
-    accuracy.legend(fontsize="x-small")
+    score.set(xlabel="round", ylabel=_label(headline, "mean over clients"), title=title)
+    if score.lines:
+        score.legend(fontsize="x-small")
     loss.plot(rounds, [row["loss/train/mean"] for row in rows], color="#009E73", marker=marker)
-    whole_numbers(accuracy.xaxis, loss.xaxis)
-    loss.set(xlabel="round", ylabel="loss (nats)", title="training loss of the round's cohort")
+    whole_numbers(score.xaxis, loss.xaxis)
+    loss.set(xlabel="round", ylabel="loss", title="training loss of the round's cohort")
     return figure
 
 
-def client_distribution(title: str, scores: Mapping[str, ClientScores]) -> Figure:
-    """Draw the test accuracy of every client, sorted, for every model and stage."""
+def _shown(headline: Headline, value: float | None) -> float:
+    """Return a score as it is shown; NaN, a gap in a line, where it is not finite."""
+    return math.nan if value is None else headline.shown(value)
+
+
+def _label(headline: Headline, whose: str) -> str:
+    """Return the title of an axis."""
+    return f"{headline.metric}, {whose}" + (f" ({headline.unit})" if headline.unit else "")
+
+
+def client_distribution(
+    title: str, scores: Mapping[str, ClientScores], headline: Headline
+) -> Figure:
+    """Draw every client's headline score on test data, sorted, for every model and stage."""
     figure = new_figure((6, 3.6))
     axes = figure.subplots()
     for model, colour in COLOURS.items():
         score = scores.get(f"test/{model}")
         if score is None:
             continue
-        # Clients without test examples have no score.
-        values = np.sort(100 * score.accuracy[score.examples > 0])
+        # Clients without test examples, or without a value of the metric, have no score.
+        known = headline.shown(score.headline[np.isfinite(score.headline)])
+        values = np.sort(known) if headline.higher_is_better else np.sort(known)[::-1]
         share = 100 * (np.arange(len(values)) + 0.5) / len(values)
         axes.step(
             share, values, where="mid", color=colour, linewidth=WIDTHS[model], label=f"test/{model}"
         )
     axes.set(
         xlabel="clients, worst to best (%)",
-        ylabel="accuracy of a client (%)",
+        ylabel=_label(headline, "a client"),
         title=f"{title}: clients in the last round",
     )
     axes.legend(fontsize="x-small")
@@ -116,12 +133,43 @@ def client_distribution(title: str, scores: Mapping[str, ClientScores]) -> Figur
 
 
 def write_partition(directory: pathlib.Path, dataset: FederatedDataset) -> None:
-    """Write ``label_counts``, ``client_sizes`` and, for images, ``examples`` as PNG."""
-    figures = {"label_counts": label_count_chart(dataset), "client_sizes": client_sizes(dataset)}
+    """Write `chart_of_y`, ``client_sizes`` and, for images, ``examples`` as PNG."""
+    figures = {**chart_of_y(dataset), "client_sizes": client_sizes(dataset)}
     if dataset.x.ndim == 4:
         figures["examples"] = example_images(dataset)
     for name, figure in figures.items():
         save_figure(figure, directory / f"{name}.png")
+
+
+def chart_of_y(dataset: FederatedDataset) -> dict[str, Figure]:
+    """Return the figure of the clients' ``label_counts``, or of their ``targets`` to predict."""
+    if has_labels(dataset):
+        return {"label_counts": label_count_chart(dataset)}
+    return {"targets": target_chart(dataset)}
+
+
+def target_chart(dataset: FederatedDataset) -> Figure:
+    """Draw the median of every client's targets and the range from 5 % to 95 %, all splits.
+
+    A panel for each of the first three targets; clients with the least median first.
+    """
+    y = dataset.y.reshape(len(dataset.y), -1)
+    shown = min(y.shape[1], 3)
+    owned = [
+        np.concatenate([dataset.splits[split].of_client(k) for split in dataset.splits])
+        for k in range(dataset.num_clients)
+    ]
+    figure = new_figure((7, 0.6 + 2.4 * shown))
+    for j, axes in enumerate(figure.subplots(shown, 1, squeeze=False)[:, 0]):
+        quantiles = np.array([np.quantile(y[indices, j], (0.05, 0.5, 0.95)) for indices in owned])
+        low, middle, high = quantiles[np.argsort(quantiles[:, 1])].T
+        axes.vlines(range(len(middle)), low, high, color="#0072B2", alpha=0.5)
+        axes.plot(range(len(middle)), middle, ".", color="#0072B2")
+        whole_numbers(axes.xaxis)
+        name = "target" if y.shape[1] == 1 else f"target {j}"
+        axes.set(xlabel="client, by its median", ylabel=name)
+    figure.suptitle(f"{dataset.name}: median, and 5 % to 95 %, of each client", fontsize="medium")
+    return figure
 
 
 def label_count_chart(dataset: FederatedDataset) -> Figure:

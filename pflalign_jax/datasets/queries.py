@@ -24,22 +24,39 @@ def dataset_summary(dataset: FederatedDataset) -> dict[str, object]:
     }
 
 
+def has_labels(dataset: FederatedDataset) -> bool:
+    """Tell whether ``y`` are labels, one or several of each example, and not numbers."""
+    return bool(np.issubdtype(dataset.y.dtype, np.integer))
+
+
 def client_label_counts(dataset: FederatedDataset) -> np.ndarray:
     """Return ``[K, num_classes]`` int64: each client's examples of each label, in all splits.
 
-    Labels of sequences are counted at every position.
+    Labels of sequences are counted at every position. Of several labels, ``[K, L]``: the examples
+    that have each of them.
 
     Raises:
-      DatasetError: if ``y`` are numbers and no labels.
+      DatasetError: if ``y`` are numbers and no labels; see `has_labels`.
     """
-    if not np.issubdtype(dataset.y.dtype, np.integer):
+    if not has_labels(dataset):
         raise DatasetError(f"{dataset.name}: y is {dataset.y.dtype}; there are no labels to count")
+    if not dataset.num_classes:
+        return _counts_of_several(dataset)
     counts = np.zeros((dataset.num_clients, dataset.num_classes), np.int64)
     for owned in dataset.splits.values():
         y = dataset.y[owned.indices]
         clients = np.repeat(np.arange(dataset.num_clients), owned.sizes)
         # `counts[clients, y] += 1` would count a repeated (client, label) only once.
         np.add.at(counts, (clients.reshape(-1, *[1] * (y.ndim - 1)), y), 1)
+    return counts
+
+
+def _counts_of_several(dataset: FederatedDataset) -> np.ndarray:
+    """Return ``[K, L]`` int64: how many of each client's examples have each of L labels."""
+    counts = np.zeros((dataset.num_clients, dataset.y.shape[1]), np.int64)
+    for owned in dataset.splits.values():
+        clients = np.repeat(np.arange(dataset.num_clients), owned.sizes)
+        np.add.at(counts, clients, dataset.y[owned.indices])
     return counts
 
 

@@ -104,7 +104,15 @@ def scoring_of(
     y_dtype = jax.dtypes.canonicalize_dtype(dataset.y.dtype)
     y = jax.ShapeDtypeStruct((batch_size, *dataset.y.shape[1:]), y_dtype)
     mask = jax.ShapeDtypeStruct((batch_size,), jnp.float32)
-    shapes = {m.name: jax.eval_shape(m.statistics, outputs, y, mask) for m in task.metrics}
+    shapes = {}
+    for metric in task.metrics:
+        try:
+            shapes[metric.name] = jax.eval_shape(metric.statistics, outputs, y, mask)
+        except (TypeError, ValueError, IndexError) as error:  # one that was made for other tasks
+            raise ValueError(
+                f"metric {metric.name!r} does not take outputs {list(outputs.shape)} and y "
+                f"{list(y.shape)} of task {task.name!r}: {str(error).splitlines()[0]}"
+            ) from error
     groups = [dataset] if dataset.new_clients is None else [dataset, dataset.new_clients]
     scored = [d.splits[split].sizes for d in groups for split in d.splits if split != "train"]
     longest = max((int(sizes.max(initial=0)) for sizes in scored), default=0)

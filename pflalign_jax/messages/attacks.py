@@ -42,10 +42,13 @@ def label_flip(dataset: FederatedDataset, corrupted: np.ndarray) -> FederatedDat
       corrupted: identities of clients.
 
     Raises:
-      ValueError: if the data have numbers and no labels.
+      ValueError: if the data have numbers, or several labels of each example.
     """
-    if not np.issubdtype(dataset.y.dtype, np.integer):
-        raise ValueError(f"label_flip needs labels, but y of {dataset.name} is {dataset.y.dtype}")
+    if not dataset.num_classes:
+        raise ValueError(
+            f"label_flip needs labels, one of several classes for each example, but y of "
+            f"{dataset.name} is {dataset.y.dtype} {list(dataset.y.shape)}"
+        )
     train = dataset.splits["train"]
     owners = np.repeat(dataset.client_ids, train.sizes)
     flipped = train.indices[np.isin(owners, corrupted)]

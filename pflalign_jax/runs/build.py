@@ -23,8 +23,8 @@ from pflalign_jax.runs import message_config as messages
 from pflalign_jax.runs.config import resolve
 from pflalign_jax.runs.config_checks import ConfigError
 from pflalign_jax.runs.effective import effective_config
-from pflalign_jax.runs.factories import TRANSFORMS, factory
-from pflalign_jax.tasks import classification
+from pflalign_jax.runs.factories import TRANSFORMS, factory, metric
+from pflalign_jax.tasks import TASKS, Moments, Task, infer_task, regression
 
 
 class Experiment(NamedTuple):
@@ -66,19 +66,19 @@ def build(
     config = resolve(config)
     dataset = build_dataset(config) if dataset is None else dataset
     _refuse_unscored(dataset)
-    classes, clients = dataset.num_classes, dataset.num_clients
+    task = build_task(config, dataset)
     with _errors_of("model"):
-        model = build_model(config, classes)
+        model = build_model(config, task.num_outputs(dataset))
     with _errors_of("participation"):
         fields = config.participation
         participation = call(factory("participation", fields.name), fields)
     # Before anything is compiled: a run must not end at its first evaluation.
-    messages.check_accountable(config, participation, clients)
-    algorithm, trained = build_with_messages(config, model, dataset)
+    messages.check_accountable(config, participation, dataset.num_clients)
+    algorithm, trained = build_with_messages(config, model, dataset, task)
     if tuned:
         # Messages go around the algorithm with other values as well.
         algorithm = inject_hyperparams(
-            lambda **values: build_with_messages(config, model, dataset, values)[0],
+            lambda **values: build_with_messages(config, model, dataset, task, values)[0],
             **{name: config.algorithm[name] for name in tuned},
         )
     try:
@@ -86,7 +86,7 @@ def build(
             algorithm,
             model,
             trained,
-            task=classification(),  # what configs can say
+            task=task,
             cohort_size=config.cohort_size,
             participation=participation,
             client_chunk=config.client_chunk,
@@ -125,31 +125,35 @@ def build_with_messages(
     config: ConfigDict,
     model: Model,
     dataset: FederatedDataset,
+    task: Task,
     values: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Algorithm, FederatedDataset]:
     """Return the algorithm of a resolved config and the data it is to see.
 
     Args:
       config: resolved.
-      model, dataset: of the experiment.
+      model, dataset, task: of the experiment.
       values: hyperparameters to use instead of the config's.
 
     Raises:
       ConfigError: naming the value that is not possible.
     """
-    sizes = dataset.num_classes, dataset.num_clients
     with _errors_of("algorithm"):
-        algorithm = build_algorithm(config, model, *sizes, values)
+        algorithm = build_algorithm(
+            config, model, task, task.num_outputs(dataset), dataset.num_clients, values
+        )
     return messages.wrap(algorithm, config, dataset)
 
 
-def check_algorithm(config: ConfigDict, model: Model, dataset: FederatedDataset) -> None:
+def check_algorithm(
+    config: ConfigDict, model: Model, dataset: FederatedDataset, task: Task
+) -> None:
     """Refuse values that the algorithm of a resolved config does not allow.
 
     Raises:
       ConfigError: naming the value.
     """
-    build_with_messages(config, model, dataset)
+    build_with_messages(config, model, dataset, task)
 
 
 def build_dataset(config: Mapping[str, Any]) -> FederatedDataset:
@@ -160,7 +164,57 @@ def build_dataset(config: Mapping[str, Any]) -> FederatedDataset:
     """
     fields = config["dataset"]
     with _errors_of("dataset"):
-        return call(factory("dataset", fields["name"]), fields)
+        # Files of numbers can be read for several tasks; most datasets have but one.
+        return call(factory("dataset", fields["name"]), fields, task=config["task"])
+
+
+def build_task(config: Mapping[str, Any], dataset: FederatedDataset) -> Task:
+    """Return the task of a resolved config: as it says, or else as the data say.
+
+    Raises:
+      ConfigError: for a headline that the task does not have.
+      DatasetError: for ``y`` that leaves in doubt what the task is, or does not fit it.
+    """
+    task = infer_task(dataset) if config["task"] is None else TASKS[config["task"]]()
+    if config["standardise_targets"]:
+        if task.name != "regression":
+            raise ConfigError(
+                f"config.standardise_targets=True does nothing with task {task.name!r}; it is for "
+                "'regression'"
+            )
+        task = regression(standardise=dataset)
+    task.check(dataset)
+    return _with_metrics(task, config)
+
+
+def rebuild_task(config: Mapping[str, Any], name: str, moments: Moments | None) -> Task:
+    """Return the task of a run that was, without its data.
+
+    Args:
+      config: of the run.
+      name: of the task.
+      moments: of standardised targets; None: they were not.
+
+    Raises:
+      ConfigError: for an own metric that cannot be imported.
+    """
+    task = TASKS[name]() if moments is None else regression(standardise=moments)
+    return _with_metrics(task, config)
+
+
+def _with_metrics(task: Task, config: Mapping[str, Any]) -> Task:
+    """Return a task with the metrics and the headline of a config."""
+    try:
+        task = task.with_metrics(*map(metric, config.get("metrics", ())))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"config.metrics: {error}") from error
+    headline = config.get("headline")
+    try:
+        return task if headline is None else task.with_headline(headline)
+    except ValueError as error:
+        raise ConfigError(f"config.headline={headline!r}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -200,11 +254,20 @@ def build_model(config: Mapping[str, Any], num_classes: int) -> Model:
 def build_algorithm(
     config: Mapping[str, Any],
     model: Model,
-    num_classes: int,
+    task: Task,
+    num_outputs: int,
     num_clients: int,
     values: Mapping[str, Any] = MappingProxyType({}),
 ) -> Algorithm:
     """Return the algorithm of a resolved config, with ``values`` of hyperparameters instead of its.
+
+    Args:
+      config: resolved.
+      model: that it trains.
+      task: whose loss it trains with.
+      num_outputs: of the model.
+      num_clients: K.
+      values: hyperparameters to use instead of the config's.
 
     Raises:
       ValueError: for arguments that the algorithm refuses.
@@ -217,11 +280,15 @@ def build_algorithm(
                 fields[name] = TRANSFORMS[name](fields[name])
             except ValueError as error:
                 raise ValueError(f"{name}={fields[name]!r}: {error}") from error
+    # Every algorithm's own default is the loss of a classification.
+    of_classes = task.name in ("classification", "next_token")
+    function = factory("algorithm", fields["name"])
     algorithm = call(
-        factory("algorithm", fields["name"]),
+        function,
         fields,
         model=model,
-        num_classes=num_classes,
+        loss=None if of_classes else task.loss(model),
+        num_classes=num_outputs,
         local_epochs=config["local_epochs"],
         batch_size=config["batch_size"],
         num_clients=num_clients,
@@ -231,6 +298,12 @@ def build_algorithm(
         raise ConfigError(
             f"config.algorithm.name={fields['name']!r} returned {type(algorithm).__name__}; it "
             "must return a pflalign_jax.Algorithm"
+        )
+    takes_loss = "loss" in inspect.signature(function).parameters
+    if not (of_classes or takes_loss or algorithm.classes_only):
+        raise ConfigError(
+            f"config.algorithm.name={fields['name']!r} takes no argument loss and would train a "
+            f"classification; task {task.name!r} needs one that does"
         )
     return algorithm
 

@@ -43,7 +43,7 @@ class Checkpointing:
       checkpoints: where they are written.
       federation: whose states are saved.
       every: rounds between two, or None: by the clock.
-      highest: the best validation score so far.
+      highest: the best merit so far.
       on_disk: rounds that have a checkpoint.
       unwritten: the best state so far, if it is not on disk yet.
       cost: seconds that the last checkpoint took.
@@ -72,7 +72,8 @@ class Checkpointing:
 
         Args:
           state: after the round.
-          score: its validation headline; None if the round was not evaluated.
+          score: its merit, the validation headline such that more is better (`Headline.merit`);
+            None if the round was not evaluated.
           about: returns what else belongs to a checkpoint, as json.
           now: save in any case.
         """
@@ -137,7 +138,7 @@ def start_checkpointing(
       federation: whose states are saved.
       every: rounds, or None.
       kept: how many to keep beside the best.
-      best: score of the best round so far, of a run that goes on.
+      best: merit of the best round so far, of a run that goes on.
     """
     checkpoints = open_checkpoints(directory, kept)
     highest = -np.inf if best is None else best

@@ -22,9 +22,12 @@ from pflalign_jax.runs.factories import (
     factories,
     factory,
     is_number,
+    metric,
     parameters,
     table_key,
 )
+from pflalign_jax.tasks import TASKS
+from pflalign_jax.tasks.metrics import FURTHER
 
 __all__ = [
     "ConfigError",
@@ -59,6 +62,28 @@ RUN_FIELDS = {
         1,
         int,
         "rounds between evaluations of all clients, >= 1; the last is always evaluated",
+    ),
+    "task": RunField(
+        None,
+        str | None,
+        f"what the model learns: {', '.join(TASKS)}; None = as the dataset or its labels say",
+    ),
+    "metrics": RunField(
+        (),
+        tuple[str, ...],
+        f"further metrics of clients: {', '.join(FURTHER)}, top_<k>, or your own "
+        "pflalign_jax.tasks.Metric as my_module:my_metric",
+    ),
+    "headline": RunField(
+        None,
+        str | None,
+        "the metric that rounds, step sizes and methods are chosen by; None = the task's first",
+    ),
+    "standardise_targets": RunField(
+        False,
+        bool,
+        "whether a regression learns targets of mean 0 and standard deviation 1 over all training "
+        "examples; scores and predictions keep their units",
     ),
     "cohort_size": RunField(None, int | None, federate),
     "local_epochs": RunField(1, int, local_training),
@@ -178,6 +203,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
             f"config.checkpoint_every={resolved.checkpoint_every} is not allowed; it must be >= 0, "
             "or None"
         )
+    if resolved.task is not None:
+        one_of("task", resolved.task, list(TASKS))
+    if resolved.standardise_targets and resolved.task not in (None, "regression"):
+        raise ConfigError(
+            f"config.standardise_targets=True does nothing with task {resolved.task!r}; it is for "
+            "'regression'"
+        )
+    for name in resolved.metrics:
+        metric(name)
     one_of("compute_dtype", resolved.compute_dtype, ("float32", "bfloat16"))
     one_of("on_nonfinite", resolved.on_nonfinite, ("leave_out", "raise"))
     for section in FACTORIES:

@@ -8,8 +8,9 @@ from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import Federation
 from pflalign_jax.models import Model
 from pflalign_jax.runs import message_config as messages
+from pflalign_jax.runs.config import RUN_FIELDS
 
-BUILT = ("client_chunk", "client_state_in", "algorithm.head")
+BUILT = ("client_chunk", "client_state_in", "algorithm.head", "task", "headline")
 """Fields that may be decided only when the model and the federation are built."""
 
 
@@ -31,7 +32,8 @@ def effective_config(
       model, federation: of the config; None: `BUILT` fields stay as they are.
     """
     # Field to the value that stands for None in it; None where nothing stands for it.
-    decided: dict[str, Any] = {"cohort_size": dataset.num_clients}
+    decided: dict[str, Any] = {name: field.default for name, field in RUN_FIELDS.items()}
+    decided["cohort_size"] = dataset.num_clients
     decided |= {f"dataset.{key}": value for key, value in (dataset.options or {}).items()}
     section = messages.with_defaults(config.get("messages", {}), dataset.num_clients)
     decided |= {f"messages.{key}": value for key, value in section.items()}
@@ -40,6 +42,8 @@ def effective_config(
     if federation is not None:
         decided["client_chunk"] = federation.client_chunk
         decided["client_state_in"] = federation.client_state_in
+        decided["task"] = federation.task.name
+        decided["headline"] = federation.task.headline.name
     # What was given is never changed, here or in the config that was passed.
     filled = config.copy_and_resolve_references()
     with filled.unlocked():

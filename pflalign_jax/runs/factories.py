@@ -15,6 +15,7 @@ from pflalign_jax import algorithms, datasets, models
 from pflalign_jax.align import align_transform
 from pflalign_jax.federated import participation, proximal
 from pflalign_jax.runs.config_checks import ConfigError, nearest
+from pflalign_jax.tasks.metrics import Metric, named_metric
 
 FACTORIES: Mapping[str, Mapping[str, Callable]] = {
     "dataset": {name: getattr(datasets, name) for name in datasets.NAMES},
@@ -38,6 +39,7 @@ TRANSFORMS: dict[str, Callable[[float], Any]] = {
 """Arguments of algorithms that are transforms, made from the number that a config has for them."""
 
 SUPPLIED = {
+    "task",
     "loss",
     "model",
     "num_classes",
@@ -46,7 +48,7 @@ SUPPLIED = {
     "num_clients",
     "diagnostics",
 }
-"""Arguments of models and algorithms that come from elsewhere in the config, or from the data."""
+"""Arguments of functions that come from elsewhere in the config, or from the data."""
 
 
 def factory(section: str, name: str) -> Callable:
@@ -68,8 +70,28 @@ def factory(section: str, name: str) -> Callable:
             f"config.{section}.name={name!r} is unknown{nearest(name, known)}, or name your own as "
             "my_module:my_function"
         )
-    _OUTSIDE[section][name] = _imported(f"config.{section}.name={name!r}", name)
-    return _OUTSIDE[section][name]
+    function = _imported(f"config.{section}.name={name!r}", name)
+    _OUTSIDE[section][name] = function
+    return function
+
+
+def metric(name: str) -> Metric:
+    """Return the metric that a name in ``config.metrics`` means.
+
+    Args:
+      name: as of `pflalign_jax.tasks.metrics.named_metric`, or ``module:metric`` outside of it.
+
+    Raises:
+      ConfigError: for a name that means nothing, or a module that cannot be imported.
+    """
+    try:
+        if ":" in name:
+            return _imported(f"config.metrics={name!r}", name, Metric)
+        return named_metric(name)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"config.metrics: {error}") from error
 
 
 def factories(section: str) -> dict[str, Callable]:
@@ -90,7 +112,8 @@ def table_key(name: str) -> str:
 
 def parameters(section: str, name: str) -> dict[str, inspect.Parameter]:
     """Return the arguments of the function that ``section.name`` names which a config can set."""
-    supplied = SUPPLIED if section != "dataset" else set()
+    # A dataset's own num_classes is a field: it says what a file has.
+    supplied = SUPPLIED if section != "dataset" else {"task"}
     found = dict(inspect.signature(factory(section, name)).parameters)
     if section == "dataset" and "options" in found:
         del found["options"]
@@ -116,24 +139,31 @@ def is_number(name: str, field: str) -> bool:
     return argument_types("algorithm", name).get(field) is float or field in TRANSFORMS
 
 
-def _imported(field: str, name: str) -> Callable:
-    """Return the function of ``module:function``; ``field`` is what the config says, for errors."""
+def _imported(field: str, name: str, kind: Any = types.FunctionType) -> Any:
+    """Return what ``module:name`` holds.
+
+    Args:
+      field: what the config says, for errors.
+      name: of it.
+      kind: type that it must have; of functions, whatever can be called.
+    """
     module_name, _, attribute = name.partition(":")
+    what = "function" if kind is types.FunctionType else kind.__name__.lower()
     if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
-        raise ConfigError(f"{field} is not allowed; name a function as my_module:my_function")
+        raise ConfigError(f"{field} is not allowed; name a {what} as my_module:my_{what}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: a file there hides no installed package
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever the module does when it is imported
         raise ConfigError(f"{field}: {_import_failure(module_name, error)}") from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        names = [n for n, value in vars(module).items() if isinstance(value, types.FunctionType)]
+    found = getattr(module, attribute, None)
+    if not (callable(found) if kind is types.FunctionType else isinstance(found, kind)):
+        names = [n for n, value in vars(module).items() if isinstance(value, kind)]
         raise ConfigError(
-            f"{field}: {module.__file__} has no function {attribute!r}{nearest(attribute, names)}"
+            f"{field}: {module.__file__} has no {what} {attribute!r}{nearest(attribute, names)}"
         )
-    return function
+    return found
 
 
 def _import_failure(module_name: str, error: Exception) -> str:

@@ -35,12 +35,13 @@ from ml_collections import ConfigDict
 
 from pflalign_jax import datasets
 from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.datasets.queries import client_label_counts
+from pflalign_jax.datasets.queries import client_label_counts, has_labels
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import ClientScores
 from pflalign_jax.federated.metrics import no_scores
 from pflalign_jax.runs.factories import table_key
-from pflalign_jax.tasks import Metric
+from pflalign_jax.runs.headline import Headline, headline_of
+from pflalign_jax.tasks import Metric, Task, target_moments
 
 COMMAND = "command.txt"
 CONFIG = "config.json"
@@ -155,21 +156,26 @@ def read_command(workdir: pathlib.Path) -> str | None:
     return path.read_text().strip() if path.exists() else None
 
 
-def write_description(workdir: pathlib.Path, config: ConfigDict, dataset: FederatedDataset) -> None:
+def write_description(
+    workdir: pathlib.Path, config: ConfigDict, dataset: FederatedDataset, task: Task
+) -> None:
     """Write what a run is: ``config.json``, ``partition.npz``, ``data.json``."""
     write_json(workdir / CONFIG, config.to_dict())
     with named_write_errors(workdir / PARTITION):
         datasets.save_partition(workdir / PARTITION, dataset)
-    write_json(workdir / DATA, describe_data(dataset))
+    write_json(workdir / DATA, {**describe_data(dataset), "task": _describe_task(task, dataset)})
 
 
 def describe_data(dataset: FederatedDataset) -> dict[str, Any]:
     """Return what ``data.json`` holds: what models need of the data, and what tells data apart.
 
     ``features_crc32`` is over some 4,000 examples, evenly spread; ``label_counts`` has a row for
-    every client, over all splits.
+    every client, over all splits, and is missing where there are no labels to count.
     """
     sample = np.ascontiguousarray(dataset.x[:: max(1, len(dataset.x) // 4096)])
+    labels = {}
+    if has_labels(dataset):
+        labels["label_counts"] = client_label_counts(dataset).tolist()
     return {
         "name": dataset.name,
         "num_classes": dataset.num_classes,
@@ -180,8 +186,20 @@ def describe_data(dataset: FederatedDataset) -> dict[str, Any]:
         "client_names": dataset.client_names.tolist(),
         "client_ids": dataset.client_ids.tolist(),
         "partition_hash": datasets.partition_hash(dataset),
-        "label_counts": client_label_counts(dataset).tolist(),
+        **labels,
         "features_crc32": zlib.crc32(sample.tobytes()),
+    }
+
+
+def _describe_task(task: Task, dataset: FederatedDataset) -> dict[str, Any]:
+    """Return what models and reports must know of a task."""
+    # The numbers that standardised targets are turned back with, when the data are not at hand.
+    moments = target_moments(dataset) if task.outputs is not None else None
+    return {
+        "name": task.name,
+        "num_outputs": task.num_outputs(dataset),
+        "target_moments": moments and [part.tolist() for part in moments],
+        "headline": headline_of(task)._asdict(),
     }
 
 
@@ -219,6 +237,11 @@ def read_data(workdir: pathlib.Path, default: dict[str, Any] | None = None) -> d
     if default is not None and not (workdir / DATA).exists():
         return default
     return _read_json(workdir / DATA)
+
+
+def read_headline(workdir: pathlib.Path) -> Headline:
+    """Return a run's headline: accuracy where an earlier version wrote none."""
+    return Headline(**read_data(workdir, default={}).get("task", {}).get("headline", {}))
 
 
 def read_sizes(workdir: pathlib.Path, split: str) -> np.ndarray:

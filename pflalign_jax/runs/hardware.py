@@ -17,6 +17,7 @@ from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.datasets.features import are_tokens
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated.sharding import AXIS, put_sharded
+from pflalign_jax.tasks import Task, classification
 
 
 class MemoryExhaustedError(UserError):
@@ -52,19 +53,28 @@ def matmul_peak(size: int | None = None, repeats: int = 5) -> float:
     return mesh.size * 2 * size**3 / min(seconds)
 
 
-def step_flops(model: models.Model, dataset: FederatedDataset, batch_size: int) -> float:
-    """Return floating-point operations of one gradient of a batch, as XLA counts them."""
+def step_flops(
+    model: models.Model, dataset: FederatedDataset, batch_size: int, task: Task | None = None
+) -> float:
+    """Return floating-point operations of one gradient of a batch, as XLA counts them.
+
+    Args:
+      model: that is trained.
+      dataset: gives the shapes of a batch.
+      batch_size: B.
+      task: whose loss it is; None: of a classification.
+    """
     dtype = jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32
     x, y = ((batch_size, *a.shape[1:]) for a in (dataset.x, dataset.y))
     shapes: Any = (
         jax.ShapeDtypeStruct(x, dtype),
-        jax.ShapeDtypeStruct(y, jnp.int32),
+        jax.ShapeDtypeStruct(y, dataset.y.dtype),
         jax.ShapeDtypeStruct((batch_size,), jnp.float32),
     )
     batch = models.Batch(*shapes)
     # Only shapes: nothing is computed or held.
     params = jax.eval_shape(model.init, jax.random.key(0), batch.x)
-    gradient = jax.jit(jax.grad(models.cross_entropy(model)))
+    gradient = jax.jit(jax.grad((task or classification()).loss(model)))
     cost: Any = gradient.lower(params, batch, jax.random.key(0)).cost_analysis()
     return cost["flops"]
 

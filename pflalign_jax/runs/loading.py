@@ -20,10 +20,11 @@ from pflalign_jax.federated.snapshot import Snapshot, client_of
 from pflalign_jax.models import Model
 from pflalign_jax.random_purposes import INIT, STATES
 from pflalign_jax.runs import files
-from pflalign_jax.runs.build import build_algorithm, build_dataset, build_model
+from pflalign_jax.runs.build import build_algorithm, build_dataset, build_model, rebuild_task
 from pflalign_jax.runs.checkpoints import checkpoint_rounds, load_checkpoint, read_about
 from pflalign_jax.runs.files import RunError
 from pflalign_jax.runs.message_config import own_states
+from pflalign_jax.tasks import Task
 
 BATCH = 256
 """Examples per step of a prediction."""
@@ -55,7 +56,9 @@ class Run:
       config: as it was run, every default filled in.
       metrics: a row for every evaluated round up to the last checkpoint, name to number.
       round: rounds done when the models here were saved.
-      model: pure functions; `Model.apply` maps parameters and normalised features to logits.
+      task: what the models learned.
+      model: pure functions; `Model.apply` maps parameters and normalised features to logits, of a
+        regression to numbers.
       client_names: in the dataset's order.
       global_params: the global model; None where the algorithm has none.
     """
@@ -63,6 +66,7 @@ class Run:
     config: Mapping[str, Any]
     metrics: list[dict[str, float]]
     round: int
+    task: Task
     model: Model
     client_names: tuple[str, ...]
     global_params: Any
@@ -83,7 +87,12 @@ class Run:
         return algorithm.personal_params(received, self._state_of(k), data)
 
     def predict(self, x: np.ndarray, client: str | int | None = None) -> np.ndarray:
-        """Return logits ``[N, num_classes]``, of sequences ``[N, L, num_classes]``.
+        """Return the outputs of a model for examples.
+
+        Logits ``[N, num_classes]``, of sequences ``[N, L, num_classes]``; of other tasks (see
+        `pflalign_jax.tasks`) the logits ``[N, 1]`` of a binary label or ``[N, L]`` of several, or
+        predicted numbers ``[N, M]`` in the units of ``y``. ``task.predict`` turns them into labels
+        or probabilities.
 
         Args:
           x: ``[N, ...]`` features as the dataset stores them, not normalised.
@@ -104,23 +113,23 @@ class Run:
             apply = self._source.algorithm.predict or self.model.apply
         # Batches are of one size, so that one program is compiled; no examples are one batch, too.
         size = min(BATCH, max(len(x), 1))
-        logits = []
+        outputs = []
         for start in range(0, max(len(x), 1), BATCH):
             batch = x[start : start + BATCH]
             missing = np.zeros((size - len(batch), *x.shape[1:]), x.dtype)
-            found = self._logits(apply, params, np.concatenate([batch, missing]))
-            logits.append(np.asarray(found)[: len(batch)])
-        return np.concatenate(logits)
+            found = self._outputs(apply, params, np.concatenate([batch, missing]))
+            outputs.append(np.asarray(found)[: len(batch)])
+        return np.concatenate(outputs)
 
     @functools.cached_property
-    def _logits(self) -> Any:
+    def _outputs(self) -> Any:
         mean, std = (jnp.asarray(self._source.data[name], jnp.float32) for name in ("mean", "std"))
 
         @functools.partial(jax.jit, static_argnums=0)
-        def logits(apply: Callable, params: Any, x: jax.Array) -> jax.Array:
-            return apply(params, normalise(x, mean, std))
+        def outputs(apply: Callable, params: Any, x: jax.Array) -> jax.Array:
+            return self.task.of_model(apply(params, normalise(x, mean, std)))
 
-        return logits
+        return outputs
 
     @functools.cached_property
     def _first_state(self) -> Any:
@@ -207,8 +216,9 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
             "(config.checkpoint_every is not 0), or let the run come to its first one"
         )
     chosen, names = _choose(directory, rounds, which), tuple(data["client_names"])
-    model = build_model(config, data["num_classes"])
-    algorithm = build_algorithm(config, model, data["num_classes"], len(names))
+    task, num_outputs = _task_of(config, data)
+    model = build_model(config, num_outputs)
+    algorithm = build_algorithm(config, model, task, num_outputs, len(names))
     # Shapes tell whether the checkpoint is of this algorithm; no dataset is needed for them.
     params = jax.eval_shape(model.init, jax.random.key(0), _example(data))
     shapes = jax.eval_shape(algorithm.init, params, jax.random.key(0))
@@ -226,7 +236,18 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
     size = read_about(directory, rounds[-1])["about"]["files"][files.METRICS]
     rows = files.read_rows(workdir, size)
     source = _Source(workdir, data, algorithm, received, saved)
-    return Run(config, rows, chosen, model, names, shared, source)
+    return Run(config, rows, chosen, task, model, names, shared, source)
+
+
+def _task_of(config: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Task, int]:
+    """Return a run's task and the outputs that its model has."""
+    about = data.get("task")
+    if about is None:  # of an earlier version, which knew classifications only
+        return rebuild_task(config, "classification", None), data["num_classes"]
+    moments = about["target_moments"]
+    if moments is not None:
+        moments = tuple(np.array(part, np.float32) for part in moments)
+    return rebuild_task(config, about["name"], moments), about["num_outputs"]
 
 
 def _choose(directory: pathlib.Path, rounds: list[int], which: str | int) -> int:

@@ -23,8 +23,8 @@ from pflalign_jax.runs.build import Experiment
 from pflalign_jax.runs.checkpointing import Checkpointing, start_checkpointing
 from pflalign_jax.runs.diagnostics_log import DiagnosticsLog
 from pflalign_jax.runs.hardware import matmul_peak, room_on_devices, step_flops
+from pflalign_jax.runs.headline import headline_of
 from pflalign_jax.runs.metrics import (
-    CHOSEN_BY,
     Row,
     Tally,
     examples_visited,
@@ -196,8 +196,8 @@ class RunInProgress:
         (signum,) = agree(plan.stop())  # one process was asked, all stop
         # Stopped, diverged or done: in these cases a checkpoint does not wait for its turn.
         save_last = plan.save_last and self.is_over(progress)
-        score = None if row is None else row.get(CHOSEN_BY)
-        self._save(progress, score, now=save_last or bool(signum))
+        merit = None if row is None else _merit(row, experiment)
+        self._save(progress, merit, now=save_last or bool(signum))
         # A run that is asked to stop in its last round just ends.
         if signum and not self.is_over(progress):
             raise StoppedError(signum, done)
@@ -255,11 +255,11 @@ class RunInProgress:
                 files.append_clients(workdir, progress.done, names, new)
         return row, scores
 
-    def _save(self, progress: Progress, score: float | None, now: bool) -> None:
+    def _save(self, progress: Progress, merit: float | None, now: bool) -> None:
         """Save a checkpoint if it is time for one, or ``now``."""
         if self.checkpointing is not None:
             about = functools.partial(self._about, progress.tally)
-            self.checkpointing.after_round(progress.state, score, about, now)
+            self.checkpointing.after_round(progress.state, merit, about, now)
 
     def _about(self, tally: Tally) -> dict[str, Any]:
         """Return what a checkpoint says besides the state; `resuming` reads it."""
@@ -275,6 +275,13 @@ class RunInProgress:
         return time.perf_counter() - self.began
 
 
+def _merit(row: Row, experiment: Experiment) -> float | None:
+    """Return how good a row's round is on validation, more is better; None if that is not known."""
+    headline = headline_of(experiment.federation.task)
+    score = row.get(headline.key("validation"))
+    return None if score is None else headline.merit(score)
+
+
 @contextlib.contextmanager
 def in_progress(plan: RunPlan) -> Iterator[RunInProgress]:
     """Yield a run that is about to begin or to go on; at the end everything is written."""
@@ -282,19 +289,20 @@ def in_progress(plan: RunPlan) -> Iterator[RunInProgress]:
     with contextlib.ExitStack() as stack:
         checkpointing = None
         if plan.checkpoints is not None and config.checkpoint_every != 0:
-            scored = [r[CHOSEN_BY] for r in plan.start.rows if r.get(CHOSEN_BY) is not None]
+            merits = [_merit(row, plan.experiment) for row in plan.start.rows]
             checkpointing = start_checkpointing(
                 plan.checkpoints,
                 federation,
                 config.checkpoint_every,
                 config.checkpoints_kept,
                 # Of a run that goes on: the best round before must not be forgotten.
-                max(scored, default=None),
+                max((merit for merit in merits if merit is not None), default=None),
             )
             stack.callback(checkpointing.close)
         diagnostics = DiagnosticsLog(plan.workdir if config.diagnostics else None)
         stack.callback(diagnostics.close)
-        peak, flops = matmul_peak(), step_flops(model, dataset, config.batch_size)
+        flops = step_flops(model, dataset, config.batch_size, federation.task)
+        peak = matmul_peak()
         began = time.perf_counter() - plan.start.seconds
         yield RunInProgress(plan, checkpointing, diagnostics, began, flops, peak)
 

@@ -12,15 +12,10 @@ from pflalign_jax.federated import Federation, RoundResult
 from pflalign_jax.federated.round_program import Work
 from pflalign_jax.runs import message_config
 from pflalign_jax.runs.build import Experiment
+from pflalign_jax.runs.headline import headline_of
 
 Row = dict[str, Any]
 """A row of ``metrics.jsonl``: name to number, None where it is not finite."""
-
-HEADLINE = "accuracy/{split}/personal/adapted/mean"
-"""The score that stands on the progress bar and that runs are compared by."""
-
-CHOSEN_BY = HEADLINE.format(split="validation")
-"""The score that chooses the best round and the best step size."""
 
 
 class Tally(NamedTuple):
@@ -115,14 +110,16 @@ def finite_or_none(row: Mapping[str, Any]) -> Row:
 def summary_of(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
     """Return what ``summary.json`` holds.
 
-    ``best_validation`` is the evaluated round with the highest validation headline (the earliest
-    of equals), never chosen on test data; None without a validation split.
+    ``best_validation`` is the evaluated round with the best validation headline (the earliest of
+    equals), never chosen on test data; None without a validation split.
     """
     config, dataset, federation = experiment.config, experiment.dataset, experiment.federation
+    headline = headline_of(federation.task)
+    chosen_by = headline.key("validation")
     # None where nobody has validation examples, or where the score is not finite.
-    scored = [row for row in rows if row.get(CHOSEN_BY) is not None]
+    scored = [row for row in rows if row.get(chosen_by) is not None]
     # The first of equals, as `max` finds it.
-    best = max(scored, key=lambda row: row[CHOSEN_BY]) if scored else None
+    best = max(scored, key=lambda row: headline.merit(row[chosen_by])) if scored else None
     device = federation.mesh.devices.flat[0]
     return {
         "algorithm": config.algorithm.name,
@@ -134,7 +131,8 @@ def summary_of(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
         "cohort_size": federation.cohort_size,
         "client_chunk": federation.client_chunk,
         "client_state_in": federation.client_state_in,
-        "chosen_by": CHOSEN_BY if best else None,
+        "headline": headline._asdict(),
+        "chosen_by": chosen_by if best else None,
         "best_validation": best,
         "last": rows[-1],
         "privacy": finite_or_none(privacy_columns(experiment, int(rows[-1]["round"]))),

@@ -68,7 +68,8 @@ def prepare(workdir: pathlib.Path, experiment: Experiment, say: Callable[[str], 
     saved, about = found
     state = _restored(federation, saved, directory)
     if first:
-        files.write_description(workdir, config, dataset)  # fields that may change have changed
+        # Fields that may change have changed.
+        files.write_description(workdir, config, dataset, federation.task)
         where = f"going on in {workdir} after round {saved.round} of {config.rounds}"
         say(f"{where}{_other_versions(directory, saved)}")
     rows = tuple(files.read_rows(workdir)) if first else ()
@@ -89,13 +90,13 @@ def _find(
     """Return the checkpoint that a run goes on from, its files cut back; None for a new run."""
     config, dataset, _, federation, _ = experiment
     if not files.has_config(workdir):
-        files.write_description(workdir, config, dataset)
+        files.write_description(workdir, config, dataset, federation.task)
         return None
     _refuse_another_run(workdir, experiment)
     found = _last_usable(workdir / files.CHECKPOINTS, federation.shapes, say)
     if found is None:
         _start_again(workdir)
-        files.write_description(workdir, config, dataset)
+        files.write_description(workdir, config, dataset, federation.task)
         say(f"{workdir} holds an unfinished run without a checkpoint; it starts again from round 0")
         return None
     saved, about = found

@@ -4,6 +4,7 @@ from pflalign_jax.tasks import metrics
 from pflalign_jax.tasks.metrics import Metric, mean_metric
 from pflalign_jax.tasks.task import (
     TASKS,
+    Moments,
     Task,
     binary,
     classification,
@@ -11,11 +12,13 @@ from pflalign_jax.tasks.task import (
     multilabel,
     next_token,
     regression,
+    target_moments,
 )
 
 __all__ = [
     "TASKS",
     "Metric",
+    "Moments",
     "Task",
     "binary",
     "classification",
@@ -25,4 +28,5 @@ __all__ = [
     "multilabel",
     "next_token",
     "regression",
+    "target_moments",
 ]

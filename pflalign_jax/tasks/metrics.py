@@ -35,6 +35,7 @@ class Metric(NamedTuple):
       may_lack: whether NaN means that a client has no value, as one whose labels are all the same
         has no AUC: statistics over clients leave it out and say how many. False: NaN means that a
         model has diverged.
+      percent: whether values are shares of 1, which people are shown in percent.
     """
 
     name: str
@@ -43,14 +44,18 @@ class Metric(NamedTuple):
     higher_is_better: bool = True
     whole: bool = False
     may_lack: bool = False
+    percent: bool = False
 
 
 def mean_metric(
     name: str,
     of_example: Callable[[jax.Array, jax.Array], jax.Array],
     higher_is_better: bool = True,
+    percent: bool = False,
 ) -> Metric:
     """Return the mean over examples of ``of_example(outputs, y) -> [B]``.
+
+    The other arguments are fields of `Metric`.
 
     >>> cost = mean_metric("cost", lambda outputs, y: 5.0 * (y != (outputs[:, 0] > 0)), False)
     >>> total = cost.statistics(jnp.array([[2.0], [-1.0]]), jnp.array([0, 0]), jnp.ones(2))
@@ -61,7 +66,10 @@ def mean_metric(
     def statistics(outputs: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
         return jnp.sum(of_example(outputs, y).astype(jnp.float32) * mask)
 
-    return Metric(name, statistics, lambda total, examples: total / examples, higher_is_better)
+    def value(total: np.ndarray, examples: np.ndarray) -> np.ndarray:
+        return total / examples
+
+    return Metric(name, statistics, value, higher_is_better, percent=percent)
 
 
 def top_k(k: int) -> Metric:
@@ -79,7 +87,7 @@ def top_k(k: int) -> Metric:
         hits = jnp.sum(outputs > own, axis=-1) < k
         return hits.reshape(len(y), -1).mean(axis=1)
 
-    return mean_metric(f"top_{k}", of_example)
+    return mean_metric(f"top_{k}", of_example, percent=True)
 
 
 def _labels(outputs: jax.Array, y: jax.Array, mask: jax.Array) -> tuple[jax.Array, ...]:
@@ -209,23 +217,25 @@ def _determination(sums: np.ndarray, examples: np.ndarray) -> np.ndarray:
     return _mean_where(1 - errors / distances, distances > 0)
 
 
-accuracy = mean_metric("accuracy", example_hits)
+accuracy = mean_metric("accuracy", example_hits, percent=True)
 """Share of right predictions."""
 
-balanced_accuracy = Metric("balanced_accuracy", _counts, _balanced)
+balanced_accuracy = Metric("balanced_accuracy", _counts, _balanced, percent=True)
 """Mean over a client's labels of the share of right predictions among examples of that label."""
 
-macro_f1 = Metric("macro_f1", _counts, _f1)
+macro_f1 = Metric("macro_f1", _counts, _f1, percent=True)
 """Mean F1 over labels that occur in a client's examples or predictions."""
 
-auc = Metric("auc", _ranks, _auc, whole=True, may_lack=True)
+auc = Metric("auc", _ranks, _auc, whole=True, may_lack=True, percent=True)
 """Area under the ROC curve of a binary label, exact with ties; of several labels the mean over
 those that have both values. None (NaN) for a client whose examples all have one value."""
 
 brier = mean_metric("brier", _brier_scores, higher_is_better=False)
 """Mean squared error of probabilities; of several classes the sum over classes."""
 
-calibration_error = Metric("calibration_error", _confidences, _calibration, higher_is_better=False)
+calibration_error = Metric(
+    "calibration_error", _confidences, _calibration, higher_is_better=False, percent=True
+)
 """Expected calibration error of the predicted class, over `CALIBRATION_BINS` bins."""
 
 mae = mean_metric("mae", _absolute_errors, higher_is_better=False)
@@ -242,3 +252,26 @@ rmse = Metric(
 r2 = Metric("r2", _sums_of_squares, _determination, whole=True, may_lack=True)
 """Coefficient of determination, averaged over targets that vary within the client; none (NaN) for
 a client where no target does."""
+
+FURTHER = {m.name: m for m in (balanced_accuracy, macro_f1, brier, calibration_error)}
+"""Metrics that `named_metric` knows by name; tasks have some of them, and others, already."""
+
+
+def named_metric(name: str) -> Metric:
+    """Return a metric of `FURTHER`, or ``"top_<k>"``.
+
+    Raises:
+      ValueError: for another name.
+
+    >>> named_metric("top_5").name
+    'top_5'
+    """
+    if name in FURTHER:
+        return FURTHER[name]
+    k = name.removeprefix("top_")
+    if name.startswith("top_") and k.isdigit():
+        return top_k(int(k))
+    raise ValueError(
+        f"metric {name!r} is unknown; choose from {[*FURTHER, 'top_<k>']}, or name your own as "
+        "my_module:my_metric"
+    )

@@ -163,24 +163,42 @@ def multilabel() -> Task:
     )
 
 
-def regression(standardise: FederatedDataset | None = None) -> Task:
+Moments = tuple[np.ndarray, np.ndarray]
+"""Mean and standard deviation of each of M targets, ``[M]`` float32 each."""
+
+
+def target_moments(dataset: FederatedDataset) -> Moments:
+    """Return mean and standard deviation of the training targets of clients that train.
+
+    Of a target that is constant the standard deviation is 1.
+
+    Raises:
+      DatasetError: if ``y`` are no finite numbers.
+    """
+    _check_numbers(dataset)
+    train = dataset.y[dataset.splits["train"].indices]
+    train = train.reshape(len(train), -1).astype(np.float64)
+    mean, std = train.mean(0).astype(np.float32), train.std(0).astype(np.float32)
+    return mean, np.where(std > 0, std, np.float32(1))
+
+
+def regression(standardise: FederatedDataset | Moments | None = None) -> Task:
     """Return the task of one or M numbers: ``y [N]`` or ``[N, M]``, M outputs, squared error.
 
     Args:
       standardise: the data whose training targets (of clients that train) have mean 0 and standard
-        deviation 1 in what the model returns. Metrics and predictions stay in the units of ``y``,
-        the loss is in squared standard deviations. None: the model returns ``y`` as it is.
+        deviation 1 in what the model returns, or these two numbers as `target_moments` returns
+        them. Metrics and predictions stay in the units of ``y``, the loss is in squared standard
+        deviations. None: the model returns ``y`` as it is.
 
     Raises:
       DatasetError: if ``standardise`` has no fitting ``y``.
     """
     mean, std = np.zeros(1, np.float32), np.ones(1, np.float32)
-    if standardise is not None:
-        _check_numbers(standardise)
-        train = standardise.y[standardise.splits["train"].indices]
-        train = train.reshape(len(train), -1).astype(np.float64)
-        mean, std = train.mean(0).astype(np.float32), train.std(0).astype(np.float32)
-        std = np.where(std > 0, std, np.float32(1))  # of a target that is constant
+    if isinstance(standardise, FederatedDataset):
+        mean, std = target_moments(standardise)
+    elif standardise is not None:
+        mean, std = standardise
 
     def outputs(returned: jax.Array) -> jax.Array:
         # By dividing by one, not by a copy per row: the tests forbid broadcasting between ranks.
@@ -268,7 +286,7 @@ def _binary_hits(outputs: jax.Array, y: jax.Array) -> jax.Array:
     return hits.astype(jnp.float32).mean(axis=1)
 
 
-_binary_accuracy = mean_metric("accuracy", _binary_hits)
+_binary_accuracy = mean_metric("accuracy", _binary_hits, percent=True)
 
 
 def _check_classes(dataset: FederatedDataset) -> None:

@@ -58,7 +58,8 @@ def assert_scores(path, experiment, run):
         for k, name in enumerate(run.client_names):
             x, y = examples(experiment, k)
             if len(x) and wanted:
-                found = predict.score(run.predict(x, name if stage else None), y)
+                outputs = run.predict(x, name if stage else None)
+                found = tuple(predict.score(run.task, outputs, y).values())
                 assert found == pytest.approx(wanted[name], abs=1e-5), name
 
 
@@ -195,4 +196,4 @@ def test_files_of_strangers(tmp_path):
     with pytest.raises(predict.DataError, match="cannot be read"):
         predict.read_examples(path)
     with pytest.raises(predict.DataError, match=r"must be labels in 0\.\.9"):
-        predict.score(np.zeros((2, 10)), np.array([3, 10]))
+        predict.score(pfl.tasks.classification(), np.zeros((2, 10)), np.array([3, 10]))

@@ -242,44 +242,49 @@ def hugging_face(
     label: str = "label",
     features: str | None = None,
     client_column: str | None = None,
+    task: str | None = None,
     **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return a dataset of Hugging Face's ``datasets``, or partitions of flwr-datasets.
 
     Args:
-      path, label, features, client_column: see `load_hugging_face`.
+      path, label, features, client_column, task: see `load_hugging_face`.
       options: keyword arguments of `partition_examples`.
     """
-    return partition_examples(load_hugging_face(path, label, features, client_column), **options)
+    return partition_examples(
+        load_hugging_face(path, label, features, client_column, task), **options
+    )
 
 
 def npz(
     path: str,
     num_classes: int | None = None,
     missing: str = "refuse",
+    task: str | None = None,
     **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return your own arrays ``x``, ``y``, ``client`` in npz or npy files.
 
     Args:
-      path, num_classes, missing: see `load_npz`.
+      path, num_classes, missing, task: see `load_npz`.
       options: keyword arguments of `partition_examples`.
     """
-    return partition_examples(load_npz(path, num_classes, missing), **options)
+    return partition_examples(load_npz(path, num_classes, missing, task), **options)
 
 
 def tables(
     path: str,
-    label: str = "label",
+    label: str | tuple[str, ...] = "label",
     client_column: str | None = None,
     split_column: str | None = None,
     missing: str = "refuse",
+    task: str | None = None,
     **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return your own tables in csv or parquet files.
 
     Args:
-      path, label, client_column, split_column, missing: see `load_tables`.
+      path, label, client_column, split_column, missing, task: see `load_tables`.
       options: keyword arguments of `partition_examples`.
 
     Raises:
@@ -292,6 +297,5 @@ def tables(
             "deals the examples to clients of its own; use partition='natural', or leave "
             "client_column out"
         )
-    return partition_examples(
-        load_tables(path, label, client_column or CLIENT_COLUMN, split_column, missing), **options
-    )
+    examples = load_tables(path, label, client_column or CLIENT_COLUMN, split_column, missing, task)
+    return partition_examples(examples, **options)

@@ -30,10 +30,15 @@ def client_label_counts(dataset: FederatedDataset) -> np.ndarray:
     Labels of sequences are counted at every position.
 
     Raises:
-      DatasetError: if ``y`` are numbers and no labels.
+      DatasetError: if ``y`` are numbers, or several labels of each example.
     """
     if not np.issubdtype(dataset.y.dtype, np.integer):
         raise DatasetError(f"{dataset.name}: y is {dataset.y.dtype}; there are no labels to count")
+    if not dataset.num_classes:
+        raise DatasetError(
+            f"{dataset.name}: y is {list(dataset.y.shape)}, several labels of each example; there "
+            "are no classes to count"
+        )
     counts = np.zeros((dataset.num_clients, dataset.num_classes), np.int64)
     for owned in dataset.splits.values():
         y = dataset.y[owned.indices]

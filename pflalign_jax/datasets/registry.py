@@ -8,7 +8,7 @@ from typing import Unpack
 
 from pflalign_jax.datasets.base import DatasetError, FederatedDataset
 from pflalign_jax.datasets.loaders import ag_news as ag_news_files
-from pflalign_jax.datasets.loaders import cifar, tff
+from pflalign_jax.datasets.loaders import cifar, scikit_learn, tff
 from pflalign_jax.datasets.loaders import digits as digits_files
 from pflalign_jax.datasets.loaders import mnist as mnist_files
 from pflalign_jax.datasets.loaders import shakespeare as shakespeare_files
@@ -28,6 +28,9 @@ SOURCES = {
     source.name: source
     for source in (
         digits_files.SOURCE,
+        scikit_learn.DIABETES,
+        scikit_learn.BREAST_CANCER,
+        scikit_learn.DIGITS_ATTRIBUTES,
         mnist_files.MNIST,
         mnist_files.FASHION,
         mnist_files.EMNIST,
@@ -53,6 +56,44 @@ def digits(**options: Unpack[PartitionOptions]) -> FederatedDataset:
       Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998 (CC BY 4.0).
     """
     return partition_examples(digits_files.load_digits(), **options)
+
+
+def diabetes(client_column: str = "age", **options: Unpack[PartitionOptions]) -> FederatedDataset:
+    """Return scikit-learn's diabetes, 442 patients by age and its progression; regression.
+
+    Args:
+      client_column: see `load_diabetes`.
+      options: keyword arguments of `partition_examples`; ``normalise="train"`` is advised.
+
+    References:
+      Efron, Hastie, Johnstone and Tibshirani, "Least Angle Regression", Annals of Statistics, 2004.
+    """
+    return partition_examples(scikit_learn.load_diabetes(client_column), **options)
+
+
+def breast_cancer(
+    client_column: str = "mean symmetry", **options: Unpack[PartitionOptions]
+) -> FederatedDataset:
+    """Return scikit-learn's breast cancer, 569 tumours by symmetry, malignant (1) or not; binary.
+
+    Args:
+      client_column: see `load_breast_cancer`.
+      options: keyword arguments of `partition_examples`; ``normalise="train"`` is advised.
+
+    References:
+      Wolberg, Mangasarian, Street and Street, "Breast Cancer Wisconsin (Diagnostic)", UCI, 1993
+      (CC BY 4.0).
+    """
+    return partition_examples(scikit_learn.load_breast_cancer(client_column), **options)
+
+
+def digits_attributes(**options: Unpack[PartitionOptions]) -> FederatedDataset:
+    """Return scikit-learn's digits with five attributes (even, prime, ...) as labels; multilabel.
+
+    The labels are derived from the digit (`load_digits_attributes`). Partitions by label go by
+    their combination, which is the digit, up to 5 and 7 with the same attributes.
+    """
+    return partition_examples(scikit_learn.load_digits_attributes(), **options)
 
 
 def mnist(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:

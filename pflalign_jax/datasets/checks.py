@@ -1,33 +1,30 @@
 """What every dataset is checked for, whatever way it came in: arrays, npz, csv, parquet, LEAF.
 
-`checked_examples` is called where examples are given to clients, so nothing goes around it. What a
-loader needs while it reads (`is_missing`, `numbers_or_names`, `check_lengths`) is here, too.
+`checked_examples` is called where examples are given to clients, so nothing goes around it. Loaders
+call `check_lengths` while they read.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from pflalign_jax.datasets.base import SPLITS, TASK_NAMES, DatasetError, Examples
+from pflalign_jax.datasets.values import as_text, numbers_or_names, refuse_missing
 
 ROWS_AT_ONCE = 8192
 """Examples whose features are checked together: ``x`` may be larger than memory."""
-
-MISSING = (
-    "", "#N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a",
-    "nan", "null",
-)  # fmt: skip
-"""Texts that mean "no value" in an owner or a label: what R, pandas and databases write."""
-
-MISSING_OPTIONS = ("refuse", "leave_out")
-"""What a loader can do with examples without owner or label."""
 
 MOST_CHANNELS = 4
 """A first axis of images up to this, before two longer ones, is taken for their channels."""
 
 SMALLEST_SIDE = 8
 """Shorter sides are no sign of an image."""
+
+QUANTITY = (
+    "To predict numbers, say task='regression' (--config.task=regression; in Examples also "
+    "num_classes=0). For classes, divide them into ranges (np.digitize) or give them names"
+)
+"""What to do with labels that are a quantity."""
 
 LARGE = 100.0
 """Features above this, or whose largest values differ by more than this factor, are noted."""
@@ -46,8 +43,7 @@ def checked_examples(examples: Examples) -> Examples:
         example without an owner, an unknown split or task.
     """
     where = examples.source or examples.name
-    if examples.task is not None:
-        check_task(examples.task)
+    check_task(examples.task)
     x, y = (np.asanyarray(a) for a in (examples.x, examples.y))
     owner, split = (None if a is None else np.asarray(a) for a in (examples.owner, examples.split))
     check_lengths(where, x, y, owner, split, several=examples.num_classes == 0)
@@ -58,17 +54,17 @@ def checked_examples(examples: Examples) -> Examples:
     return with_image_axes(
         examples._replace(
             x=_as_float32(where, x),
-            y=_checked_labels(where, x, y, owner, examples.num_classes),
+            y=_checked_labels(where, x, y, owner, examples),
             owner=owner,
             split=None if split is None else _checked_splits(where, split),
         )
     )
 
 
-def check_task(task: str, possible: Sequence[str] = TASK_NAMES) -> None:
-    """Raise an error if a task is none of the possible ones."""
-    if task not in possible:
-        raise DatasetError(f"task={task!r} is unknown here; choose from {tuple(possible)}")
+def check_task(task: str | None) -> None:
+    """Raise an error for an unknown task; None is not said yet."""
+    if task is not None and task not in TASK_NAMES:
+        raise DatasetError(f"task={task!r} is unknown; choose from {TASK_NAMES}")
 
 
 def check_lengths(
@@ -100,7 +96,8 @@ def check_lengths(
     if not (y.ndim == 1 or positions or (y.ndim == 2 and (several or y.shape[1] == 1))):
         raise DatasetError(
             f"{where}: y has shape {y.shape} and x {x.shape}; it must have one axis, or for tokens "
-            "that of x; one-hot labels become numbers with y.argmax(axis=1)"
+            "that of x; one-hot labels become numbers with y.argmax(axis=1), several numbers or "
+            "labels of each example need task='regression' or 'multilabel' and num_classes=0"
         )
     for name, array in (("y", y), ("client", owner), ("split", split)):
         if array is None:
@@ -114,86 +111,9 @@ def check_lengths(
             )
 
 
-def is_missing(values: np.ndarray) -> np.ndarray:
-    """Tell which owners or labels are no value: ``[N]`` bool.
-
-    None, NaN, and the texts of `MISSING` with or without spaces around them.
-
-    >>> is_missing(np.array(["a", " NA ", ""])).tolist()
-    [False, True, True]
-    """
-    if values.dtype.kind in "fc":
-        return np.isnan(values)
-    if values.dtype.kind == "O":
-        return np.array([v is None or v != v or str(v).strip() in MISSING for v in values], bool)
-    if values.dtype.kind == "S":
-        return np.isin(np.char.strip(values), [text.encode() for text in MISSING])
-    if values.dtype.kind == "U":
-        return np.isin(np.char.strip(values), MISSING)
-    return np.zeros(len(values), bool)
-
-
-def numbers_or_names(values: np.ndarray) -> np.ndarray:
-    """Return integers where all values are whole numbers, floats for other numbers, else names.
-
-    ``"1"``, ``" 1.0"`` and ``1.0`` are the same number. ``"007"`` is a name: two clients ``"7"``
-    and ``"007"`` must stay two.
-
-    Args:
-      values: ``[N]`` owners or labels, none missing, of any type.
-
-    Returns:
-      ``[N]`` int64, float64, or strings without spaces around them.
-
-    >>> numbers_or_names(np.array(["0", "1.0", " 1"])).tolist()
-    [0, 1, 1]
-    """
-    if values.dtype.kind in "iub":
-        return values.astype(np.int64) if values.dtype.kind == "b" else values
-    if values.dtype.kind == "f":
-        return _as_whole(values)
-    texts = _as_text(values)
-    names, position = np.unique(texts, return_inverse=True)  # few names, even of many values
-    if any(re.match(r"[+-]?0\d", name) for name in names.tolist()):
-        return texts
-    try:
-        numbers = names.astype(np.int64)
-    except (ValueError, OverflowError):
-        try:
-            numbers = _as_whole(names.astype(np.float64))
-        except ValueError:
-            return texts
-    # Beyond 2^53 floats are no longer exact: two long numbers could become one.
-    if numbers.dtype.kind == "f" or np.abs(numbers).max() >= 2**53:
-        if not np.isfinite(numbers).all() or np.abs(numbers).max() >= 2**53:
-            return texts
-    return numbers[position.reshape(texts.shape)]
-
-
-def _as_text(values: np.ndarray) -> np.ndarray:
-    """Return values as strings without spaces around them."""
-    if values.dtype.kind == "S":
-        return np.char.strip(np.char.decode(values, "utf-8", "replace"))
-    return np.char.strip(values.astype(str))
-
-
-def _as_whole(numbers: np.ndarray) -> np.ndarray:
-    """Return floats as int64 where all of them are whole and exact, else as they are."""
-    with np.errstate(invalid="ignore"):
-        whole = (np.abs(numbers) < 2**53) & (numbers == np.round(numbers))
-    return numbers.astype(np.int64) if whole.all() else numbers
-
-
 def _checked_owners(where: object, owner: np.ndarray) -> np.ndarray:
     """Return owners as ints or strings; raise an error if one is missing."""
-    missing = is_missing(owner)
-    if missing.any():
-        i = int(np.argmax(missing))
-        raise DatasetError(
-            f"{where}: {missing.sum()} examples have no client, the first is example {i} with "
-            f"{owner.tolist()[i]!r}; name their client, or leave them out (missing='leave_out' "
-            "where files are read)"
-        )
+    refuse_missing(where, owner, "client")
     if owner.dtype.kind in "iuU":
         return owner
     owner = numbers_or_names(owner)
@@ -202,7 +122,7 @@ def _checked_owners(where: object, owner: np.ndarray) -> np.ndarray:
 
 def _checked_splits(where: object, split: np.ndarray) -> np.ndarray:
     """Return splits as strings; raise an error for an unknown one."""
-    split = _as_text(split)
+    split = as_text(split)
     unknown = ~np.isin(split, SPLITS)
     if unknown.any():
         i = int(np.argmax(unknown))
@@ -271,9 +191,15 @@ def _as_float32(where: object, x: np.ndarray) -> np.ndarray:
 
 
 def _checked_labels(
-    where: object, x: np.ndarray, y: np.ndarray, owner: np.ndarray | None, num_classes: int
+    where: object, x: np.ndarray, y: np.ndarray, owner: np.ndarray | None, examples: Examples
 ) -> np.ndarray:
-    """Return labels as int32; raise an error unless all are whole numbers in range."""
+    """Return labels as int32, or float32 for numbers; raise an error unless they fit the task."""
+    num_classes, task = examples.num_classes, examples.task
+    if num_classes and task in ("regression", "multilabel"):
+        raise DatasetError(
+            f"{where}: num_classes={num_classes} does not go with task={task!r}, which has no "
+            "classes; it must be 0"
+        )
     if y.dtype.kind not in "iubf":
         raise DatasetError(
             f"{where}: y is {y.dtype}; the labels of Examples are integers 0..{num_classes - 1}: "
@@ -282,7 +208,8 @@ def _checked_labels(
     if num_classes == 0:  # no classes: numbers to predict, or several labels of each example
         if y.dtype.kind == "f":
             _check_finite_labels(where, y, lambda i: _example(i, owner))
-        return y.astype(np.float32 if y.dtype.kind == "f" else np.int32, copy=False)
+        numbers = y.dtype.kind == "f" or task == "regression"
+        return y.astype(np.float32 if numbers else np.int32, copy=False)
     if y.dtype.kind == "f":
         refuse_other_numbers(where, y, lambda i: _example(i, owner))
     rows = y.reshape(len(y), -1)
@@ -318,9 +245,8 @@ def refuse_other_numbers(where: object, y: np.ndarray, place: Callable[[int], st
         i = int(np.argmax(fractions.reshape(len(y), -1).any(1)))
         raise DatasetError(
             f"{where}: the label at {place(i)} is {np.ravel(y[i])[0]:g}, and there are "
-            f"{len(np.unique(y))} different ones: these are {y.dtype} numbers to predict "
-            "(regression), not classes. For classes, divide them into ranges (np.digitize) or "
-            "give them names"
+            f"{len(np.unique(y))} different ones: these are {y.dtype} numbers, not classes. "
+            f"{QUANTITY}"
         )
 
 

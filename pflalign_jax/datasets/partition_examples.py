@@ -298,11 +298,21 @@ def _partition(
             f"partition={partition!r} goes by labels, but y of {examples.name} is "
             f"{examples.y.dtype}; use one of {WITHOUT_LABELS}"
         )
-    # Label skew of a sequence goes by the label at its first position.
-    labels = examples.y if examples.y.ndim == 1 else examples.y[:, 0]
+    labels = _labels_to_deal_by(examples)
     parts = PARTITIONS[partition].function(labels, count, *arguments.values(), seed)
     _refuse_small(parts, options["min_examples"], partition)
     return np.arange(count).astype(str), parts, notes
+
+
+def _labels_to_deal_by(examples: Examples) -> np.ndarray:
+    """Return one label of each example, ``[N]``, by which partitions deal them out."""
+    y = examples.y
+    if y.ndim == 1:
+        return y
+    if examples.num_classes:  # a sequence: the label at its first position
+        return y[:, 0]
+    # Several labels of an example: which of them are 1, numbered by what occurs.
+    return np.unique(y, axis=0, return_inverse=True)[1].reshape(len(y))
 
 
 def _assemble(

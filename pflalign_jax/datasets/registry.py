@@ -8,7 +8,7 @@ from typing import Unpack
 
 from pflalign_jax.datasets.base import DatasetError, FederatedDataset
 from pflalign_jax.datasets.loaders import ag_news as ag_news_files
-from pflalign_jax.datasets.loaders import cifar, tff
+from pflalign_jax.datasets.loaders import cifar, scikit_learn, tff
 from pflalign_jax.datasets.loaders import digits as digits_files
 from pflalign_jax.datasets.loaders import mnist as mnist_files
 from pflalign_jax.datasets.loaders import shakespeare as shakespeare_files
@@ -28,6 +28,9 @@ SOURCES = {
     source.name: source
     for source in (
         digits_files.SOURCE,
+        scikit_learn.DIABETES,
+        scikit_learn.BREAST_CANCER,
+        scikit_learn.DIGITS_ATTRIBUTES,
         mnist_files.MNIST,
         mnist_files.FASHION,
         mnist_files.EMNIST,
@@ -53,6 +56,44 @@ def digits(**options: Unpack[PartitionOptions]) -> FederatedDataset:
       Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998 (CC BY 4.0).
     """
     return partition_examples(digits_files.load_digits(), **options)
+
+
+def diabetes(client_column: str = "age", **options: Unpack[PartitionOptions]) -> FederatedDataset:
+    """Return scikit-learn's diabetes, 442 patients by age and its progression; regression.
+
+    Args:
+      client_column: see `load_diabetes`.
+      options: keyword arguments of `partition_examples`; ``normalise="train"`` is advised.
+
+    References:
+      Efron, Hastie, Johnstone and Tibshirani, "Least Angle Regression", Annals of Statistics, 2004.
+    """
+    return partition_examples(scikit_learn.load_diabetes(client_column), **options)
+
+
+def breast_cancer(
+    client_column: str = "mean symmetry", **options: Unpack[PartitionOptions]
+) -> FederatedDataset:
+    """Return scikit-learn's breast cancer, 569 tumours by symmetry, malignant (1) or not; binary.
+
+    Args:
+      client_column: see `load_breast_cancer`.
+      options: keyword arguments of `partition_examples`; ``normalise="train"`` is advised.
+
+    References:
+      Wolberg, Mangasarian, Street and Street, "Breast Cancer Wisconsin (Diagnostic)", UCI, 1993
+      (CC BY 4.0).
+    """
+    return partition_examples(scikit_learn.load_breast_cancer(client_column), **options)
+
+
+def digits_attributes(**options: Unpack[PartitionOptions]) -> FederatedDataset:
+    """Return scikit-learn's digits with five attributes (even, prime, ...) as labels; multilabel.
+
+    The labels are derived from the digit (`load_digits_attributes`). Partitions by label go by
+    their combination, which is the digit, up to 5 and 7 with the same attributes.
+    """
+    return partition_examples(scikit_learn.load_digits_attributes(), **options)
 
 
 def mnist(path: str | None = None, **options: Unpack[PartitionOptions]) -> FederatedDataset:
@@ -242,44 +283,49 @@ def hugging_face(
     label: str = "label",
     features: str | None = None,
     client_column: str | None = None,
+    task: str | None = None,
     **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return a dataset of Hugging Face's ``datasets``, or partitions of flwr-datasets.
 
     Args:
-      path, label, features, client_column: see `load_hugging_face`.
+      path, label, features, client_column, task: see `load_hugging_face`.
       options: keyword arguments of `partition_examples`.
     """
-    return partition_examples(load_hugging_face(path, label, features, client_column), **options)
+    return partition_examples(
+        load_hugging_face(path, label, features, client_column, task), **options
+    )
 
 
 def npz(
     path: str,
     num_classes: int | None = None,
     missing: str = "refuse",
+    task: str | None = None,
     **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return your own arrays ``x``, ``y``, ``client`` in npz or npy files.
 
     Args:
-      path, num_classes, missing: see `load_npz`.
+      path, num_classes, missing, task: see `load_npz`.
       options: keyword arguments of `partition_examples`.
     """
-    return partition_examples(load_npz(path, num_classes, missing), **options)
+    return partition_examples(load_npz(path, num_classes, missing, task), **options)
 
 
 def tables(
     path: str,
-    label: str = "label",
+    label: str | tuple[str, ...] = "label",
     client_column: str | None = None,
     split_column: str | None = None,
     missing: str = "refuse",
+    task: str | None = None,
     **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return your own tables in csv or parquet files.
 
     Args:
-      path, label, client_column, split_column, missing: see `load_tables`.
+      path, label, client_column, split_column, missing, task: see `load_tables`.
       options: keyword arguments of `partition_examples`.
 
     Raises:
@@ -292,6 +338,5 @@ def tables(
             "deals the examples to clients of its own; use partition='natural', or leave "
             "client_column out"
         )
-    return partition_examples(
-        load_tables(path, label, client_column or CLIENT_COLUMN, split_column, missing), **options
-    )
+    examples = load_tables(path, label, client_column or CLIENT_COLUMN, split_column, missing, task)
+    return partition_examples(examples, **options)

@@ -7,7 +7,8 @@ import pytest
 
 from pflalign_jax import datasets, models
 from pflalign_jax.datasets import DatasetError, Examples
-from pflalign_jax.datasets.checks import checked_examples, is_missing, numbers_or_names
+from pflalign_jax.datasets.checks import checked_examples
+from pflalign_jax.datasets.values import is_missing, numbers_or_names
 
 COUNT = 60
 
@@ -61,8 +62,8 @@ BAD_FEATURE = np.array([0, 0, np.nan, 0])
         ({"y": GOOD.y + np.linspace(0, 1, COUNT)}, "different ones: .*regression"),
         ({"y": GOOD.y.astype(str)}, r"y is <U\d+; .*return_inverse"),
         ({"y": np.eye(3)[GOOD.y]}, r"y has shape \(60, 3\).*argmax"),
-        ({"owner": with_value(GOOD.owner, 9, "")}, "1 examples have no client, .* 9 with ''"),
-        ({"owner": with_value(np.repeat([1.0, 2], 30), 9, np.nan)}, "no client, .* 9 with nan"),
+        ({"owner": with_value(GOOD.owner, 9, "")}, "no client at example 9 but ''.*leave such"),
+        ({"owner": with_value(np.repeat([1.0, 2], 30), 9, np.nan)}, "no client at .* 9 but nan"),
         ({"owner": GOOD.owner[:50]}, "x has 60 examples, client has 50"),
         ({"owner": GOOD.owner[:, None]}, r"client has shape \(60, 1\)"),
         ({"split": np.full(COUNT, "dev")}, "split has the value 'dev' at example 0"),

@@ -192,8 +192,8 @@ def test_damaged_har(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("client,a,label\nx,1,0\ny,2,\n", "column 'label' has no value in line 3"),
-        ("client,a,label\n,1,0\ny,2,1\n", "column 'client' has no value in line 2"),
+        ("client,a,label\nx,1,0\ny,2,\n", "column 'label': no label at line 3"),
+        ("client,a,label\n,1,0\ny,2,1\n", "column 'client': no client at line 2"),
         ("client,a,label\nx,1e300,0\ny,2,1\n", "column 'a' has '1e300' in line 2"),
     ],
 )
@@ -208,7 +208,7 @@ def test_missing_labels_in_parquet(tmp_path, label):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     pq.write_table(pa.table({"client": ["p", "q"], "a": [1, 2], "label": label}), tmp_path / "t")
     (tmp_path / "t").rename(tmp_path / "t.parquet")
-    with pytest.raises(DatasetError, match="column 'label' has no value in row 2"):
+    with pytest.raises(DatasetError, match="column 'label': no label at row 2"):
         load_tables(str(tmp_path / "t.parquet"))
 
 

@@ -164,7 +164,7 @@ def test_equal_numbers_are_one_class_and_one_client(tmp_path):
 def test_missing_clients_and_labels(tmp_path, word, column):
     cells = {"client": "y", "label": "1", column: word}
     text = f"client,a,label\nx,1,0\n{cells['client']},2,{cells['label']}\nz,3,1\n"
-    with pytest.raises(DatasetError, match=f"column '{column}' has no value in line 3.*leave_out"):
+    with pytest.raises(DatasetError, match=f"column '{column}': no {column} at line 3.*leave_out"):
         read(tmp_path, text)
     examples = read(tmp_path, text, missing="leave_out")
     assert examples.owner.tolist() == ["x", "z"] and examples.x.ravel().tolist() == [1, 3]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
-from pflalign_jax.datasets.loaders.labels import mapped_labels
+from pflalign_jax.datasets.loaders.labels import targets
 
 ADVICE = (
     "read is a folder of Dataset.save_to_disk or DatasetDict.save_to_disk, one with parquet files "
@@ -41,17 +41,21 @@ def load_hugging_face(
     label: str = "label",
     features: str | None = None,
     client_column: str | None = None,
+    task: str | None = None,
 ) -> Examples:
     """Read a dataset with its splits, and with its clients if it has any.
 
     Args:
       path: a folder of ``save_to_disk`` or of parquet files; or a folder of such folders, one for
         each client and named like it, as one saves the partitions of flwr-datasets.
-      label: name of the column of labels, integers or strings.
+      label: name of the column of labels: integers, strings, numbers, or lists of equal length of
+        numbers or of 0 and 1, as the task needs.
       features: name of the column of features: images, numbers, or lists of equal length of
         numbers or tokens; None: the column of images if there is one, else all columns but those
         of label and client.
       client_column: name of the column of clients; None: there is none.
+      task: what the labels are: ``"classification"`` (also None), ``"binary"``, ``"regression"`` or
+        ``"multilabel"``. See `targets`.
 
     Raises:
       DatasetError: naming the file and the column, the value and what to do.
@@ -77,7 +81,7 @@ def load_hugging_face(
         elif part.client is not None:
             owners.append(np.full(len(x), part.client))
         splits.append(np.full(len(x), part.split or ""))
-    y, num_classes, notes = _labels(folder, tables[0], label, np.concatenate(ys))
+    y, num_classes, notes = _labels(folder, tables[0], label, np.concatenate(ys), task)
     return Examples(
         folder.resolve().name,
         np.concatenate(xs),
@@ -87,6 +91,7 @@ def load_hugging_face(
         None if parts[0].split is None else np.concatenate(splits),
         notes=notes,
         split_is_final=True,
+        task=task,
     )
 
 
@@ -301,14 +306,14 @@ def _images(file: pathlib.Path, name: str, column: Any) -> np.ndarray:
 
 
 def _labels(
-    folder: pathlib.Path, table: Any, label: str, y: np.ndarray
+    folder: pathlib.Path, table: Any, label: str, y: np.ndarray, task: str | None
 ) -> tuple[np.ndarray, int, tuple[str, ...]]:
-    """Return labels, their number and notes; classes of a ClassLabel that are absent count, too."""
+    """Return `targets`; for classification, classes of a ClassLabel that are absent count, too."""
     if y.dtype == object:
         y = y.astype(str)
     names = _class_names(table, label)
-    if not names or y.dtype.kind not in "iu":
-        return mapped_labels(y, folder)
+    if not names or y.dtype.kind not in "iu" or task not in (None, "classification"):
+        return targets(y, folder, task)
     if len(y) and (y.min() < 0 or y.max() >= len(names)):
         bad = y.min() if y.min() < 0 else y.max()
         raise DatasetError(

@@ -1,14 +1,140 @@
-"""From the labels of a file to labels ``0..C-1``."""
+"""From the labels of a file to ``y``: classes ``0..C-1``, numbers, or several labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError
-from pflalign_jax.datasets.checks import is_missing, numbers_or_names, refuse_other_numbers
+from pflalign_jax.datasets.checks import (
+    QUANTITY,
+    check_task,
+    refuse_other_numbers,
+)
+from pflalign_jax.datasets.values import finite_numbers, numbers_or_names, refuse_missing
 
 MANY_CLASSES = 20
 """Numbers with more different values than this may be no classes."""
+
+
+WITHOUT_CLASSES = ("regression", "multilabel")
+"""Tasks whose ``y`` may be ``[N, M]``, several values of each example, and has no classes."""
+
+TRUE, FALSE = ("True", "TRUE", "true"), ("False", "FALSE", "false")
+"""How pandas, R and databases write the labels 1 and 0."""
+
+
+def targets(
+    values: np.ndarray,
+    where: object,
+    task: str | None = None,
+    num_classes: int | None = None,
+    place: Callable[[int], str] = "example {}".format,
+    names: Sequence[str] = (),
+) -> tuple[np.ndarray, int, tuple[str, ...]]:
+    """Return ``y`` for a task, the number of classes (0 without classes), and notes.
+
+    Args:
+      values: ``[N]`` or ``[N, M]`` as a file has them: numbers, strings or bytes.
+      where: the file, for messages.
+      task: None and ``"classification"``: `mapped_labels`. ``"binary"``: the same, but of exactly
+        two labels. ``"regression"``: ``[N]`` or ``[N, M]`` finite numbers, as float32.
+        ``"multilabel"``: ``[N, L]`` labels that are each 0 or 1, as int32.
+      num_classes: for classification, see `mapped_labels`.
+      place: from a position to its words, for messages.
+      names: words for the M columns, for messages; empty: ``y``.
+
+    Raises:
+      DatasetError: naming the place, the value and what to do, for values that do not fit the task.
+
+    >>> targets(np.array(["0.5", " 2"]), "doses.csv", "regression")[0].tolist()
+    [0.5, 2.0]
+    """
+    check_task(task)
+    one = f"{where}: {names[0]}" if names else where
+    several = values.ndim == 2 and values.shape[1] > 1
+    if task == "next_token":
+        raise DatasetError(
+            f"{where}: task='next_token' needs x and y that are both tokens [N, L] (npz); choose "
+            "another task"
+        )
+    if task in WITHOUT_CLASSES and num_classes is not None:
+        raise DatasetError(
+            f"num_classes={num_classes} does nothing with task={task!r}; leave it out"
+        )
+    if task == "regression":
+        y = _columns(values, where, place, names)
+        return (y if several else y[:, 0]), 0, ()
+    if task == "multilabel":
+        return _zeros_and_ones(values, where, place, names), 0, ()
+    if several:
+        raise DatasetError(
+            f"{where}: there are {values.shape[1]} labels of each example; they need "
+            f"task='regression' or 'multilabel', not {task!r}, or choose one of them"
+        )
+    if task == "binary":
+        return _two_labels(values, one, num_classes, place)
+    return mapped_labels(values, one, num_classes, place)
+
+
+def _columns(
+    values: np.ndarray, where: object, place: Callable[[int], str], names: Sequence[str]
+) -> np.ndarray:
+    """Return ``[N]`` or ``[N, M]`` values as finite numbers ``[N, M]``, float32."""
+    if values.ndim > 2 or not values.size:
+        raise DatasetError(f"{where}: y has shape {values.shape}; it must be [N] or [N, M]")
+    columns = values.reshape(len(values), -1)
+    found = []
+    for j in range(columns.shape[1]):
+        column, name = columns[:, j], names[j] if names else "y" if values.ndim == 1 else f"y[{j}]"
+        refuse_missing(f"{where}: {name}", column, "label", place)
+        found.append(finite_numbers(column, f"{where}: {name}", place))
+    return np.stack(found, axis=1)
+
+
+def _zeros_and_ones(
+    values: np.ndarray, where: object, place: Callable[[int], str], names: Sequence[str]
+) -> np.ndarray:
+    """Return ``[N, L]`` labels that are each 0 or 1, int32."""
+    if values.ndim != 2:
+        raise DatasetError(
+            f"{where}: task='multilabel' needs several labels of each example, y [N, L] or columns "
+            f"label=('a', 'b'); y has shape {values.shape}. For one label, say task='binary'"
+        )
+    if values.dtype.kind in "USO":
+        values = np.char.strip(values.astype(str))
+        for number, texts in (("1", TRUE), ("0", FALSE)):
+            values = np.where(np.isin(values, texts), number, values)
+    y = _columns(values, where, place, names)
+    bad = (y != 0) & (y != 1)
+    if bad.any():
+        i, j = (int(k) for k in np.argwhere(bad)[0])
+        name = names[j] if names else f"y[{j}]"
+        raise DatasetError(
+            f"{where}: {name} has {y[i, j]:g} in {place(i)} ({bad.any(1).sum()} of {len(y)} rows); "
+            "labels of task='multilabel' are 0 or 1. For numbers, say task='regression'"
+        )
+    return y.astype(np.int32)
+
+
+def _two_labels(
+    values: np.ndarray, where: object, num_classes: int | None, place: Callable[[int], str]
+) -> tuple[np.ndarray, int, tuple[str, ...]]:
+    """Return `mapped_labels` of exactly two labels."""
+    if num_classes not in (None, 2):
+        raise DatasetError(
+            f"num_classes={num_classes} does not go with task='binary', which has two labels; "
+            "leave it out"
+        )
+    y, count, notes = mapped_labels(values, where, None, place)
+    if count != 2:
+        labels = np.unique(numbers_or_names(values))
+        shown = ", ".join(repr(label) for label in labels[:5].tolist())
+        raise DatasetError(
+            f"{where}: task='binary' needs exactly two labels, and there are {len(labels)}: "
+            f"{shown}{', ...' if len(labels) > 5 else ''}; correct them, or say "
+            "task='classification'"
+        )
+    return y, 2, notes
 
 
 def mapped_labels(
@@ -46,13 +172,7 @@ def mapped_labels(
         )
     if not labels.size:
         raise DatasetError(f"{where} has no labels; it is empty")
-    missing = is_missing(labels)
-    if missing.any():
-        i = int(np.argmax(missing))
-        raise DatasetError(
-            f"{where}: no label at {place(i)} but {labels.tolist()[i]!r} ({missing.sum()} of "
-            f"{len(labels)}); fill it in, remove it, or use missing='leave_out'"
-        )
+    refuse_missing(where, labels, "label", place)
     labels = numbers_or_names(labels)
     if labels.dtype.kind == "f":
         refuse_other_numbers(where, labels, place)
@@ -86,6 +206,5 @@ def _refuse_quantity(where: object, names: np.ndarray, count: int) -> None:
     if len(names) > MANY_CLASSES and len(names) > count / 4:
         raise DatasetError(
             f"{where}: labels are {len(names)} different numbers from {names[0]} to {names[-1]} in "
-            f"{count} examples: a quantity to predict (regression), not classes. For classes, "
-            "divide it into ranges (np.digitize) or give them names"
+            f"{count} examples: a quantity, not classes. {QUANTITY}"
         )

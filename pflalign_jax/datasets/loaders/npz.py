@@ -9,13 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
-from pflalign_jax.datasets.checks import (
-    MISSING_OPTIONS,
-    check_lengths,
-    is_missing,
-    with_image_axes,
-)
-from pflalign_jax.datasets.loaders.labels import mapped_labels
+from pflalign_jax.datasets.checks import check_lengths, with_image_axes
+from pflalign_jax.datasets.loaders.labels import WITHOUT_CLASSES, targets
+from pflalign_jax.datasets.values import MISSING_OPTIONS, is_missing
 
 ADVICE = (
     "data are one npz file with arrays x, y and client; or a directory with x.npy, y.npy and "
@@ -41,7 +37,10 @@ class _Arrays(NamedTuple):
 
 
 def load_npz(
-    path: str | os.PathLike, num_classes: int | None = None, missing: str = "refuse"
+    path: str | os.PathLike,
+    num_classes: int | None = None,
+    missing: str = "refuse",
+    task: str | None = None,
 ) -> Examples:
     """Read examples with owners; nothing in the files is executed.
 
@@ -54,9 +53,12 @@ def load_npz(
         ``test.npz``; or a directory with ``x.npy``, ``y.npy``, ``client.npy`` and optionally
         ``split.npy``; there ``x`` is memory-mapped, so it may be larger than memory.
       num_classes: number of labels; None: as many as occur; labels that are not ``0..C-1`` are then
-        mapped to these, and a note says how. See `mapped_labels`.
+        mapped to these, and a note says how.
       missing: what to do with examples whose owner or label is missing (NaN, an empty string,
         ``"NA"``): ``"refuse"`` the file, or ``"leave_out"`` these examples, with a note.
+      task: what ``y`` is: ``"classification"`` or ``"next_token"`` (also None); ``"binary"``, two
+        labels; ``"regression"``, numbers ``[N]`` or ``[N, M]``; ``"multilabel"``, 0 and 1
+        ``[N, L]``. See `targets`.
 
     Raises:
       DatasetError: naming the file, the bad value and what to do, for a missing or damaged file, a
@@ -69,23 +71,24 @@ def load_npz(
     if not path.exists():
         raise DatasetError(f"{path} does not exist; {ADVICE}")
     # A directory of npy files first: it is the one form in which x is not loaded as a whole.
+    several = task in WITHOUT_CLASSES
     if (path / "x.npy").is_file():
-        arrays = _read_mapped(path)
+        arrays = _read_mapped(path, several)
     elif path.is_dir():
-        arrays = _read_train_and_test(path)
+        arrays = _read_train_and_test(path, several)
     else:
-        arrays = _read(path, None)
+        arrays = _read(path, None, several)
     notes: tuple[str, ...] = ()
     if missing == "leave_out":
         arrays, notes = _without_missing(arrays)
     _check_owners(path, arrays)
-    examples = _with_labels(path, arrays, num_classes)
+    examples = _with_labels(path, arrays, num_classes, task)
     return with_image_axes(examples._replace(notes=notes + examples.notes))
 
 
-def _read_train_and_test(path: pathlib.Path) -> _Arrays:
+def _read_train_and_test(path: pathlib.Path, several: bool) -> _Arrays:
     """Return the checked arrays of ``train.npz`` and ``test.npz`` in a directory."""
-    train, test = (_read(path / f"{split}.npz", split) for split in ("train", "test"))
+    train, test = (_read(path / f"{split}.npz", split, several) for split in ("train", "test"))
     # NumPy would join any two dtypes silently: floats with bytes, or numbers with strings.
     if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
         raise DatasetError(
@@ -106,11 +109,13 @@ def _read_train_and_test(path: pathlib.Path) -> _Arrays:
     )
 
 
-def _with_labels(path: pathlib.Path, arrays: _Arrays, num_classes: int | None) -> Examples:
-    """Return `Examples` with labels in ``0..num_classes-1``."""
+def _with_labels(
+    path: pathlib.Path, arrays: _Arrays, num_classes: int | None, task: str | None
+) -> Examples:
+    """Return `Examples` with the ``y`` of the task."""
     x, y, client, split = arrays
     notes: tuple[str, ...] = ()
-    if y.shape == x.shape and y.ndim == 2:
+    if y.shape == x.shape and y.ndim == 2 and task in (None, "classification", "next_token"):
         # Inputs and labels of a sequence are the same tokens.
         highest = int(max(y.max(), x.max()))
         num_classes = highest + 1 if num_classes is None else num_classes
@@ -118,16 +123,16 @@ def _with_labels(path: pathlib.Path, arrays: _Arrays, num_classes: int | None) -
         if x.min() >= 0:  # else refused where all examples are checked
             x = x.astype(np.uint16 if highest < 2**16 else np.int32)
     else:
-        y, num_classes, notes = mapped_labels(y, path, num_classes)
+        y, num_classes, notes = targets(y, path, task, num_classes)
     name = pathlib.Path(os.path.abspath(path)).stem  # absolute, since "." has no stem
-    return Examples(name, x, y, num_classes, client, split, notes=notes, source=str(path))
+    examples = Examples(name, x, y, num_classes, client, split, task=task)
+    return examples._replace(notes=notes, source=str(path))
 
 
 def _without_missing(arrays: _Arrays) -> tuple[_Arrays, tuple[str, ...]]:
     """Return the examples with owner and label, and a note if there are others."""
-    missing = is_missing(arrays.client)
-    if arrays.y.ndim == 1 or arrays.y.shape[1] == 1:
-        missing |= is_missing(arrays.y.reshape(len(arrays.y)))
+    of_y = is_missing(arrays.y.ravel()).reshape(len(arrays.y), -1).any(1)
+    missing = is_missing(arrays.client) | of_y
     if not missing.any():
         return arrays, ()
     x, y, client, split = arrays
@@ -136,12 +141,13 @@ def _without_missing(arrays: _Arrays) -> tuple[_Arrays, tuple[str, ...]]:
     return arrays, (f"{missing.sum()} examples without client or label are left out.",)
 
 
-def _read(path: pathlib.Path, split: str | None) -> _Arrays:
+def _read(path: pathlib.Path, split: str | None, several: bool) -> _Arrays:
     """Return the checked arrays of one file.
 
     Args:
       path: of an npz file.
       split: of all its examples; None: the file's own array ``split``, if it has one.
+      several: whether ``y`` may have several values of each example.
     """
     if not path.is_file():
         raise DatasetError(f"{path} does not exist; {ADVICE}")
@@ -162,11 +168,11 @@ def _read(path: pathlib.Path, split: str | None) -> _Arrays:
             f"{path} cannot be read as npz without pickle ({error}); write it with numpy.savez and "
             "arrays of numbers or strings"
         ) from error
-    check_lengths(path, x, y, client, splits)
+    check_lengths(path, x, y, client, splits, several)
     return _Arrays(x, y, client, splits if split is None else np.full(len(x), split))
 
 
-def _read_mapped(path: pathlib.Path) -> _Arrays:
+def _read_mapped(path: pathlib.Path, several: bool) -> _Arrays:
     """Return the checked arrays of a directory of npy files; ``x`` is memory-mapped."""
     arrays: list[Any] = []
     for name in ("x", "y", "client", "split"):
@@ -182,8 +188,9 @@ def _read_mapped(path: pathlib.Path) -> _Arrays:
             raise DatasetError(
                 f"{file} cannot be read as npy without pickle ({error}); write it with numpy.save"
             ) from error
-    check_lengths(path, *arrays)
-    return _Arrays(*arrays)
+    x, y, client, split = arrays
+    check_lengths(path, x, y, client, split, several)
+    return _Arrays(x, y, client, split)
 
 
 def _check_owners(path: pathlib.Path, arrays: _Arrays) -> None:

@@ -2,19 +2,24 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples
-from pflalign_jax.datasets.checks import MISSING_OPTIONS, is_missing, numbers_or_names
-from pflalign_jax.datasets.loaders.labels import mapped_labels
+from pflalign_jax.datasets.loaders.labels import WITHOUT_CLASSES, targets
 from pflalign_jax.datasets.loaders.table_files import (
     ENDINGS,
     Table,
     client_name,
     ending,
     read_table,
+)
+from pflalign_jax.datasets.values import (
+    MISSING_OPTIONS,
+    finite_numbers,
+    is_missing,
+    numbers_or_names,
+    refuse_missing,
 )
 
 ADVICE = (
@@ -28,10 +33,11 @@ CLIENT_COLUMN = "client"
 
 def load_tables(
     path: str,
-    label: str = "label",
+    label: str | tuple[str, ...] = "label",
     client_column: str = CLIENT_COLUMN,
     split_column: str | None = None,
     missing: str = "refuse",
+    task: str | None = None,
 ) -> Examples:
     """Read tables of numbers with a label column; all other columns are features, in float32.
 
@@ -43,11 +49,14 @@ def load_tables(
       path: a folder with one ``.csv``, ``.tsv``, ``.csv.gz``, ``.tsv.gz`` or ``.parquet`` file per
         client, whose name is the client's, or one file with a column of clients. Columns may be in
         any order; features take that of the first file.
-      label: name of the column of labels, whole numbers or strings (`mapped_labels`).
+      label: name of the column of labels, or names of several for regression and multilabel.
       client_column: name of the column of clients, in a single file.
       split_column: name of a column of ``train``, ``validation`` and ``test``; None: there is none.
       missing: what to do with rows whose client or label is missing (empty, ``NA``, ``nan``,
         ``null``, ...): ``"refuse"`` the file, or ``"leave_out"`` these rows, with a note.
+      task: what the labels are: ``"classification"`` (also None), whole numbers or strings;
+        ``"binary"``, two of these; ``"regression"``, numbers; ``"multilabel"``, 0 and 1 in several
+        columns. See `targets`.
 
     Raises:
       DatasetError: naming the file, the line and the column, the value and what to do.
@@ -57,17 +66,23 @@ def load_tables(
     given = pathlib.Path(path)
     single = not given.is_dir()
     tables = [read_table(file) for file in _files(given)]
-    special = [label] + ([client_column] if single else [])
+    labels = (label,) if isinstance(label, str) else tuple(label)
+    if not isinstance(label, str) and task not in WITHOUT_CLASSES:
+        raise DatasetError(
+            f"label={label} goes with task='regression' or 'multilabel', not with {task!r}; name "
+            "one column"
+        )
+    special = [*labels] + ([client_column] if single else [])
     special += [split_column] if split_column else []
     features = [name for name in tables[0].columns if name not in special]
     for table in tables:
-        _check_columns(table, [*features, *special], label)
+        _check_columns(table, [*features, *special], labels)
     if not features:
         raise DatasetError(
             f"{tables[0].file} has no column besides {special}; there is nothing to learn"
         )
     notes = _note_on_index(tables)
-    required = [label, client_column] if single else [label]
+    required = [*labels, client_column] if single else [*labels]
     if missing == "leave_out":
         tables, note = _without_missing(tables, required)
         notes += note
@@ -75,15 +90,19 @@ def load_tables(
             raise DatasetError(f"{given}: no row has a value in all of {required}")
     for table in tables:
         for name in required:
-            _refuse_missing(table, name)
-    x = np.concatenate(
-        [np.stack([_numbers(table, name) for name in features], axis=1) for table in tables]
-    )
-    lengths = [len(table.columns[label]) for table in tables]
+            what = "client" if single and name == client_column else "label"
+            where = f"{table.file}: column {name!r}"
+            refuse_missing(where, table.columns[name], what, table.place)
+    x = np.concatenate([_features(table, features) for table in tables])
+    lengths = [len(table.columns[labels[0]]) for table in tables]
     # All files together: labels are numbers only if they are in every file.
-    labels = np.concatenate([table.columns[label].astype(str) for table in tables])
-    y, num_classes, mapping = mapped_labels(
-        labels, f"{given}: column {label!r}", place=lambda i: _place(tables, lengths, i)
+    columns = [np.concatenate([t.columns[name].astype(str) for t in tables]) for name in labels]
+    y, num_classes, mapping = targets(
+        columns[0] if isinstance(label, str) else np.stack(columns, axis=1),
+        given,
+        task,
+        place=lambda i: _place(tables, lengths, i),
+        names=[f"column {name!r}" for name in labels],
     )
     if single:
         owner = numbers_or_names(tables[0].columns[client_column])
@@ -91,9 +110,17 @@ def load_tables(
     else:
         owner = np.repeat([client_name(table.file) for table in tables], lengths)
     split = _splits(tables, split_column) if split_column else None
-    return Examples(
-        client_name(given), x, y, num_classes, owner, split, notes=notes + mapping, source=path
-    )
+    examples = Examples(client_name(given), x, y, num_classes, owner, split, task=task)
+    return examples._replace(notes=notes + mapping, source=path)
+
+
+def _features(table: Table, names: Sequence[str]) -> np.ndarray:
+    """Return columns as float32 ``[N, F]``."""
+    columns = [
+        finite_numbers(table.columns[name], f"{table.file}: column {name!r}", table.place)
+        for name in names
+    ]
+    return np.stack(columns, axis=1)
 
 
 def _files(given: pathlib.Path) -> list[pathlib.Path]:
@@ -145,18 +172,6 @@ def _without_missing(
     return whole, (note,) if left_out else ()
 
 
-def _refuse_missing(table: Table, name: str) -> None:
-    """Raise an error if a client or a label is missing."""
-    missing = is_missing(table.columns[name])
-    if missing.any():
-        row = int(np.argmax(missing))
-        raise DatasetError(
-            f"{table.file}: column {name!r} has no value in {table.place(row)} but "
-            f"{table.columns[name].tolist()[row]!r} ({missing.sum()} of {len(missing)} rows); fill "
-            "it in, remove the rows, or leave them out with missing='leave_out'"
-        )
-
-
 def _splits(tables: Sequence[Table], column: str) -> np.ndarray:
     """Return the checked column of splits of all tables."""
     for table in tables:
@@ -171,11 +186,11 @@ def _splits(tables: Sequence[Table], column: str) -> np.ndarray:
     return np.concatenate([table.columns[column].astype(str) for table in tables])
 
 
-def _check_columns(table: Table, expected: Sequence[str], label: str) -> None:
+def _check_columns(table: Table, expected: Sequence[str], labels: Sequence[str]) -> None:
     """Raise an error if a table lacks an expected column or has another one."""
     missing = [name for name in expected if name not in table.columns]
     if missing:
-        hint = "; name the label column" if missing[0] == label else ""
+        hint = "; name the label column" if missing[0] in labels else ""
         raise DatasetError(
             f"{table.file} has no column {missing[0]!r}, only {sorted(table.columns)}{hint}"
         )
@@ -184,34 +199,3 @@ def _check_columns(table: Table, expected: Sequence[str], label: str) -> None:
         raise DatasetError(
             f"{table.file} has a column {more[0]!r} that the first file does not have"
         )
-
-
-def _numbers(table: Table, name: str) -> np.ndarray:
-    """Return a column as float32."""
-    column = table.columns[name]
-    with np.errstate(over="ignore"):  # numbers above float32 become infinite: refused below
-        try:
-            values = column.astype(np.float32)
-        except (ValueError, TypeError):
-            # One by one, so that the message can name the row that is not a number.
-            values = np.array([_number(value) for value in column.tolist()], np.float32)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        value = column.tolist()[bad[0]]
-        decimal = isinstance(value, str) and np.isfinite(_number(value.replace(",", ".")))
-        hint = "write decimals with a point" if decimal and "," in value else (
-            "impute it, encode it, or remove the row or the column"
-        )  # fmt: skip
-        raise DatasetError(
-            f"{table.file}: column {name!r} has {value!r} in {table.place(int(bad[0]))} "
-            f"({len(bad)} of {len(values)} rows), which is not a finite number in float32; {hint}"
-        )
-    return values
-
-
-def _number(value: Any) -> float:
-    """Return a value as a float; NaN if it is not a number."""
-    try:
-        return float(value)
-    except (ValueError, TypeError):
-        return np.nan

@@ -204,6 +204,12 @@ def rebuild_task(config: Mapping[str, Any], name: str, moments: Moments | None) 
 
 def _with_metrics(task: Task, config: Mapping[str, Any]) -> Task:
     """Return a task with the metrics and the headline of a config."""
+    for name in config.get("metrics", ()):
+        if task.name == "regression" and ":" not in name:
+            raise ConfigError(
+                f"config.metrics: metric {name!r} is of labels and does not go with task "
+                f"'regression', which has {[m.name for m in task.metrics]}"
+            )
     try:
         task = task.with_metrics(*map(metric, config.get("metrics", ())))
     except ConfigError:

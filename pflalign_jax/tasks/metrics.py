@@ -82,6 +82,8 @@ def top_k(k: int) -> Metric:
         raise ValueError(f"top_k: k={k} is not allowed; it must be >= 1")
 
     def of_example(outputs: jax.Array, y: jax.Array) -> jax.Array:
+        if outputs.ndim != y.ndim + 1 or outputs.shape[-1] < 2:
+            raise ValueError("it needs a logit of each of several classes")
         own = jnp.take_along_axis(outputs, y[..., None], axis=-1)
         # By counting what is larger: it needs no sorting, and ties count for the label.
         hits = jnp.sum(outputs > own, axis=-1) < k

@@ -17,7 +17,7 @@ from pflalign_jax.errors import UserError
 from pflalign_jax.runs.explain import explain
 from pflalign_jax.runs.factories import FACTORIES, factory, table_key
 
-OWN_FILES = ("npz", "tables", "leaf")
+OWN_FILES = ("npz", "tables", "image_folder", "leaf")
 """Datasets that are whatever the user's files hold."""
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, a Python file.")

@@ -23,6 +23,7 @@ from pflalign_jax.datasets.registry import (
     femnist,
     fl_bench,
     hugging_face,
+    image_folder,
     leaf,
     mnist,
     nist_writers,
@@ -58,6 +59,7 @@ NAMES = (
     "pfllib",
     "fl_bench",
     "hugging_face",
+    "image_folder",
 )
 """What a config's ``dataset.name`` can be: functions of this module."""
 
@@ -84,6 +86,7 @@ __all__ = [
     "femnist",
     "fl_bench",
     "hugging_face",
+    "image_folder",
     "leaf",
     "mnist",
     "nist_writers",

@@ -17,6 +17,7 @@ from pflalign_jax.datasets.loaders import uci_har as uci_har_files
 from pflalign_jax.datasets.loaders.femnist import load_femnist
 from pflalign_jax.datasets.loaders.fl_bench import load_fl_bench
 from pflalign_jax.datasets.loaders.hugging_face import load_hugging_face
+from pflalign_jax.datasets.loaders.image_folder import load_image_folder
 from pflalign_jax.datasets.loaders.leaf import load_leaf
 from pflalign_jax.datasets.loaders.npz import load_npz
 from pflalign_jax.datasets.loaders.pfllib import load_pfllib
@@ -339,4 +340,29 @@ def tables(
             "client_column out"
         )
     examples = load_tables(path, label, client_column or CLIENT_COLUMN, split_column, missing, task)
+    return partition_examples(examples, **options)
+
+
+def image_folder(
+    path: str,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    file_column: str = "file",
+    label: str | tuple[str, ...] = "label",
+    client_column: str = "client",
+    split_column: str | None = None,
+    missing: str = "refuse",
+    task: str | None = None,
+    **options: Unpack[PartitionOptions],
+) -> FederatedDataset:
+    """Return your own images, in folders client/class or named by a csv file.
+
+    Args:
+      path, size, channels, file_column, label, client_column, split_column, missing, task: see
+        `load_image_folder`.
+      options: keyword arguments of `partition_examples`.
+    """
+    examples = load_image_folder(
+        path, size, channels, file_column, label, client_column, split_column, missing, task
+    )
     return partition_examples(examples, **options)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
+from pflalign_jax.datasets.loaders.images import read_pixels
 from pflalign_jax.datasets.loaders.labels import targets
 
 ADVICE = (
@@ -283,19 +284,15 @@ def _column(file: pathlib.Path, table: Any, name: str) -> np.ndarray:
 
 def _images(file: pathlib.Path, name: str, column: Any) -> np.ndarray:
     """Return decoded images, uint8 ``[N, H, W, C]``: grey ones with one channel, else three."""
-    import PIL.Image  # here, as only images need it
-
     images: list[np.ndarray] = []
     for row, value in enumerate(column.to_pylist()):
         try:
-            with PIL.Image.open(io.BytesIO(value["bytes"])) as image:
-                pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-        except (OSError, TypeError, ValueError, SyntaxError) as error:
+            pixels = read_pixels(io.BytesIO(value["bytes"]))
+        except (TypeError, ValueError) as error:
             raise DatasetError(
                 f"{file}: column {name!r} has no image in row {row} of the split ({error}); save "
                 "the dataset with the images in it"
             ) from error
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         if images and pixels.shape != images[0].shape:
             raise DatasetError(
                 f"{file}: the image in row {row} of the split has shape {pixels.shape}, others "

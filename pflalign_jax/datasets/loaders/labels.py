@@ -137,6 +137,18 @@ def _two_labels(
     return y, 2, notes
 
 
+def label_columns(label: str | tuple[str, ...], task: str | None) -> tuple[str, ...]:
+    """Return the names of the columns of labels; raise an error if several do not fit the task."""
+    if isinstance(label, str):
+        return (label,)
+    if task not in WITHOUT_CLASSES or not label:
+        raise DatasetError(
+            f"label={label} goes with task='regression' or 'multilabel', not with {task!r}; name "
+            "one column"
+        )
+    return tuple(label)
+
+
 def mapped_labels(
     labels: np.ndarray,
     where: object,

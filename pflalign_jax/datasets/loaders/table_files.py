@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pflalign_jax.datasets.base import DatasetError
+from pflalign_jax.datasets.base import SPLITS, DatasetError
+from pflalign_jax.datasets.values import is_missing
 
 ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 """Endings of files that are read, in upper or lower case."""
@@ -69,6 +70,37 @@ def read_table(file: pathlib.Path) -> Table:
     left_out = tuple(name for name in table.columns if INDEX_COLUMN.fullmatch(name))
     columns = {name: c for name, c in table.columns.items() if name not in left_out}
     return table._replace(columns=columns, left_out=left_out)
+
+
+def without_missing(
+    tables: Sequence[Table], required: Sequence[str]
+) -> tuple[list[Table], tuple[str, ...]]:
+    """Return the rows that have a value in all required columns, and a note on the others."""
+    whole, left_out = [], 0
+    for table in tables:
+        missing = np.any([is_missing(table.columns[name]) for name in required], axis=0)
+        left_out += int(missing.sum())
+        if not missing.all():
+            whole.append(table.of_rows(np.flatnonzero(~missing)))
+    note = f"{left_out} rows without a value in {' or '.join(required)} are left out."
+    return whole, (note,) if left_out else ()
+
+
+def check_splits(table: Table, column: str) -> np.ndarray:
+    """Return the column of splits, ``[N]`` strings.
+
+    Raises:
+      DatasetError: naming the place and the value of an unknown split.
+    """
+    values = table.columns[column].astype(str)
+    unknown = ~np.isin(values, SPLITS)
+    if unknown.any():
+        row = int(np.argmax(unknown))
+        raise DatasetError(
+            f"{table.file}: {column} has the value {str(values[row])!r} in {table.place(row)}; use "
+            f"one of {SPLITS}"
+        )
+    return values
 
 
 def _read_csv(file: pathlib.Path) -> Table:

@@ -5,19 +5,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples
-from pflalign_jax.datasets.loaders.labels import WITHOUT_CLASSES, targets
+from pflalign_jax.datasets.base import DatasetError, Examples
+from pflalign_jax.datasets.loaders.labels import label_columns, targets
 from pflalign_jax.datasets.loaders.table_files import (
     ENDINGS,
     Table,
+    check_splits,
     client_name,
     ending,
     read_table,
+    without_missing,
 )
 from pflalign_jax.datasets.values import (
     MISSING_OPTIONS,
     finite_numbers,
-    is_missing,
     numbers_or_names,
     refuse_missing,
 )
@@ -66,12 +67,7 @@ def load_tables(
     given = pathlib.Path(path)
     single = not given.is_dir()
     tables = [read_table(file) for file in _files(given)]
-    labels = (label,) if isinstance(label, str) else tuple(label)
-    if not isinstance(label, str) and task not in WITHOUT_CLASSES:
-        raise DatasetError(
-            f"label={label} goes with task='regression' or 'multilabel', not with {task!r}; name "
-            "one column"
-        )
+    labels = label_columns(label, task)
     special = [*labels] + ([client_column] if single else [])
     special += [split_column] if split_column else []
     features = [name for name in tables[0].columns if name not in special]
@@ -84,7 +80,7 @@ def load_tables(
     notes = _note_on_index(tables)
     required = [*labels, client_column] if single else [*labels]
     if missing == "leave_out":
-        tables, note = _without_missing(tables, required)
+        tables, note = without_missing(tables, required)
         notes += note
         if not tables:
             raise DatasetError(f"{given}: no row has a value in all of {required}")
@@ -109,7 +105,9 @@ def load_tables(
         owner = owner if owner.dtype.kind in "iu" else owner.astype(str)
     else:
         owner = np.repeat([client_name(table.file) for table in tables], lengths)
-    split = _splits(tables, split_column) if split_column else None
+    split = None
+    if split_column:
+        split = np.concatenate([check_splits(table, split_column) for table in tables])
     examples = Examples(client_name(given), x, y, num_classes, owner, split, task=task)
     return examples._replace(notes=notes + mapping, source=path)
 
@@ -156,34 +154,6 @@ def _note_on_index(tables: Sequence[Table]) -> tuple[str, ...]:
     return (
         f"columns {names} are left out: row numbers that pandas or R wrote, or without a name.",
     )
-
-
-def _without_missing(
-    tables: Sequence[Table], required: Sequence[str]
-) -> tuple[list[Table], tuple[str, ...]]:
-    """Return the rows that have a value in all required columns, and a note on the others."""
-    whole, left_out = [], 0
-    for table in tables:
-        missing = np.any([is_missing(table.columns[name]) for name in required], axis=0)
-        left_out += int(missing.sum())
-        if not missing.all():
-            whole.append(table.of_rows(np.flatnonzero(~missing)))
-    note = f"{left_out} rows without a value in {' or '.join(required)} are left out."
-    return whole, (note,) if left_out else ()
-
-
-def _splits(tables: Sequence[Table], column: str) -> np.ndarray:
-    """Return the checked column of splits of all tables."""
-    for table in tables:
-        values = table.columns[column].astype(str)
-        unknown = ~np.isin(values, SPLITS)
-        if unknown.any():
-            row = int(np.argmax(unknown))
-            raise DatasetError(
-                f"{table.file}: {column} has the value {str(values[row])!r} in "
-                f"{table.place(row)}; use one of {SPLITS}"
-            )
-    return np.concatenate([table.columns[column].astype(str) for table in tables])
 
 
 def _check_columns(table: Table, expected: Sequence[str], labels: Sequence[str]) -> None:

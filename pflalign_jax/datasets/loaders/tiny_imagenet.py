@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
+from pflalign_jax.datasets.loaders.images import read_pixels
 from pflalign_jax.datasets.loaders.sources import Source, checked_counts, data_directory
 
 SOURCE = Source(
@@ -74,13 +75,9 @@ def _lines(file: pathlib.Path) -> list[str]:
 
 def _image(file: pathlib.Path) -> np.ndarray:
     """Return uint8 pixels ``[64, 64, 3]``."""
-    import PIL.Image  # here, as only this dataset is stored as JPEG
-
     try:
-        with PIL.Image.open(file) as image:
-            # Some of the images are grey.
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, ValueError) as error:
+        pixels = read_pixels(file, channels=3)  # some of the images are grey
+    except ValueError as error:
         raise DatasetError(f"tiny_imagenet: {file} cannot be read as an image ({error})") from error
     if pixels.shape != (64, 64, 3):
         raise DatasetError(f"tiny_imagenet: {file} has shape {pixels.shape}; it must be 64x64")

@@ -54,6 +54,7 @@ def parse_config_flags(argv: list[str], comparison: bool = False) -> list[str]:
     """
     try:
         _find_outside_functions(argv)
+        _check_path(option(argv, "config")[0])
         rest = parse_flags(argv)
         _check_config_file()
         if EXPLAIN.value:
@@ -84,6 +85,31 @@ def _find_outside_functions(argv: list[str]) -> None:
     for section, name in named:
         if name and ":" in name:
             factory(section, name)
+
+
+def _check_path(given: str | None) -> None:
+    """Refuse a ``--config`` that names no Python file."""
+    if given is None:
+        return  # told once all flags are known
+    file, example = pathlib.Path(_path(given)), "such as experiments/digits.py"
+    if file.is_dir():
+        raise FlagError(f"--config={given} is a folder; name the Python file in it, {example}")
+    if not file.is_file():
+        where = "" if file.is_absolute() else f" in {os.getcwd()}, where the command runs"
+        raise FlagError(
+            f"--config={given} does not exist{where}; name a Python file that defines "
+            f"get_config(), {example}"
+        )
+    if file.suffix != ".py":
+        raise FlagError(
+            f"--config={given} is no Python file (.py); name one that defines get_config(), "
+            f"{example}"
+        )
+
+
+def _path(given: str) -> str:
+    """Return the file of ``--config=FILE`` or ``--config=FILE:TEXT``."""
+    return given.split(":")[0]
 
 
 def _check_config_file() -> None:
@@ -130,21 +156,21 @@ def command_of(module: str, arguments: list[str]) -> str:
 
 def _of_config_file(error: BaseException | None, given: str | None) -> str | None:
     """Return what to say of an error that a config file is to blame for; None for another one."""
-    file = (given or "").split(":")[0]
+    file, mend = _path(given or ""), "\nThe config could not be made; mend this line of its file."
     seen: set[Any] = set()
     while error is not None and file and os.path.exists(file) and error not in seen:
         seen.add(error)
         if isinstance(error, AttributeError) and str(error).endswith("attribute 'get_config'"):
-            return f"{file} has no function get_config(), which returns the config"
+            return f"{file} has no function get_config(), which returns the config; add it"
         if isinstance(error, SyntaxError) and error.filename == os.path.abspath(file):
-            return f"{file}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+            return f"{file}, line {error.lineno}: {type(error).__name__}: {error.msg}{mend}"
         # The innermost line of the file: where its author has to look.
         for frame in reversed(traceback.extract_tb(error.__traceback__)):
             if os.path.abspath(frame.filename) == os.path.abspath(file):
                 text = str(error).split("\n")[0]
                 if isinstance(error, AttributeError | KeyError):
                     text = _unknown_field(error)
-                return f"{file}, line {frame.lineno}: {type(error).__name__}: {text}"
+                return f"{file}, line {frame.lineno}: {type(error).__name__}: {text}{mend}"
         # ml_collections wraps what a file raises in errors of its own.
         error = error.__cause__ or error.__context__
     return None

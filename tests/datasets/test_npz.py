@@ -208,3 +208,12 @@ def test_a_directory_of_npy_files_is_memory_mapped(folder, tmp_path_factory):
 def test_bad_npy_files_are_named(folder, replaced, message):
     with pytest.raises(DatasetError, match=message):
         datasets.npz(str(folder(**replaced)))
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_table_is_read_by_another_loader(tmp_path, exists):
+    path = tmp_path / "data.csv"
+    if exists:
+        path.write_text("x,y,client\n1,0,ann\n")
+    with pytest.raises(DatasetError, match=r"data\.csv .*csv, parquet.* by .*dataset\.name=tables"):
+        datasets.npz(path)

@@ -23,7 +23,8 @@ CONFIGS = {
     "def get_config(:\n    pass\n": "line 1: SyntaxError: invalid syntax",
     "import nosuchmodule\n": "line 1: ModuleNotFoundError: No module named 'nosuchmodule'",
     "x = 1\n": "has no function get_config()",
-    "def get_config():\n    return 1 / 0\n": "line 2: ZeroDivisionError: division by zero",
+    "def get_config():\n    return 1 / 0\n": "line 2: ZeroDivisionError: division by zero\n"
+    "The config could not be made; mend this line of its file.",
     "def get_config():\n    raise ValueError('no\\nno')\n": "line 2: ValueError: no",
     "def get_config():\n    return {}\n": "returned dict, not a config; begin it with",
     "from experiments import digits\ndef get_config():\n    config = digits.get_config()\n"
@@ -47,7 +48,10 @@ DIGITS = "--config=experiments/digits.py"
 FLAGS = {
     (DIGITS, "--config.algorithm.learning_rat=1"): 'Did you mean "learning_rate"',
     (DIGITS, "--config.round=1"): 'Did you mean "rounds"',
-    ("--config=experiments/nothing.py",): "experiments/nothing.py",
+    ("--config=experiments/nothing.py",): "--config=experiments/nothing.py does not exist in",
+    ("--config", "/nothing.py", "--config.rounds=3"): "--config=/nothing.py does not exist; name a",
+    ("--config=experiments",): "--config=experiments is a folder; name the Python file in it",
+    ("--config=pyproject.toml",): "--config=pyproject.toml is no Python file",
     (): "pass --config=experiments/digits.py",
     (DIGITS, "stray"): "unexpected argument 'stray'",
 }

@@ -11,13 +11,15 @@ import numpy as np
 from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.checks import check_lengths, with_image_axes
 from pflalign_jax.datasets.loaders.labels import WITHOUT_CLASSES, targets
+from pflalign_jax.datasets.loaders.table_files import ending as table_ending
 from pflalign_jax.datasets.values import MISSING_OPTIONS, is_missing
 
 ADVICE = (
     "data are one npz file with arrays x, y and client; or a directory with x.npy, y.npy and "
     "client.npy; both may have an array split with values 'train', 'validation' and 'test'; or a "
     "directory with train.npz and test.npz. A folder of PFLlib, with train/0.npz and test/0.npz, "
-    "is read by pflalign_jax.datasets.pfllib, dataset.name=pfllib"
+    "is read by pflalign_jax.datasets.pfllib, dataset.name=pfllib; tables (csv, parquet) by "
+    "pflalign_jax.datasets.tables, dataset.name=tables"
 )
 
 UNREADABLE = (
@@ -70,6 +72,8 @@ def load_npz(
     path = pathlib.Path(path)
     if not path.exists():
         raise DatasetError(f"{path} does not exist; {ADVICE}")
+    if table_ending(path) is not None and path.is_file():
+        raise DatasetError(f"{path} is a table and no npz file; {ADVICE}")
     # A directory of npy files first: it is the one form in which x is not loaded as a whole.
     several = task in WITHOUT_CLASSES
     if (path / "x.npy").is_file():

@@ -6,15 +6,16 @@ function's default. What fields mean is said by `pflalign_jax.runs.explain`.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FieldReference
 
 from pflalign_jax.datasets.partition_examples import partition_arguments
 from pflalign_jax.federated import federate, local_training
+from pflalign_jax.federated.client_states import PLACES
 from pflalign_jax.runs import message_config as messages
-from pflalign_jax.runs.config_checks import ConfigError, checked, nearest, one_of
+from pflalign_jax.runs.config_checks import ConfigError, checked, in_range, nearest, one_of
 from pflalign_jax.runs.factories import (
     FACTORIES,
     TRANSFORMS,
@@ -48,15 +49,21 @@ class RunField(NamedTuple):
       default: its value where the experiment sets none.
       type: of its values.
       meaning: a text, or the function whose docstring has the text of the argument of this name.
+      least: the smallest value, of a whole number.
+      choices: all values that there are besides None, of a text.
     """
 
     default: Any
     type: Any
     meaning: str | Callable
+    least: int = 1
+    choices: Sequence[str] = ()
 
 
 RUN_FIELDS = {
-    "seed": RunField(0, int, "seed of parameters, cohorts and minibatches; not of the partition"),
+    "seed": RunField(
+        0, int, "seed of parameters, cohorts and minibatches, >= 0; not of the partition", 0
+    ),
     "rounds": RunField(30, int, "communication rounds, >= 1"),
     "eval_every": RunField(
         1,
@@ -67,6 +74,7 @@ RUN_FIELDS = {
         None,
         str | None,
         f"what the model learns: {', '.join(TASKS)}; None = as the dataset or its labels say",
+        choices=tuple(TASKS),
     ),
     "metrics": RunField(
         (),
@@ -95,25 +103,28 @@ RUN_FIELDS = {
         str,
         "number format that models compute in: float32, or bfloat16; parameters and states stay "
         "float32",
+        choices=("float32", "bfloat16"),
     ),
     "on_nonfinite": RunField(
         "leave_out",
         str,
         "what happens to a client whose loss, message or state is not finite: leave_out leaves it "
         "out of the round's mean, with a warning; raise stops the run",
+        choices=("leave_out", "raise"),
     ),
-    "new_client_steps": RunField(None, int | None, federate),
+    "new_client_steps": RunField(None, int | None, federate, 0),
     "diagnostics": RunField(
         False,
         bool,
         "write diagnostics.jsonl: P, gamma, directions, gradient noise, agreement of updates",
     ),
-    "client_state_in": RunField(None, str | None, federate),
+    "client_state_in": RunField(None, str | None, federate, choices=PLACES),
     "checkpoint_every": RunField(
         None,
         int | None,
         "rounds between checkpoints, besides one at every best round; 0 = never; None = automatic, "
         "at most 3 % of run time",
+        0,
     ),
     "checkpoints_kept": RunField(
         2, int, "how many of the latest checkpoints are kept, besides the best on validation"
@@ -196,15 +207,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
     resolved = ConfigDict()
     for name, field in RUN_FIELDS.items():
         resolved[name] = checked(name, config[name], field.type)
-        if field.type is int and name != "seed" and resolved[name] < 1:
-            raise ConfigError(f"config.{name}={resolved[name]} is not allowed; it must be >= 1")
-    if (resolved.checkpoint_every or 0) < 0:
-        raise ConfigError(
-            f"config.checkpoint_every={resolved.checkpoint_every} is not allowed; it must be >= 0, "
-            "or None"
-        )
-    if resolved.task is not None:
-        one_of("task", resolved.task, list(TASKS))
+        if type(resolved[name]) is int:
+            in_range(name, resolved[name], field.least)
+        if field.choices and resolved[name] is not None:
+            one_of(name, resolved[name], field.choices)
     if resolved.standardise_targets and resolved.task not in (None, "regression"):
         raise ConfigError(
             f"config.standardise_targets=True does nothing with task {resolved.task!r}; it is for "
@@ -212,8 +218,6 @@ def resolve(config: ConfigDict) -> ConfigDict:
         )
     for name in resolved.metrics:
         metric(name)
-    one_of("compute_dtype", resolved.compute_dtype, ("float32", "bfloat16"))
-    one_of("on_nonfinite", resolved.on_nonfinite, ("leave_out", "raise"))
     for section in FACTORIES:
         resolved[section] = _resolve_section(section, config[section])
     resolved.messages = messages.resolve_section(config.messages)

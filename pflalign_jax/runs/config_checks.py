@@ -1,9 +1,13 @@
 """Checks of config values, whose errors name the field, the value and what to do."""
 
+import contextlib
 import difflib
+import functools
+import math
 import types
 import typing
 from collections.abc import Iterable, Sequence
+from operator import or_
 
 from pflalign_jax.errors import UserError
 
@@ -12,27 +16,74 @@ class ConfigError(UserError, ValueError):
     """A config that cannot be run; the message names the field, its value and what to do."""
 
 
+LARGEST = 2**31 - 1
+"""The largest whole number of a config: programs and random keys count in 32 bits."""
+
+INFINITIES = ("inf", "-inf", "Infinity", "-Infinity")
+"""What a config has for infinity from the command line and from json, which have no word for it."""
+
+
 def checked(name: str, value: object, kind: object) -> object:
     """Return ``value`` as ``kind``, a type or a union of types.
 
+    Infinity may be one of the texts `INFINITIES`; whether it is allowed is for the function to say
+    that takes it.
+
     Raises:
-      ConfigError: if it is of another type.
+      ConfigError: if it is of another type, or of no use to any function: NaN, an empty text, a
+        whole number that programs cannot hold.
     """
+    _refuse_useless(name, value)
     options = typing.get_args(kind) if _is_union(kind) else (kind,)
     for option in options:
         origin = typing.get_origin(option) or option
         if origin is object or (value is None and origin is types.NoneType):
             return value
+        if origin is float and str not in options and isinstance(value, str):
+            if value in INFINITIES:
+                return float(value)
         if origin is float and (type(value) is int or type(value) is float):
             return float(value)
         if origin in (tuple, Sequence) and isinstance(value, list | tuple):
-            items = set(typing.get_args(option)) - {...}
-            if all(type(item) in items for item in value):
-                return tuple(value)
+            kinds = [item for item in typing.get_args(option) if item is not ...]
+            with contextlib.suppress(ConfigError):  # the message below has the whole list
+                return tuple(checked(name, item, functools.reduce(or_, kinds)) for item in value)
         if type(value) is origin:
             return value
-    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    wanted = " or ".join(map(_words, options))
     raise ConfigError(f"config.{name}={value!r} is not allowed; it must be {wanted}")
+
+
+def in_range(name: str, value: int, least: int) -> None:
+    """Refuse a whole number below ``least``."""
+    if value < least:
+        raise ConfigError(f"config.{name}={value} is not allowed; it must be >= {least}")
+
+
+def _refuse_useless(name: str, value: object) -> None:
+    """Raise an error for what no function can use, alone or in a list."""
+    for item in value if isinstance(value, list | tuple) else (value,):
+        reason = None
+        if isinstance(item, float) and math.isnan(item):
+            reason = "it must be a number"
+        elif isinstance(item, str) and not item.strip():
+            reason = "it must not be empty; None stands for the default"
+        elif type(item) is int and abs(item) > LARGEST:
+            reason = f"whole numbers go up to {LARGEST}"
+        if reason is not None:
+            raise ConfigError(f"config.{name}={value!r} is not allowed; {reason}")
+
+
+def _words(option: object) -> str:
+    """Return what a type is called in messages."""
+    if option is types.NoneType:
+        return "None"
+    if (typing.get_origin(option) or option) in (tuple, Sequence):
+        kinds = [item for item in typing.get_args(option) if item is not ...]
+        of = " or ".join(map(_words, kinds))
+        example = {"int": ", such as (8,)", "float": ", such as (0.5,)"}.get(of, "")
+        return f"a list of {of}{example}"
+    return getattr(option, "__name__", str(option))
 
 
 def one_of(name: str, value: object, choices: Sequence[str]) -> None:

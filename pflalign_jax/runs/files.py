@@ -24,6 +24,7 @@ that is then renamed; files that grow are cut back to what they were at the last
 import contextlib
 import csv
 import json
+import math
 import os
 import pathlib
 import zlib
@@ -52,6 +53,9 @@ CLIENTS = "clients.csv"
 DIAGNOSTICS = "diagnostics.jsonl"
 SUMMARY = "summary.json"
 TRIAL = "trial.json"
+
+INFINITIES = {math.inf: "Infinity", -math.inf: "-Infinity"}
+"""What stands in ``config.json`` for numbers that json has no word for."""
 LOCK = "lock"
 METRICS_CSV = "metrics.csv"
 TENSORBOARD = "tensorboard"
@@ -160,7 +164,7 @@ def write_description(
     workdir: pathlib.Path, config: ConfigDict, dataset: FederatedDataset, task: Task
 ) -> None:
     """Write what a run is: ``config.json``, ``partition.npz``, ``data.json``."""
-    write_json(workdir / CONFIG, config.to_dict())
+    write_json(workdir / CONFIG, _infinities_as_text(config.to_dict()))
     with named_write_errors(workdir / PARTITION):
         datasets.save_partition(workdir / PARTITION, dataset)
     write_json(workdir / DATA, {**describe_data(dataset), "task": _describe_task(task, dataset)})
@@ -209,7 +213,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       RunError: if it is missing or damaged; so do the other readers of this module.
     """
-    return _read_json(workdir / CONFIG)
+    return _infinities_of_text(_read_json(workdir / CONFIG))
 
 
 def flat_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -224,7 +228,25 @@ def flat_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def as_written(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config, or what describes data, as it will be read: tuples are lists there."""
-    return json.loads(json.dumps(value))
+    return _infinities_of_text(json.loads(json.dumps(_infinities_as_text(value))))
+
+
+def _infinities_as_text(value: Any) -> Any:
+    """Return a tree of json with infinity, for which json has no word, as a text."""
+    if isinstance(value, Mapping):
+        return {key: _infinities_as_text(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_infinities_as_text(item) for item in value]
+    return INFINITIES.get(value, value) if isinstance(value, float) else value
+
+
+def _infinities_of_text(value: Any) -> Any:
+    """Undo `_infinities_as_text`."""
+    if isinstance(value, Mapping):
+        return {key: _infinities_of_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_infinities_of_text(item) for item in value]
+    return float(value) if value in INFINITIES.values() else value
 
 
 def has_config(workdir: pathlib.Path) -> bool:

@@ -1,5 +1,6 @@
 import importlib
 import inspect
+import math
 
 import jax
 import pytest
@@ -100,11 +101,24 @@ def test_a_run_without_examples_to_score_is_refused():
         ({"model__conv": "lax"}, r"model\.conv='lax' does not go with model 'mlp'.*hidden"),
         ({"rounds": 0}, r"config\.rounds=0"),
         ({"rounds": 1.5}, r"config\.rounds=1\.5.*int"),
+        ({"rounds": 10**30}, r"config\.rounds=1000.*whole numbers go up to 2147483647"),
+        ({"seed": -1}, r"config\.seed=-1 is not allowed; it must be >= 0"),
+        ({"seed": 2**31}, r"config\.seed=2147483648 is not allowed; whole numbers go up to"),
+        ({"cohort_size": 0}, r"config\.cohort_size=0 is not allowed; it must be >= 1"),
+        ({"new_client_steps": -1}, r"config\.new_client_steps=-1 .* >= 0"),
+        ({"checkpoint_every": -1}, r"config\.checkpoint_every=-1 .* >= 0"),
+        ({"client_state_in": "tape"}, r"config\.client_state_in='tape' is unknown"),
+        ({"client_state_in": ""}, r"config\.client_state_in='' .* must not be empty"),
+        ({"dataset__seed": 10**30}, r"config\.dataset\.seed=1000.* go up to"),
+        ({"dataset__alpha": math.nan}, r"config\.dataset\.alpha=nan .* must be a number"),
+        ({"dataset__mean": (0.5, math.nan)}, r"config\.dataset\.mean=\(0\.5, nan\)"),
+        ({"dataset__alpha": "inf"}, r"alpha=inf is not allowed; .* at most 1e9"),
+        ({"algorithm__learning_rate": "inf"}, r"config\.algorithm: .*learning_rate=inf"),
         ({"eval_every": 0}, r"config\.eval_every=0"),
-        ({"cohort_size": "ten"}, r"cohort_size='ten'.*int or NoneType"),
+        ({"cohort_size": "ten"}, r"cohort_size='ten'.*int or None"),
         ({"dataset__alpha": "big"}, r"dataset\.alpha='big'.*float"),
         ({"algorithm__beta": True}, r"algorithm\.beta=True.*float"),
-        ({"model__hidden": "wide"}, r"model\.hidden='wide'.*Sequence"),
+        ({"model__hidden": "wide"}, r"model\.hidden='wide'.*a list of int, such as \(8,\)"),
         ({"model__hidden": (8, "9")}, r"model\.hidden=\(8, '9'\)"),
         ({"algorithm__learning_rate": -1.0}, r"config\.algorithm: .*learning_rate=-1\.0"),
         (
@@ -124,6 +138,11 @@ def test_a_run_without_examples_to_score_is_refused():
 def test_bad_values_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         build(changed(**fields))
+
+
+def test_numbers_in_lists():
+    """Whole numbers are numbers, also in a list."""
+    assert resolve(changed(dataset__mean=[0, 0.5], dataset__std=(1, 2))).dataset.mean == (0.0, 0.5)
 
 
 def test_every_algorithm_can_have_its_own_grid():

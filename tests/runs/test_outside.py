@@ -1,6 +1,7 @@
 """Algorithms and models outside the package, named as ``module:function`` in a config."""
 
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -12,11 +13,12 @@ import pytest
 
 import pflalign_jax as pfl
 from experiments.compare import comparison, leaderboard
-from pflalign_jax.runs import factories
+from pflalign_jax.runs import factories, files
 from pflalign_jax.runs.build import build
 from pflalign_jax.runs.config import ConfigError, default_config, resolve
 from pflalign_jax.runs.explain import explain
 from pflalign_jax.runs.factories import factory, is_number, parameters, table_key
+from pflalign_jax.runs.signals import StoppedError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -114,6 +116,26 @@ def test_it_runs_like_one_of_the_package(outside):
         _, result = federation.run_round(federation.init(jax.random.key(0)), score=True)
         losses.append(result.adapted["test/personal/adapted"].loss)
     np.testing.assert_array_equal(*losses)
+
+
+@pytest.mark.parametrize("given", ["inf", -math.inf])
+def test_infinity_is_written_and_read(outside, given):
+    """Json has no infinity: a run with one goes on and is loaded all the same."""
+    config = small(default_config("own_methods:slower"))
+    config.rounds, config.algorithm.damping, config.algorithm.learning_rate = 2, given, 0.1
+    with pytest.raises(StoppedError):
+        pfl.runs.run(config, outside / "run", say=lambda text: None, stop=lambda: 15)
+
+    def no_constants(name):
+        raise AssertionError(name)
+
+    text = (outside / "run" / "config.json").read_text()
+    written = json.loads(text, parse_constant=no_constants)
+    assert written["algorithm"]["damping"] == files.INFINITIES[float(given)]
+    said = []
+    pfl.runs.run(config, outside / "run", say=said.append)
+    assert any("goes on" in text or "after round 1" in text for text in said), said
+    assert pfl.runs.load(outside / "run").config["algorithm"]["damping"] == float(given)
 
 
 def test_models_can_be_named_likewise(outside):

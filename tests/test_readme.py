@@ -150,9 +150,13 @@ def with_root(word):
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(map(can_run, commands(page)))], ids=named
 )
-def test_commands_run(page, tmp_path):
-    """A page's commands, in order and in one directory."""
+def test_commands_run(page, tmp_path, monkeypatch):
+    """A page's commands, in order and in one directory, after what writes files there."""
     np.savez(tmp_path / "new.npz", x=datasets.digits().x[:5])
+    monkeypatch.chdir(tmp_path)
+    for _, code in blocks(page, "python"):
+        if any(call in code for call in ("savez(", "write_text(", ".save(")):  # files to be read
+            exec(compile(code, "a page", "exec"), {"__name__": "__main__"})
     paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     for module, arguments in map(ours, filter(can_run, commands(page))):
         given = []

@@ -20,6 +20,9 @@ MOST_CHANNELS = 4
 SMALLEST_SIDE = 8
 """Shorter sides are no sign of an image."""
 
+NUM_CLASSES = {"regression": 0, "multilabel": 0, "binary": 2}
+"""Classes of `Examples` for tasks that leave no choice."""
+
 QUANTITY = (
     "To predict numbers, say task='regression' (--config.task=regression; in Examples also "
     "num_classes=0). For classes, divide them into ranges (np.digitize) or give them names"
@@ -195,10 +198,11 @@ def _checked_labels(
 ) -> np.ndarray:
     """Return labels as int32, or float32 for numbers; raise an error unless they fit the task."""
     num_classes, task = examples.num_classes, examples.task
-    if num_classes and task in ("regression", "multilabel"):
+    expected = NUM_CLASSES.get(str(task), num_classes)
+    if num_classes != expected:
         raise DatasetError(
-            f"{where}: num_classes={num_classes} does not go with task={task!r}, which has no "
-            "classes; it must be 0"
+            f"{where}: num_classes={num_classes} does not go with task={task!r}; it must be "
+            f"{expected}"
         )
     if y.dtype.kind not in "iubf":
         raise DatasetError(

@@ -117,6 +117,8 @@ def test_tables_of_arrow(tmp_path):
     assert read([[0.5, 1]] * 4, "regression").y.shape == (4, 2)
     assert read([[0, 1]] * 4, "multilabel").y.tolist() == [[0, 1]] * 4
     assert read(["x", "y"] * 2, "binary").y.tolist() == [0, 1, 0, 1]
+    with pytest.raises(DatasetError, match=r"column 'label' has 'low' in example 1 \(1 of 4 rows"):
+        read(["0", "low", "1", "2"], "regression")
     with pytest.raises(DatasetError, match="exactly two labels, and there are 3: 'x', 'y', 'z'"):
         read(["x", "y", "z", "x"], "binary")
     with pytest.raises(DatasetError, match=r"\[1\] has 2 in example 3 .*'multilabel' are 0 or 1"):
@@ -221,6 +223,8 @@ def test_examples_in_memory():
     assert partition_examples(whole).y.dtype == np.float32
     with pytest.raises(DatasetError, match=r"num_classes=1 does not go with task='regression'"):
         partition_examples(whole._replace(num_classes=1))
+    with pytest.raises(DatasetError, match=r"num_classes=0 does not go with task='binary'.* be 2"):
+        partition_examples(whole._replace(task="binary"))
     with pytest.raises(DatasetError, match=r"in Examples also num_classes=0"):
         partition_examples(Examples("mine", X, X[:, 0], 1, CLIENTS))
     y, num_classes, notes = targets(np.array([b"0", b"1"]), "here", "binary")

@@ -310,7 +310,7 @@ def _labels(
         y = y.astype(str)
     names = _class_names(table, label)
     if not names or y.dtype.kind not in "iu" or task not in (None, "classification"):
-        return targets(y, folder, task)
+        return targets(y, folder, task, names=[f"column {label!r}"] if y.ndim == 1 else ())
     if len(y) and (y.min() < 0 or y.max() >= len(names)):
         bad = y.min() if y.min() < 0 else y.max()
         raise DatasetError(

@@ -121,7 +121,7 @@ def test_tables_of_arrow(tmp_path):
         read(["0", "low", "1", "2"], "regression")
     with pytest.raises(DatasetError, match="exactly two labels, and there are 3: 'x', 'y', 'z'"):
         read(["x", "y", "z", "x"], "binary")
-    with pytest.raises(DatasetError, match=r"\[1\] has 2 in example 3 .*'multilabel' are 0 or 1"):
+    with pytest.raises(DatasetError, match=r"y\[:, 1\] has 2 in example 3 .*are 0 or 1"):
         read([[0, 1]] * 3 + [[0, 2]], "multilabel")
 
 
@@ -188,7 +188,7 @@ def test_labels_of_tables_that_do_not_fit_the_task(tmp_path, columns, options, m
         (X, {"task": "binary"}, r"y has shape \(40, 3\).*task='regression' or 'multilabel'"),
         (with_value(X[:, 0], 3, np.nan), {"task": "regression"}, "no label at example 3 but nan"),
         (with_value(X[:, 0], 3, np.inf), {"task": "regression"}, "y has inf in example 3"),
-        (X, {"task": "multilabel"}, r"y\[0\] has .* in example 0 .* are 0 or 1"),
+        (X, {"task": "multilabel"}, r"y\[:, 0\] has .* in example 0 .* are 0 or 1"),
         (np.arange(40) % 3, {"task": "binary"}, "two labels, and there are 3: 0, 1, 2"),
         (np.arange(40) % 2, {"task": "multilabel"}, r"y has shape \(40,\).*task='binary'"),
         (np.arange(40) % 2, {"task": "binary", "num_classes": 3}, "num_classes=3 does not go with"),

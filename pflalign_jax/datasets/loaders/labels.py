@@ -5,16 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError
-from pflalign_jax.datasets.checks import (
-    QUANTITY,
-    check_task,
-    refuse_other_numbers,
-)
+from pflalign_jax.datasets.checks import QUANTITY, check_task, refuse_other_numbers
 from pflalign_jax.datasets.values import finite_numbers, numbers_or_names, refuse_missing
 
 MANY_CLASSES = 20
 """Numbers with more different values than this may be no classes."""
-
 
 WITHOUT_CLASSES = ("regression", "multilabel")
 """Tasks whose ``y`` may be ``[N, M]``, several values of each example, and has no classes."""
@@ -85,7 +80,8 @@ def _columns(
     columns = values.reshape(len(values), -1)
     found = []
     for j in range(columns.shape[1]):
-        column, name = columns[:, j], names[j] if names else "y" if values.ndim == 1 else f"y[{j}]"
+        column = columns[:, j]
+        name = names[j] if names else "y" if values.ndim == 1 else f"y[:, {j}]"
         refuse_missing(f"{where}: {name}", column, "label", place)
         found.append(finite_numbers(column, f"{where}: {name}", place))
     return np.stack(found, axis=1)
@@ -108,7 +104,7 @@ def _zeros_and_ones(
     bad = (y != 0) & (y != 1)
     if bad.any():
         i, j = (int(k) for k in np.argwhere(bad)[0])
-        name = names[j] if names else f"y[{j}]"
+        name = names[j] if names else f"y[:, {j}]"
         raise DatasetError(
             f"{where}: {name} has {y[i, j]:g} in {place(i)} ({bad.any(1).sum()} of {len(y)} rows); "
             "labels of task='multilabel' are 0 or 1. For numbers, say task='regression'"

@@ -16,6 +16,12 @@ from pflalign_jax.federated import (
 from pflalign_jax.federated.validation import nonnegative
 from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
+UNKNOWN = -1e9
+"""Bias of a class without a prototype in a personal head: below any real class, and finite."""
+
+MARGIN = 10.0
+"""Nats by which the logit of such a class is below the least of the others."""
+
 
 class ServerState(NamedTuple):
     """Global prototypes.
@@ -72,11 +78,22 @@ def fedproto(
     def personal_model(server, params):
         """Return the model with prototypes for a head, where some are known."""
         # ‖z - c‖² is ‖z‖² - (2 c z - ‖c‖²), and ‖z‖² is the same for all classes.
-        unknown = -1e9 * (1 - server.known)  # below any real class, and finite
+        unknown = UNKNOWN * (1 - server.known)
         nearest = {"kernel": 2 * server.mean.T, "bias": unknown - (server.mean**2).sum(1)}
         some_known = server.known.sum() > 0
         layer = jax.tree.map(lambda a, b: jnp.where(some_known, a, b), nearest, params[head])
         return {**params, head: layer}
+
+    def predict(params, x):
+        """Return logits; those of unknown classes are the least, but of the others' size.
+
+        Such a class is never predicted. The paper gives it no probability, with which one example
+        of it would make the mean loss of its client infinite.
+        """
+        logits = model.apply(params, x)
+        unknown = logits < UNKNOWN / 2
+        least = jnp.min(jnp.where(unknown, jnp.inf, logits), axis=-1, keepdims=True)
+        return jnp.where(unknown, least - MARGIN, logits)
 
     def client_update(server, client, data, key):
         def loss(params, batch, key):
@@ -111,6 +128,7 @@ def fedproto(
         ),
         personal_params=lambda server, client, data: personal_model(server, client.params),
         global_params=None,
+        predict=predict,
         classes_only="fedproto",
     )
 

@@ -313,6 +313,17 @@ def test_fedproto_prototypes():
     assert logits.argmax(1).tolist() == [0, 1]  # the nearer prototype
 
 
+def test_fedproto_never_predicts_a_class_without_a_prototype():
+    # Of three classes two have examples: the third is the least likely, at a finite loss.
+    head = {"kernel": np.zeros((1, 3), np.float32), "bias": np.zeros(3, np.float32)}
+    model = FEATURES._replace(init=lambda key, x: {**FEATURES.init(key, x), "head": head})
+    algorithm = algorithms.fedproto(model, 0.0, num_classes=3)
+    _, _, personal = after(algorithm, 1, labelled(), model)
+    logits = np.asarray(algorithm.predict(personal[0], np.array([[2.4], [2.6]])))
+    # 2 c z - c² with prototypes 2 and 3, and 10 below the smaller of the two.
+    np.testing.assert_allclose(logits, [[5.6, 5.4, -4.6], [6.4, 6.6, -3.6]], rtol=1e-6)
+
+
 def test_fedproto_pulls_features_to_prototypes():
     pulled = algorithms.fedproto(FEATURES, 0.1, num_classes=2, lam=1.0)
     plain = algorithms.fedproto(FEATURES, 0.1, num_classes=2, lam=0.0)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FieldReference
 
+from pflalign_jax.datasets.options import check_options
 from pflalign_jax.datasets.partition_examples import partition_arguments
 from pflalign_jax.federated import federate, local_training
 from pflalign_jax.federated.client_states import PLACES
@@ -228,15 +229,6 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return resolved
 
 
-def check_config(config: ConfigDict) -> None:
-    """Refuse a config that `resolve` refuses.
-
-    Raises:
-      ConfigError: as `resolve`.
-    """
-    resolve(config)
-
-
 def _resolve_section(section: str, fields: ConfigDict) -> ConfigDict:
     """Return a section with the fields of the function that it names, checked and filled in."""
     name = fields.name
@@ -262,6 +254,8 @@ def _resolve_section(section: str, fields: ConfigDict) -> ConfigDict:
         else:
             value = parameter.default
         resolved[key] = FieldReference(value, field_type=object)
+    if section == "dataset":
+        check_options(resolved)
     if section == "dataset" and resolved.partition is not None and not resolved.partition_file:
         # What this partition takes; where the data choose the partition it is known later.
         resolved.update(partition_arguments(resolved.partition, resolved))

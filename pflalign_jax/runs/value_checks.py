@@ -7,10 +7,16 @@ data as well; here they are called with a stand-in for it, and what they return 
 from ml_collections import ConfigDict
 
 from pflalign_jax.runs import message_config as messages
-from pflalign_jax.runs.build import build_algorithm, build_model, build_participation, errors_of
+from pflalign_jax.runs.build import (
+    build_algorithm,
+    build_model,
+    build_participation,
+    errors_of,
+    rebuild_task,
+)
 from pflalign_jax.runs.config import resolve
 from pflalign_jax.runs.factories import FACTORIES
-from pflalign_jax.tasks import TASKS
+from pflalign_jax.tasks import classification
 
 OUTPUTS = 10
 """Of the stand-in for the data: classes. No function of the package allows a value for the sake of
@@ -35,7 +41,10 @@ def check_config(config: ConfigDict) -> ConfigDict:
             build_participation(resolved)
     if outside & {"model", "algorithm"}:
         return resolved
-    task = TASKS[resolved.task or "classification"]()
+    # Without a task in the config the data choose it, and with it what metrics there are.
+    task = (
+        classification() if resolved.task is None else rebuild_task(resolved, resolved.task, None)
+    )
     with errors_of("model"):
         model = build_model(resolved, OUTPUTS)
     with errors_of("algorithm"):

@@ -88,6 +88,8 @@ def test_all_partitions_are_named_where_partition_is_explained():
     ("fields", "message"),
     [
         ({"seed": -1}, r"config\.seed=-1 is not allowed"),
+        ({"task": "binary", "headline": "rmse"}, r"config\.headline='rmse': "),
+        ({"task": "regression", "metrics": ("auc",)}, r"config\.metrics: "),
         ({"model.hidden": (0,)}, r"config\.model: mlp: hidden=\(0,\) .* every width must be >= 1"),
         ({"model.name": "resnet", "model.width": 0}, r"config\.model: resnet: width=0"),
         ({"model.name": "transformer", "model.heads": 3}, r"config\.model: .*heads=3 does not"),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FieldReference
 
+from pflalign_jax.datasets.base import DatasetError
 from pflalign_jax.datasets.options import check_options
 from pflalign_jax.datasets.partition_examples import partition_arguments
 from pflalign_jax.federated import federate, local_training
@@ -255,8 +256,11 @@ def _resolve_section(section: str, fields: ConfigDict) -> ConfigDict:
             value = parameter.default
         resolved[key] = FieldReference(value, field_type=object)
     if section == "dataset":
-        check_options(resolved)
-    if section == "dataset" and resolved.partition is not None and not resolved.partition_file:
-        # What this partition takes; where the data choose the partition it is known later.
-        resolved.update(partition_arguments(resolved.partition, resolved))
+        try:
+            check_options(resolved)
+            # What this partition takes; where the data choose the partition it is known later.
+            if resolved.partition is not None and not resolved.partition_file:
+                resolved.update(partition_arguments(resolved.partition, resolved))
+        except DatasetError as error:  # which does not know that it is about a config
+            raise ConfigError(f"config.dataset: {error}") from error
     return resolved

@@ -32,7 +32,7 @@ def check_config(config: ConfigDict) -> ConfigDict:
     Functions outside the package are not called: what they make of a stand-in is not known.
 
     Raises:
-      ConfigError, DatasetError: as `resolve`, or naming the value that a function refuses.
+      ConfigError: as `resolve`, or naming the value that a function refuses.
     """
     resolved = resolve(config)
     outside = {section for section in FACTORIES if config[section].name not in FACTORIES[section]}

@@ -34,7 +34,6 @@ from pflalign_jax.cli.flags import (
     parse_config_flags,
 )
 from pflalign_jax.cli.loggers import LOGS, check_loggers, log_to
-from pflalign_jax.runs import config as vocabulary
 from pflalign_jax.runs import files, run
 from pflalign_jax.runs.explain import overview
 from pflalign_jax.runs.headline import headline_of
@@ -42,6 +41,7 @@ from pflalign_jax.runs.loop import RunPlan
 from pflalign_jax.runs.metrics import Row
 from pflalign_jax.runs.processes import is_first_process
 from pflalign_jax.runs.signals import asked_to_stop
+from pflalign_jax.runs.value_checks import check_config
 
 __doc__ += overview()
 
@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> None:
     use_devices(DEVICES.value)
     cache_programs(CACHE.value)
     config = CONFIG.value
-    vocabulary.check_config(config)  # before other processes are waited for
+    check_config(config)  # before other processes are waited for
     check_loggers(_LOG.value)
     join_processes(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     check_devices()

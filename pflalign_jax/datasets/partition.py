@@ -64,8 +64,7 @@ def lognormal(
     Raises:
       DatasetError: for ``sigma`` not in [0, 50] or ``K * min_size > N``.
     """
-    if not 0 <= sigma <= 50:  # sizes of larger ones overflow: one client would have all
-        raise DatasetError(f"lognormal: sigma={sigma} is not allowed; it must be in [0, 50]")
+    check_sigma("lognormal", sigma)
     rng = np.random.default_rng(seed)
     shares = np.exp(sigma * rng.standard_normal(num_clients))
     return _of_sizes(len(labels), shares, min_size, rng)
@@ -88,8 +87,7 @@ def zipf(
     Raises:
       DatasetError: for ``exponent < 0``, infinite, or ``K * min_size > N``.
     """
-    if not 0 <= exponent < np.inf:
-        raise DatasetError(f"zipf: exponent={exponent} is not allowed; it must be finite and >= 0")
+    check_exponent("zipf", exponent)
     rng = np.random.default_rng(seed)
     shares = rng.permutation(np.arange(1, num_clients + 1) ** -float(exponent))
     return _of_sizes(len(labels), shares, min_size, rng)
@@ -110,6 +108,20 @@ def natural(owners: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     order = np.argsort(owner, kind="stable")
     cuts = np.cumsum(np.bincount(owner, minlength=len(names)))[:-1]
     return names.astype(str), np.split(order, cuts)
+
+
+def check_sigma(name: str, sigma: float) -> None:
+    """Raise an error for a standard deviation that gives no sizes."""
+    if not 0 <= sigma <= 50:  # sizes of larger ones overflow: one client would have all
+        raise DatasetError(f"{name}: sigma={sigma} is not allowed; it must be in [0, 50]")
+
+
+def check_exponent(name: str, exponent: float) -> None:
+    """Raise an error for an exponent that gives no sizes."""
+    if not 0 <= exponent < np.inf:
+        raise DatasetError(
+            f"{name}: exponent={exponent} is not allowed; it must be finite and >= 0"
+        )
 
 
 def _of_sizes(

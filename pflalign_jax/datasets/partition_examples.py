@@ -11,6 +11,7 @@ from pflalign_jax.datasets import partition as partitions
 from pflalign_jax.datasets.base import SPLITS, DatasetError, Examples, FederatedDataset, Owned
 from pflalign_jax.datasets.build import Group, assemble
 from pflalign_jax.datasets.checks import checked_examples
+from pflalign_jax.datasets.options import check_options
 from pflalign_jax.datasets.partition_file import read_partition, refuse_other_data
 from pflalign_jax.datasets.split import split_clients
 from pflalign_jax.random_purposes import NEW_CLIENTS, OWNER_CHOICE
@@ -183,7 +184,7 @@ def partition_examples(
     """
     # All arguments by their names, so that none is listed again on its way through this file.
     options: dict[str, Any] = {k: v for k, v in locals().items() if k != "examples"}
-    _check_integers(options)
+    check_options(options)
     examples = _subsample(checked_examples(examples), fraction, seed)
     if partition_file is None:
         options = with_defaults(options, examples)
@@ -246,19 +247,6 @@ def partition_arguments(partition: str, given: Mapping[str, Any]) -> dict[str, A
             )
     # In the order of `defaults`, in which the partition's function takes them.
     return {k: default if given.get(k) is None else given[k] for k, default in defaults.items()}
-
-
-def _check_integers(options: Mapping[str, Any]) -> None:
-    """Raise an error for a seed or a number of clients that is no whole number or negative."""
-    least = {"seed": 0, "num_clients": 1, "num_new_clients": 0, "min_examples": 0}
-    for name, lowest in least.items():
-        value = options[name]
-        if value is None and name in ("num_clients", "min_examples"):
-            continue
-        if not isinstance(value, (int, np.integer)) or value < lowest:
-            raise DatasetError(
-                f"{name}={value} is not allowed; it must be a whole number >= {lowest}"
-            )
 
 
 def _divide(examples: Examples, options: Mapping[str, Any]) -> tuple[list[Group], Examples]:
@@ -336,8 +324,6 @@ def _assemble(
 
 def _subsample(examples: Examples, fraction: float, seed: int) -> Examples:
     """Return a seeded random part of the examples, in their order."""
-    if not 0 < fraction <= 1:
-        raise DatasetError(f"fraction={fraction} is not allowed; it must be in (0, 1]")
     if round(fraction * len(examples.y)) < 1:
         raise DatasetError(
             f"fraction={fraction} of {len(examples.y)} examples leaves none; raise it"

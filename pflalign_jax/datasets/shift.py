@@ -31,8 +31,8 @@ def feature_shift(
       x: ``[N, ...]`` features; images ``[N, H, W, C]`` for a rotation.
       num_clients: K.
       kind: one of `FEATURE_SHIFTS`.
-      strength: the largest amount, > 0: amounts are uniform in ``[-strength, strength)``, for noise
-        in ``[0, strength)``.
+      strength: the largest amount, finite and > 0: amounts are uniform in
+        ``[-strength, strength)``, for noise in ``[0, strength)``.
       groups: G: each client gets one of G amounts, evenly spaced over that interval from its low
         end (rotation by 180 in 4 groups: -180, -90, 0, 90 degrees). None: each has its own amount.
       seed: of the draws.
@@ -41,10 +41,7 @@ def feature_shift(
       DatasetError: for an unknown kind, a strength or a number of groups out of range, tokens, or a
         rotation of features that are not images.
     """
-    if kind not in FEATURE_SHIFTS:
-        raise DatasetError(f"feature_shift={kind!r} is unknown; choose from {FEATURE_SHIFTS}")
-    if not strength > 0:
-        raise DatasetError(f"feature_shift_strength={strength} is not allowed; it must be > 0")
+    check_feature_shift(kind, strength)
     if kind == "rotation" and x.ndim != 4:
         raise DatasetError(
             f"feature_shift='rotation' needs images [N, H, W, C]; x has shape {x.shape}"
@@ -80,8 +77,7 @@ def label_shift(
     Raises:
       DatasetError: for an unknown kind, one class, or a number of groups out of range.
     """
-    if kind not in LABEL_SHIFTS:
-        raise DatasetError(f"label_shift={kind!r} is unknown; choose from {LABEL_SHIFTS}")
+    check_label_shift(kind)
     if num_classes < 2:
         raise DatasetError(f"label_shift={kind!r} needs two labels; the data have {num_classes}")
     rng = np.random.default_rng([seed, LABEL_SHIFT])
@@ -96,6 +92,22 @@ def label_shift(
         else:
             maps[g] = rng.permutation(num_classes)
     return maps[group]
+
+
+def check_feature_shift(kind: str, strength: float) -> None:
+    """Raise an error for an unknown feature shift, or a strength that no shift can have."""
+    if kind not in FEATURE_SHIFTS:
+        raise DatasetError(f"feature_shift={kind!r} is unknown; choose from {FEATURE_SHIFTS}")
+    if not 0 < strength < np.inf:
+        raise DatasetError(
+            f"feature_shift_strength={strength} is not allowed; it must be finite and > 0"
+        )
+
+
+def check_label_shift(kind: str) -> None:
+    """Raise an error for an unknown label shift."""
+    if kind not in LABEL_SHIFTS:
+        raise DatasetError(f"label_shift={kind!r} is unknown; choose from {LABEL_SHIFTS}")
 
 
 def _groups(num_clients: int, groups: int | None, rng: np.random.Generator) -> np.ndarray:

@@ -50,7 +50,7 @@ def split_clients(
         raise DatasetError(
             "split_by='stratified' needs one label per example; choose 'random' or 'temporal'"
         )
-    _check_amounts(validation_fraction, test_fraction, validation_count, test_count)
+    check_amounts(validation_fraction, test_fraction, validation_count, test_count)
     splits: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
     for k, part in enumerate(parts):
         # Never all: a client without training examples could not take part.
@@ -76,7 +76,7 @@ def split_clients(
     return splits
 
 
-def _check_amounts(
+def check_amounts(
     validation_fraction: float,
     test_fraction: float,
     validation_count: int | None,

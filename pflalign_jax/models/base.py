@@ -4,7 +4,7 @@ What only the algorithms of this package use (`single_head`, `labelled_features`
 `mean_of_real`, ...) is imported from here and not exported by `pflalign_jax.models`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
@@ -51,6 +51,21 @@ class Model(NamedTuple):
     head: tuple[str, ...] = ()
     features: Callable[[Any, jax.Array], jax.Array] | None = None
     train_features: Callable[..., jax.Array] | None = None
+
+
+def check_sizes(function: str, least: int = 1, **sizes: int | Sequence[int]) -> None:
+    """Raise ValueError unless all sizes of a network, or all numbers in them, are >= ``least``.
+
+    >>> check_sizes("mlp", hidden=(200, 0))
+    Traceback (most recent call last):
+    ValueError: mlp: hidden=(200, 0) is not allowed; every width must be >= 1
+    """
+    for name, size in sizes.items():
+        widths, what = (size, "every width") if isinstance(size, Sequence) else ((size,), "it")
+        if any(width < least for width in widths):
+            raise ValueError(
+                f"{function}: {name}={size!r} is not allowed; {what} must be >= {least}"
+            )
 
 
 def from_flax(module: "nn.Module", head: str | None = None) -> Model:

@@ -67,11 +67,10 @@ def build(
     dataset = build_dataset(config) if dataset is None else dataset
     _refuse_unscored(dataset)
     task = build_task(config, dataset)
-    with _errors_of("model"):
+    with errors_of("model"):
         model = build_model(config, task.num_outputs(dataset))
-    with _errors_of("participation"):
-        fields = config.participation
-        participation = call(factory("participation", fields.name), fields)
+    with errors_of("participation"):
+        participation = build_participation(config)
     # Before anything is compiled: a run must not end at its first evaluation.
     messages.check_accountable(config, participation, dataset.num_clients)
     algorithm, trained = build_with_messages(config, model, dataset, task)
@@ -138,7 +137,7 @@ def build_with_messages(
     Raises:
       ConfigError: naming the value that is not possible.
     """
-    with _errors_of("algorithm"):
+    with errors_of("algorithm"):
         algorithm = build_algorithm(
             config, model, task, task.num_outputs(dataset), dataset.num_clients, values
         )
@@ -163,7 +162,7 @@ def build_dataset(config: Mapping[str, Any]) -> FederatedDataset:
       DatasetError: naming the file or argument, its value and what to do.
     """
     fields = config["dataset"]
-    with _errors_of("dataset"):
+    with errors_of("dataset"):
         # Files of numbers can be read for several tasks; most datasets have but one.
         return call(factory("dataset", fields["name"]), fields, task=config["task"])
 
@@ -224,7 +223,7 @@ def _with_metrics(task: Task, config: Mapping[str, Any]) -> Task:
 
 
 @contextlib.contextmanager
-def _errors_of(section: str) -> Iterator[None]:
+def errors_of(section: str) -> Iterator[None]:
     """Name the section of a config whose values a function refuses."""
     try:
         yield
@@ -255,6 +254,16 @@ def build_model(config: Mapping[str, Any], num_classes: int) -> Model:
     model = call(factory("model", fields["name"]), fields, num_classes=num_classes)
     dtype = config["compute_dtype"]
     return model if dtype == "float32" else with_compute_dtype(model, dtype)
+
+
+def build_participation(config: Mapping[str, Any]) -> Participation:
+    """Return who is invited to a round of a resolved config.
+
+    Raises:
+      ValueError: for arguments that are refused.
+    """
+    fields = config["participation"]
+    return call(factory("participation", fields["name"]), fields)
 
 
 def build_algorithm(

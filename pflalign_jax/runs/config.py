@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FieldReference
 
+from pflalign_jax.datasets.base import DatasetError
+from pflalign_jax.datasets.options import check_options
 from pflalign_jax.datasets.partition_examples import partition_arguments
 from pflalign_jax.federated import federate, local_training
 from pflalign_jax.federated.client_states import PLACES
@@ -228,15 +230,6 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return resolved
 
 
-def check_config(config: ConfigDict) -> None:
-    """Refuse a config that `resolve` refuses.
-
-    Raises:
-      ConfigError: as `resolve`.
-    """
-    resolve(config)
-
-
 def _resolve_section(section: str, fields: ConfigDict) -> ConfigDict:
     """Return a section with the fields of the function that it names, checked and filled in."""
     name = fields.name
@@ -262,7 +255,12 @@ def _resolve_section(section: str, fields: ConfigDict) -> ConfigDict:
         else:
             value = parameter.default
         resolved[key] = FieldReference(value, field_type=object)
-    if section == "dataset" and resolved.partition is not None and not resolved.partition_file:
-        # What this partition takes; where the data choose the partition it is known later.
-        resolved.update(partition_arguments(resolved.partition, resolved))
+    if section == "dataset":
+        try:
+            check_options(resolved)
+            # What this partition takes; where the data choose the partition it is known later.
+            if resolved.partition is not None and not resolved.partition_file:
+                resolved.update(partition_arguments(resolved.partition, resolved))
+        except DatasetError as error:  # which does not know that it is about a config
+            raise ConfigError(f"config.dataset: {error}") from error
     return resolved

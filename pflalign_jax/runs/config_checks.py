@@ -19,6 +19,9 @@ class ConfigError(UserError, ValueError):
 LARGEST = 2**31 - 1
 """The largest whole number of a config: programs and random keys count in 32 bits."""
 
+LARGEST_FLOAT = 3.4e38
+"""The largest number of a config that is finite in programs: they compute in float32."""
+
 INFINITIES = ("inf", "-inf", "Infinity", "-Infinity")
 """What a config has for infinity from the command line and from json, which have no word for it."""
 
@@ -46,9 +49,10 @@ def checked(name: str, value: object, kind: object) -> object:
             return float(value)
         if origin in (tuple, Sequence) and isinstance(value, list | tuple):
             kinds = [item for item in typing.get_args(option) if item is not ...]
+            one = functools.reduce(or_, kinds) if kinds else object
             with contextlib.suppress(ConfigError):  # the message below has the whole list
-                return tuple(checked(name, item, functools.reduce(or_, kinds)) for item in value)
-        if type(value) is origin:
+                return tuple(checked(name, item, one) for item in value)
+        elif type(value) is origin:
             return value
     wanted = " or ".join(map(_words, options))
     raise ConfigError(f"config.{name}={value!r} is not allowed; it must be {wanted}")
@@ -66,6 +70,8 @@ def _refuse_useless(name: str, value: object) -> None:
         reason = None
         if isinstance(item, float) and math.isnan(item):
             reason = "it must be a number"
+        elif isinstance(item, float) and LARGEST_FLOAT < abs(item) < math.inf:
+            reason = f"numbers go up to {LARGEST_FLOAT}, as in programs, which compute in float32"
         elif isinstance(item, str) and not item.strip():
             reason = "it must not be empty; None stands for the default"
         elif type(item) is int and abs(item) > LARGEST:

@@ -24,6 +24,7 @@ from pflalign_jax.runs.factories import (
     parameters,
 )
 from pflalign_jax.runs.field_help import argument_texts
+from pflalign_jax.runs.value_checks import check_config
 
 NAMES = {
     "dataset.name": "which data",
@@ -61,9 +62,9 @@ def explain(config: ConfigDict, comparison: bool = False) -> str:
       comparison: whether to add the fields that only `experiments.compare` reads.
 
     Raises:
-      ConfigError: as `pflalign_jax.runs.config.resolve`.
+      ConfigError: as `pflalign_jax.runs.value_checks.check_config`.
     """
-    resolved = resolve(config)
+    resolved = check_config(config)
     usual = _usual_values(config, resolved)
     lines = []
     for name, value in _flat(resolved):

@@ -120,6 +120,10 @@ def resolve_section(section: ConfigDict) -> ConfigDict:
         refuse(name, "needs both private_clip and noise_multiplier; set the other")
     if "private_clip" in given and "robust" in given:
         refuse("robust", "does not go with private_clip, which bounds every client already")
+    if "corrupted" in given and cast(int, fields["corrupted"]) < 0:
+        refuse("corrupted", "is not allowed; it must be >= 0")
+    if "attack_factor" in given and math.isinf(cast(float, fields["attack_factor"])):
+        refuse("attack_factor", "is not allowed; it must be finite")
     if "delta" in given:
         if not given & {"noise_multiplier", "local_noise"}:
             refuse("delta", "does not go without noise_multiplier or local_noise")
@@ -173,6 +177,26 @@ def wrap(
         raise ConfigError(f"config.messages: {error}") from error
 
 
+def check_values(algorithm: Algorithm, config: Mapping[str, Any]) -> None:
+    """Refuse what the section's functions refuse whatever the data are.
+
+    Args:
+      algorithm: as the config names it.
+      config: resolved.
+
+    Raises:
+      ConfigError: naming the value that is not possible.
+    """
+    # The data say how many the cohort is where the config does not.
+    config = {**config, "cohort_size": config["cohort_size"] or 1}
+    try:
+        for stage in _stages(config):
+            if not stage.of_data:
+                algorithm, _ = stage.change(algorithm, cast(FederatedDataset, None))
+    except ValueError as error:
+        raise ConfigError(f"config.messages: {error}") from error
+
+
 class StatePaths(NamedTuple):
     """Where the algorithm's own states are in those of a run: names of fields, joined by dots."""
 
@@ -187,10 +211,12 @@ class _Stage(NamedTuple):
       change: ``(algorithm, dataset) -> (algorithm, dataset)``.
       around: the state that holds something more afterwards, ``"server"`` or ``"clients"``: what
         it was before is its field ``own``. None: states stay as they are.
+      of_data: whether the change looks at the data; else it only hands them on.
     """
 
     change: Callable[[Algorithm, FederatedDataset], tuple[Algorithm, FederatedDataset]]
     around: str | None = None
+    of_data: bool = False
 
 
 def own_states(config: Mapping[str, Any]) -> StatePaths:
@@ -221,7 +247,7 @@ def _stages(config: Mapping[str, Any]) -> list[_Stage]:
             )
         )
     if fields["attack"] is not None:
-        stages.append(_Stage(functools.partial(_attacked, config)))
+        stages.append(_Stage(functools.partial(_attacked, config), of_data=True))
     if fields["robust"] is not None:
         argument = {"trimmed_mean": fields["trim"], "norm_bound": fields["max_norm"]}
         # The median has no argument.

@@ -206,7 +206,7 @@ def test_a_damaged_partition_is_refused(tmp_path):
         ({"normalise": "z"}, "normalise='z' is unknown"),
         ({"mean": (1.0,)}, "give both or none"),
         ({"mean": (1.0, 2.0), "std": (1.0,)}, r"mean=\(1.0, 2.0\) has 2 values.*needs 1 or 3"),
-        ({"mean": (1.0,), "std": (0.0,)}, "it must be > 0"),
+        ({"mean": (1.0,), "std": (0.0,)}, "it must be finite and > 0"),
         ({"mean": (1.0,), "std": (1.0,), "normalise": "train"}, "drop one"),
         ({"fraction": 0.0}, "fraction=0.0"),
         ({"split_by": "label"}, "split_by='label' is unknown"),

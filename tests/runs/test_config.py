@@ -102,6 +102,12 @@ def test_a_run_without_examples_to_score_is_refused():
         ({"rounds": 0}, r"config\.rounds=0"),
         ({"rounds": 1.5}, r"config\.rounds=1\.5.*int"),
         ({"rounds": 10**30}, r"config\.rounds=1000.*whole numbers go up to 2147483647"),
+        (
+            {"algorithm__learning_rate": 1e300},
+            r"learning_rate=1e\+300 .* numbers go up to 3\.4e\+38",
+        ),
+        ({"metrics": (0,)}, r"config\.metrics=\(0,\) is not allowed; it must be a list of str"),
+        ({"dataset__mean": ("a",)}, r"dataset\.mean=\('a',\) .* a list of float"),
         ({"seed": -1}, r"config\.seed=-1 is not allowed; it must be >= 0"),
         ({"seed": 2**31}, r"config\.seed=2147483648 is not allowed; whole numbers go up to"),
         ({"cohort_size": 0}, r"config\.cohort_size=0 is not allowed; it must be >= 1"),

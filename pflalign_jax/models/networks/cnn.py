@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pflalign_jax.models.base import Model, from_flax
+from pflalign_jax.models.base import Model, check_sizes, from_flax
 from pflalign_jax.models.conv import check_images, max_pool, patch_conv
 
 CONVOLUTIONS = {"patches": patch_conv, "lax": lax.conv_general_dilated}
@@ -84,8 +84,9 @@ def cnn(
       dense: width of the dense layer before the last.
 
     Raises:
-      ValueError: for an unknown ``conv``.
+      ValueError: for an unknown ``conv``, or a size below 1.
     """
     if conv not in CONVOLUTIONS:
         raise ValueError(f"cnn: conv={conv!r} is unknown; use one of {sorted(CONVOLUTIONS)}")
+    check_sizes("cnn", num_classes=num_classes, features=tuple(features), dense=dense)
     return from_flax(CNN(num_classes, conv, tuple(features), dense), head="Dense_1")

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pflalign_jax.models.base import Model, from_flax
+from pflalign_jax.models.base import Model, check_sizes, from_flax
 
 
 class FastText(nn.Module):
@@ -47,11 +47,6 @@ def fasttext(num_classes: int, vocabulary: int = 20000, width: int = 64) -> Mode
     References:
       Joulin et al., "Bag of Tricks for Efficient Text Classification", arXiv:1607.01759.
     """
-    for name, value, least in (
-        ("num_classes", num_classes, 1),
-        ("vocabulary", vocabulary, 2),
-        ("width", width, 1),
-    ):
-        if value < least:
-            raise ValueError(f"fasttext: {name}={value!r} is not allowed; it must be >= {least}")
+    check_sizes("fasttext", num_classes=num_classes, width=width)
+    check_sizes("fasttext", 2, vocabulary=vocabulary)
     return from_flax(FastText(num_classes, vocabulary, width), head="Dense_0")

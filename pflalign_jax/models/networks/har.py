@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pflalign_jax.models.base import Model, from_flax
+from pflalign_jax.models.base import Model, check_sizes, from_flax
 from pflalign_jax.models.conv import patch_conv
 
 
@@ -82,8 +82,5 @@ def har_cnn(num_classes: int, channels: int = 64, kernel: int = 9, dense: int = 
     References:
       Zhang et al., PFLlib, arXiv:2312.04992.
     """
-    sizes = {"num_classes": num_classes, "channels": channels, "kernel": kernel, "dense": dense}
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"har_cnn: {name}={value!r} is not allowed; it must be >= 1")
+    check_sizes("har_cnn", num_classes=num_classes, channels=channels, kernel=kernel, dense=dense)
     return from_flax(HARCNN(num_classes, channels, kernel, dense), head="Dense_1")

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pflalign_jax.models.base import Model, from_flax
+from pflalign_jax.models.base import Model, check_sizes, from_flax
 
 
 class LSTMLayer(nn.Module):
@@ -140,8 +140,5 @@ def lstm(num_classes: int, embedding: int = 8, hidden: int = 256, layers: int = 
       McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
       AISTATS 2017. Caldas et al., "LEAF: A Benchmark for Federated Settings", arXiv:1812.01097.
     """
-    sizes = {"num_classes": num_classes, "embedding": embedding, "hidden": hidden, "layers": layers}
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"lstm: {name}={value!r} is not allowed; it must be >= 1")
+    check_sizes("lstm", num_classes=num_classes, embedding=embedding, hidden=hidden, layers=layers)
     return from_flax(LSTM(num_classes, embedding, hidden, layers), head="Dense_0")

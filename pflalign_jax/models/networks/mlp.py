@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from pflalign_jax.models.base import Model, from_flax
+from pflalign_jax.models.base import Model, check_sizes, from_flax
 
 
 class MLP(nn.Module):
@@ -29,7 +29,11 @@ def mlp(num_classes: int, hidden: Sequence[int] = (200,)) -> Model:
     Args:
       num_classes: width of the last layer.
       hidden: widths of the layers before the last, e.g. ``(200,)``; empty is logistic regression.
+
+    Raises:
+      ValueError: if a width is below 1.
     """
+    check_sizes("mlp", num_classes=num_classes, hidden=tuple(hidden))
     return from_flax(MLP(num_classes, tuple(hidden)), head=f"Dense_{len(hidden)}")
 
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pflalign_jax.models.base import Model, from_flax
+from pflalign_jax.models.base import Model, check_sizes, from_flax
 from pflalign_jax.models.conv import check_images
 from pflalign_jax.models.networks.batch_norm import BatchNorm
 from pflalign_jax.models.networks.cnn import CONVOLUTIONS
@@ -153,8 +153,7 @@ def resnet(
     ):
         if value not in allowed:
             raise ValueError(f"resnet: {name}={value!r} is unknown; use one of {allowed}")
-    if width < 1:
-        raise ValueError(f"resnet: width={width!r} is not allowed; it must be >= 1")
+    check_sizes("resnet", num_classes=num_classes, width=width)
     module = ResNet(num_classes, depth, width, norm, conv)
     model = from_flax(module, head="Dense_0")
     if norm == "group":

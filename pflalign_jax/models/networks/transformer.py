@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pflalign_jax.models.base import Model, from_flax
+from pflalign_jax.models.base import Model, check_sizes, from_flax
 
 
 class Block(nn.Module):
@@ -54,11 +54,12 @@ def transformer(num_classes: int, width: int = 128, layers: int = 2, heads: int 
       heads: number of attention heads; it must divide ``width``.
 
     Raises:
-      ValueError: if ``heads`` does not divide ``width``.
+      ValueError: if ``heads`` does not divide ``width``, or a size is below 1.
 
     References:
       Vaswani et al., arXiv:1706.03762, with the layer norm first (Xiong et al., arXiv:2002.04745).
     """
-    if heads < 1 or width % heads:
+    check_sizes("transformer", num_classes=num_classes, width=width, layers=layers, heads=heads)
+    if width % heads:
         raise ValueError(f"transformer: heads={heads} does not divide width={width}")
     return from_flax(Transformer(num_classes, width, layers, heads), head="Dense_0")

@@ -32,8 +32,9 @@ def effective_config(
       model, federation: of the config; None: `BUILT` fields stay as they are.
     """
     # Field to the value that stands for None in it; None where nothing stands for it.
-    decided: dict[str, Any] = {name: field.default for name, field in RUN_FIELDS.items()}
-    decided["cohort_size"] = dataset.num_clients
+    decided: dict[str, Any] = {"cohort_size": dataset.num_clients}
+    # Before there were tasks, runs had neither of them.
+    decided |= {name: RUN_FIELDS[name].default for name in ("metrics", "standardise_targets")}
     decided |= {f"dataset.{key}": value for key, value in (dataset.options or {}).items()}
     section = messages.with_defaults(config.get("messages", {}), dataset.num_clients)
     decided |= {f"messages.{key}": value for key, value in section.items()}

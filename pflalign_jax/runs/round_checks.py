@@ -15,6 +15,13 @@ class DivergedError(UserError):
     """Training left the finite numbers."""
 
 
+def _of_regression(config: ConfigDict) -> str:
+    """Return what helps as well where numbers far from 0 are predicted."""
+    if config.task != "regression" or config.standardise_targets:
+        return ""
+    return ", and so does config.standardise_targets=True"
+
+
 def check_round(
     done: int,
     result: RoundResult,
@@ -37,7 +44,7 @@ def check_round(
     loss, left_out = float(result.metrics["loss"]), int(result.counts.nonfinite)
     advice = (
         f"what was measured up to here is in {workdir}. A smaller config.algorithm.learning_rate "
-        f"(now {config.algorithm.learning_rate}) usually helps"
+        f"(now {config.algorithm.learning_rate}) usually helps{_of_regression(config)}"
     )
     answered = int(result.counts.answered)
     # A round that nobody answered is no failure: in simulations of availability they happen.

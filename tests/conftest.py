@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import os
 
 import jax
 import pytest
@@ -12,6 +13,25 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time goes into compiling small programs. This halves it and changes no outcome; slow
 # tests and commands in processes of their own are compiled as for users.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def compile_quickly():
+    """Let XLA write simpler code on CPUs, which takes it about a third less time.
+
+    Commands that tests start do not get the flag. XLA stops at flags that it does not know.
+    """
+    if not jax.__version__.startswith("0.10."):
+        return
+    before = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_cpu_use_fusion_emitters=false"
+    jax.devices()  # XLA reads its flags now, and never again
+    if before is None:
+        del os.environ["XLA_FLAGS"]
+    else:
+        os.environ["XLA_FLAGS"] = before
+
+
+compile_quickly()
 
 
 def pytest_configure(config: pytest.Config) -> None:

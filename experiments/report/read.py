@@ -119,7 +119,7 @@ def read(paths: Sequence[pathlib.Path], notes: list[str]) -> list[Series]:
     series = _told_apart([Series(name, runs) for (name, _), runs in groups.items()])
     if len({each.partition for each in series}) > 1:
         notes.append("Runs have different partitions: clients of different ones are not compared.")
-    metrics = sorted({each.headline.metric for each in series})
+    metrics = sorted({run.headline.metric for each in series for run in each.runs})
     if len(metrics) > 1:
         raise ReportError(
             f"runs are scored by {' and '.join(metrics)}, which cannot be compared; make a report "

@@ -50,7 +50,9 @@ def split_clients(
         raise DatasetError(
             "split_by='stratified' needs one label per example; choose 'random' or 'temporal'"
         )
-    check_amounts(validation_fraction, test_fraction, validation_count, test_count)
+    amounts = validation_fraction, test_fraction, validation_count, test_count
+    check_amounts(*amounts)
+    _check_rest(*amounts)
     splits: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
     for k, part in enumerate(parts):
         # Never all: a client without training examples could not take part.
@@ -90,6 +92,15 @@ def check_amounts(
     for name, count in (("validation_count", validation_count), ("test_count", test_count)):
         if count is not None and count < 0:
             raise DatasetError(f"{name}={count} is not allowed; it must be >= 0")
+
+
+def _check_rest(
+    validation_fraction: float,
+    test_fraction: float,
+    validation_count: int | None,
+    test_count: int | None,
+) -> None:
+    """Raise an error for fractions that leave nothing to train on."""
     # A count replaces a fraction; then the sum of fractions says nothing.
     has_count = validation_count is not None or test_count is not None
     if validation_fraction + test_fraction >= 1 and not has_count:

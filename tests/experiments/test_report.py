@@ -87,7 +87,7 @@ def test_a_comparison_is_its_chosen_settings(comparison):
     series = read([comparison], notes)
     assert [s.name for s in series] == ["pflalign", "local", "fedavg"]
     assert all(len(s.runs) == 2 for s in series)  # not the one run with pflalign's 0.3
-    assert series[0].accuracy == pytest.approx(dict(zip(NAMES, (90, 90, 90, 50), strict=True)))
+    assert series[0].scores == pytest.approx(dict(zip(NAMES, (90, 90, 90, 50), strict=True)))
     assert notes == [
         "fedavg-1-0 was left out: not finished.", "fedavg-9-0 was left out: diverged.",
     ]  # fmt: skip

@@ -1,6 +1,5 @@
 """Runs of other tasks than a classification: what they are chosen by, show, and predict."""
 
-import contextlib
 import io
 import json
 import shutil
@@ -214,6 +213,17 @@ def test_metrics_of_labels_are_refused_for_numbers():
         build(config)
 
 
+@pytest.fixture
+def own_modules(tmp_path, monkeypatch):
+    """Yield a folder whose modules can be named in a config, and are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(factories, "_OUTSIDE", {section: {} for section in factories.FACTORIES})
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("own_")]:
+        del sys.modules[name]
+
+
 OWN_METRIC = """
 import jax.numpy as jnp
 import pflalign_jax as pfl
@@ -228,18 +238,15 @@ other = 3
 """
 
 
-def test_an_own_metric_by_its_name(tmp_path, monkeypatch):
-    (tmp_path / "own_costs.py").write_text(OWN_METRIC)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def test_an_own_metric_by_its_name(own_modules):
+    (own_modules / "own_costs.py").write_text(OWN_METRIC)
     config = small("breast_cancer", metrics=("own_costs:cost",), headline="cost", rounds=1)
     config.algorithm.name = "fedavg"
-    outcome = pfl.runs.run(config, tmp_path / "run")
+    outcome = pfl.runs.run(config, own_modules / "run")
     assert outcome.summary["chosen_by"] == "cost/validation/personal/adapted/mean"
-    assert pfl.load_run(tmp_path / "run").task.headline.name == "cost"
+    assert pfl.load_run(own_modules / "run").task.headline.name == "cost"
     with pytest.raises(ConfigError, match=r"has no metric 'other'; choose from \['cost'\]"):
         factories.metric("own_costs:other")
-    monkeypatch.delitem(sys.modules, "own_costs")
 
 
 @pytest.fixture(scope="module")
@@ -294,20 +301,15 @@ def test_a_report_of_errors(compared, tmp_path):
         read([root, other], [])
 
 
-def test_an_algorithm_of_ones_own_must_take_the_loss(tmp_path, monkeypatch):
-    (tmp_path / "own_methods.py").write_text(
+def test_an_algorithm_of_ones_own_must_take_the_loss(own_modules):
+    (own_modules / "own_methods.py").write_text(
         "import pflalign_jax as pfl\n\n\n"
         "def plain(model, learning_rate: float = 0.1):\n"
         "    return pfl.algorithms.fedavg(model, learning_rate)\n"
     )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     config = small("breast_cancer")
     config.algorithm.name = "own_methods:plain"
-    with contextlib.suppress(AttributeError):
-        config.algorithm.learning_rate = None
     with pytest.raises(
         ConfigError, match="takes no argument loss and would train a classification"
     ):
         build(config)
-    monkeypatch.delitem(sys.modules, "own_methods")

@@ -20,6 +20,7 @@ from pflalign_jax.federated.sharding import (
     place_clients,
     place_data,
 )
+from pflalign_jax.models.frozen import Frozen, as_argument
 
 ScoreTable = dict[str, dict[str, Any]]
 """``{split: {metric name: statistics}}``, leaves ``[R, ...]``."""
@@ -41,6 +42,7 @@ class ProgramOptions(NamedTuple):
       drop_last: whether local epochs leave out a last batch that is not full.
       newcomers: whether clients never trained and start with the state of ``algorithm.newcomer``;
         False: they bring their states.
+      frozen: weights of the model that nobody trains.
     """
 
     algorithm: Algorithm
@@ -53,6 +55,7 @@ class ProgramOptions(NamedTuple):
     step_limit: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
     drop_last: bool = False
     newcomers: bool = False
+    frozen: Frozen | None = None
 
 
 class Visits(NamedTuple):
@@ -86,7 +89,8 @@ def sharded_program(
 ) -> Callable[..., Any]:
     """Return ``function`` of each device's blocks over the mesh.
 
-    Its arguments are ``key, round_index, server, clients, data, visits``.
+    Its arguments are the model's frozen weights and those of ``function``: ``key, round_index,
+    server, clients, data, visits``.
     """
     data = PlacedData(
         splits=SHARDED,  # one spec in the place of a tree
@@ -96,9 +100,9 @@ def sharded_program(
         std=REPLICATED,
     )
     return jax.shard_map(
-        function,
+        as_argument(options.frozen, function),
         mesh=options.mesh,
-        in_specs=(REPLICATED, REPLICATED, REPLICATED, SHARDED, data, SHARDED),
+        in_specs=(REPLICATED, REPLICATED, REPLICATED, REPLICATED, SHARDED, data, SHARDED),
         out_specs=out_specs,
         # A server's state stays the same on all devices, since it is made of sums over all of them;
         # the check cannot see that through loops of a client's own length.

@@ -34,10 +34,10 @@ def eval_program(options: ProgramOptions) -> Callable[..., Any]:
     @functools.partial(
         jax.jit, static_argnames="adapt", compiler_options=compiler_options(options.mesh)
     )
-    def score_clients(key, round_index, server, clients, data, visits, *, adapt):
+    def score_clients(weights, key, round_index, server, clients, data, visits, *, adapt):
         device_scores = functools.partial(_device_scores, options, adapt=adapt)
         program = sharded_program(options, device_scores, out_specs=SHARDED)
-        return program(key, round_index, server, clients, data, visits)
+        return program(weights, key, round_index, server, clients, data, visits)
 
     return score_clients
 

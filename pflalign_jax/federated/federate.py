@@ -115,6 +115,7 @@ def federate(
         diagnostics=diagnostics,
         step_limit=_step_limit(participation),
         drop_last=drop_last,
+        frozen=model.frozen,
     )
     return Federation(
         algorithm=algorithm,

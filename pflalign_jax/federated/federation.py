@@ -25,6 +25,7 @@ from pflalign_jax.federated.round_program import RoundOutput, Work, round_progra
 from pflalign_jax.federated.sharding import REPLICATED, put_replicated
 from pflalign_jax.federated.snapshot import Snapshot
 from pflalign_jax.models import Model
+from pflalign_jax.models.frozen import weights_of
 from pflalign_jax.random_purposes import COHORT, INIT, STATES
 from pflalign_jax.tasks import Task
 
@@ -262,6 +263,7 @@ class Federation:
         visited = staged[:1] if self.everyone else staged
         _, train_rounds = self._round_programs
         outputs = train_rounds(
+            weights=self._weights,
             key=tuple(state.key for state in states),
             round_index=states[0].round,
             server=tuple(state.server for state in states),
@@ -382,7 +384,13 @@ class Federation:
     # Programs and first states
 
     def _program_arguments(self, state: FederationState, staged: StagedClients) -> tuple:
-        return state.key, state.round, state.server, staged.states, staged.data, staged.visits
+        run = state.key, state.round, state.server
+        return self._weights, *run, staged.states, staged.data, staged.visits
+
+    @functools.cached_property
+    def _weights(self) -> Any:
+        """The model's frozen weights, once on each device."""
+        return put_replicated(weights_of(self.model.frozen), self.mesh)
 
     @functools.cached_property
     def _round_programs(self) -> tuple[Callable, Callable]:

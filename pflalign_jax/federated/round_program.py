@@ -71,8 +71,8 @@ class RoundOutput(NamedTuple):
 def round_programs(options: ProgramOptions) -> tuple[Callable, Callable]:
     """Return the jitted round, and the same of several federations at once.
 
-    Its arguments: ``key, round_index, server, clients, data, visits`` and the static ``score``.
-    ``clients`` is donated. It returns a `RoundOutput`.
+    Its arguments: ``weights`` (the model's frozen ones), ``key, round_index, server, clients, data,
+    visits`` and the static ``score``. ``clients`` is donated. It returns a `RoundOutput`.
 
     A client whose loss, message or new state is not finite is left out: it does not count in any
     mean, keeps the state it had, and is scored with the model it received. If nobody is left the
@@ -82,7 +82,7 @@ def round_programs(options: ProgramOptions) -> tuple[Callable, Callable]:
     last also only one, for all), vmaps over them, and returns S results.
     """
 
-    def program(key, round_index, server, clients, data, visits, score):
+    def program(weights, key, round_index, server, clients, data, visits, score):
         out_specs = RoundOutput(
             server=REPLICATED,
             clients=SHARDED,
@@ -94,7 +94,7 @@ def round_programs(options: ProgramOptions) -> tuple[Callable, Callable]:
         )
         device_round = functools.partial(_device_round, options, score=score)
         sharded = sharded_program(options, device_round, out_specs)
-        output = sharded(key, round_index, server, clients, data, visits)
+        output = sharded(weights, key, round_index, server, clients, data, visits)
         means = {name: mean.total / mean.weight for name, mean in output.metrics.items()}
         return output._replace(metrics=means)
 
@@ -106,16 +106,18 @@ def round_programs(options: ProgramOptions) -> tuple[Callable, Callable]:
     )
 
     @jit
-    def train_round(key, round_index, server, clients, data, visits, *, score):
-        return program(key, round_index, server, clients, data, visits, score)
+    def train_round(weights, key, round_index, server, clients, data, visits, *, score):
+        return program(weights, key, round_index, server, clients, data, visits, score)
 
     @jit
-    def train_rounds(key, round_index, server, clients, data, visits, *, score):
+    def train_rounds(weights, key, round_index, server, clients, data, visits, *, score):
         stack = functools.partial(jax.tree.map, lambda *a: jnp.stack(a))
         visits_axis = None if len(visits) == 1 else 0
         results = jax.vmap(
-            functools.partial(program, score=score), in_axes=(0, None, 0, 0, None, visits_axis)
+            functools.partial(program, score=score),
+            in_axes=(None, 0, None, 0, 0, None, visits_axis),
         )(
+            weights,
             stack(*key),
             round_index,
             stack(*server),

@@ -12,6 +12,7 @@ from pflalign_jax.models.base import (
     from_flax,
     with_compute_dtype,
 )
+from pflalign_jax.models.lora import lora, merge
 
 if TYPE_CHECKING:
     from pflalign_jax.models.networks import (
@@ -65,7 +66,9 @@ __all__ = [
     "from_flax",
     "har_cnn",
     "logistic",
+    "lora",
     "lstm",
+    "merge",
     "mlp",
     "resnet",
     "transformer",

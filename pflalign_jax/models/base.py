@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax.models.frozen import Frozen
+
 if TYPE_CHECKING:
     import flax.linen as nn
 
@@ -43,6 +45,8 @@ class Model(NamedTuple):
       features: ``(params, x) -> [B, F]`` (``[B, L, F]``), the input of the head, which is one dense
         layer; None if there is no such layer.
       train_features: ``(params, x, mask) -> features``, those of `train_apply`; None: `features`.
+      frozen: weights that nobody trains, which the functions above read; None: there are none.
+      train_key: whether ``train_apply`` takes a random key after ``mask``, as dropout needs it.
     """
 
     init: Callable[[jax.Array, jax.Array], Any]
@@ -51,6 +55,8 @@ class Model(NamedTuple):
     head: tuple[str, ...] = ()
     features: Callable[[Any, jax.Array], jax.Array] | None = None
     train_features: Callable[..., jax.Array] | None = None
+    frozen: Frozen | None = None
+    train_key: bool = False
 
 
 def check_sizes(function: str, least: int = 1, **sizes: int | Sequence[int]) -> None:
@@ -222,19 +228,28 @@ def example_hits(logits: jax.Array, y: jax.Array) -> jax.Array:
     return hits.reshape(hits.shape[0], -1).mean(axis=1)
 
 
+def training_outputs(model: Model, params: Any, batch: Batch, key: jax.Array) -> jax.Array:
+    """Return what a model gives for a training batch: by ``train_apply`` if it has that.
+
+    Args:
+      model, params: of one client.
+      batch: of examples.
+      key: of the step; used by models with ``train_key`` alone.
+    """
+    if model.train_apply is None:
+        return model.apply(params, batch.x)
+    keys = (key,) if model.train_key else ()
+    return model.train_apply(params, batch.x, batch.mask, *keys)
+
+
 def cross_entropy(model: Model) -> Callable[[Any, Batch, jax.Array], jax.Array]:
     """Return ``loss(params, batch, key)``, the mean cross-entropy of the batch's real examples.
 
-    It uses ``model.train_apply`` if the model has it. A mask of zeros gives a loss of 0. ``key`` is
-    not used; a model with dropout needs its own loss, which uses it.
+    See `training_outputs`. A mask of zeros gives a loss of 0.
     """
 
     def loss(params: Any, batch: Batch, key: jax.Array) -> jax.Array:
-        del key
-        if model.train_apply is None:
-            logits = model.apply(params, batch.x)
-        else:
-            logits = model.train_apply(params, batch.x, batch.mask)
+        logits = training_outputs(model, params, batch, key)
         return mean_of_real(example_losses(logits, batch.y), batch.mask)
 
     return loss

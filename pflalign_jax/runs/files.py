@@ -40,6 +40,7 @@ from pflalign_jax.datasets.queries import client_label_counts, has_labels
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import ClientScores
 from pflalign_jax.federated.metrics import no_scores
+from pflalign_jax.models import Model
 from pflalign_jax.runs.factories import table_key
 from pflalign_jax.runs.headline import Headline, headline_of
 from pflalign_jax.tasks import Metric, Task, target_moments
@@ -161,13 +162,16 @@ def read_command(workdir: pathlib.Path) -> str | None:
 
 
 def write_description(
-    workdir: pathlib.Path, config: ConfigDict, dataset: FederatedDataset, task: Task
+    workdir: pathlib.Path, config: ConfigDict, dataset: FederatedDataset, task: Task, model: Model
 ) -> None:
     """Write what a run is: ``config.json``, ``partition.npz``, ``data.json``."""
     write_json(workdir / CONFIG, _infinities_as_text(config.to_dict()))
     with named_write_errors(workdir / PARTITION):
         datasets.save_partition(workdir / PARTITION, dataset)
-    write_json(workdir / DATA, {**describe_data(dataset), "task": _describe_task(task, dataset)})
+    about = {**describe_data(dataset), "task": _describe_task(task, dataset)}
+    if model.frozen is not None:
+        about["frozen"] = model.frozen.digest
+    write_json(workdir / DATA, about)
 
 
 def describe_data(dataset: FederatedDataset) -> dict[str, Any]:
@@ -259,6 +263,21 @@ def read_data(workdir: pathlib.Path, default: dict[str, Any] | None = None) -> d
     if default is not None and not (workdir / DATA).exists():
         return default
     return _read_json(workdir / DATA)
+
+
+def refuse_other_weights(workdir: pathlib.Path, model: Model) -> None:
+    """Refuse a model whose frozen weights are not those that a run began with.
+
+    Raises:
+      RunError: if they differ.
+    """
+    before = read_data(workdir, default={}).get("frozen")
+    now = None if model.frozen is None else model.frozen.digest
+    if before != now:
+        raise RunError(
+            f"{workdir} was run with frozen weights of SHA-256 {before}, and now they are {now}. "
+            "Give the model the files that it had"
+        )
 
 
 def read_headline(workdir: pathlib.Path) -> Headline:

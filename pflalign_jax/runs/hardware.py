@@ -17,6 +17,7 @@ from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.datasets.features import are_tokens
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated.sharding import AXIS, put_sharded
+from pflalign_jax.models.frozen import as_argument, weights_of
 from pflalign_jax.tasks import Task, classification
 
 
@@ -74,8 +75,12 @@ def step_flops(
     batch = models.Batch(*shapes)
     # Only shapes: nothing is computed or held.
     params = jax.eval_shape(model.init, jax.random.key(0), batch.x)
-    gradient = jax.jit(jax.grad((task or classification()).loss(model)))
-    cost: Any = gradient.lower(params, batch, jax.random.key(0)).cost_analysis()
+    loss = as_argument(model.frozen, (task or classification()).loss(model))
+    weights = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), weights_of(model.frozen)
+    )
+    gradient = jax.jit(jax.grad(loss, argnums=1))
+    cost: Any = gradient.lower(weights, params, batch, jax.random.key(0)).cost_analysis()
     return cost["flops"]
 
 

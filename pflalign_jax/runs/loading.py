@@ -18,6 +18,7 @@ from pflalign_jax.federated.client_store import DiskStore
 from pflalign_jax.federated.device_program import training_data
 from pflalign_jax.federated.snapshot import Snapshot, client_of
 from pflalign_jax.models import Model
+from pflalign_jax.models.frozen import as_argument, weights_of
 from pflalign_jax.random_purposes import INIT, STATES
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import build_algorithm, build_dataset, build_model, rebuild_task
@@ -117,8 +118,9 @@ class Run:
         for start in range(0, max(len(x), 1), BATCH):
             batch = x[start : start + BATCH]
             missing = np.zeros((size - len(batch), *x.shape[1:]), x.dtype)
-            found = self._outputs(apply, params, np.concatenate([batch, missing]))
-            outputs.append(np.asarray(found)[: len(batch)])
+            batch = np.concatenate([batch, missing])
+            found = self._outputs(apply, weights_of(self.model.frozen), params, batch)
+            outputs.append(np.asarray(found)[: len(x) - start])
         return np.concatenate(outputs)
 
     @functools.cached_property
@@ -126,8 +128,9 @@ class Run:
         mean, std = (jnp.asarray(self._source.data[name], jnp.float32) for name in ("mean", "std"))
 
         @functools.partial(jax.jit, static_argnums=0)
-        def outputs(apply: Callable, params: Any, x: jax.Array) -> jax.Array:
-            return self.task.of_model(apply(params, normalise(x, mean, std)))
+        def outputs(apply: Callable, weights: Any, params: Any, x: jax.Array) -> jax.Array:
+            with_weights = as_argument(self.model.frozen, apply)
+            return self.task.of_model(with_weights(weights, params, normalise(x, mean, std)))
 
         return outputs
 
@@ -218,6 +221,7 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
     chosen, names = _choose(directory, rounds, which), tuple(data["client_names"])
     task, num_outputs = _task_of(config, data)
     model = build_model(config, num_outputs)
+    files.refuse_other_weights(workdir, model)
     algorithm = build_algorithm(config, model, task, num_outputs, len(names))
     # Shapes tell whether the checkpoint is of this algorithm; no dataset is needed for them.
     params = jax.eval_shape(model.init, jax.random.key(0), _example(data))

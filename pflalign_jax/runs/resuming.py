@@ -69,7 +69,7 @@ def prepare(workdir: pathlib.Path, experiment: Experiment, say: Callable[[str], 
     state = _restored(federation, saved, directory)
     if first:
         # Fields that may change have changed.
-        files.write_description(workdir, config, dataset, federation.task)
+        files.write_description(workdir, config, dataset, federation.task, experiment.model)
         where = f"going on in {workdir} after round {saved.round} of {config.rounds}"
         say(f"{where}{_other_versions(directory, saved)}")
     rows = tuple(files.read_rows(workdir)) if first else ()
@@ -90,13 +90,13 @@ def _find(
     """Return the checkpoint that a run goes on from, its files cut back; None for a new run."""
     config, dataset, _, federation, _ = experiment
     if not files.has_config(workdir):
-        files.write_description(workdir, config, dataset, federation.task)
+        files.write_description(workdir, config, dataset, federation.task, experiment.model)
         return None
     _refuse_another_run(workdir, experiment)
     found = _last_usable(workdir / files.CHECKPOINTS, federation.shapes, say)
     if found is None:
         _start_again(workdir)
-        files.write_description(workdir, config, dataset, federation.task)
+        files.write_description(workdir, config, dataset, federation.task, experiment.model)
         say(f"{workdir} holds an unfinished run without a checkpoint; it starts again from round 0")
         return None
     saved, about = found
@@ -166,6 +166,7 @@ def _refuse_another_run(workdir: pathlib.Path, experiment: Experiment) -> None:
     config, dataset, model, federation, _ = experiment
     found = differences(files.read_config(workdir), config, dataset, model, federation)
     differ = {name: values for name, values in found.items() if name not in MAY_CHANGE}
+    files.refuse_other_weights(workdir, model)
     if differ.keys() <= set(OF_DATA):
         _refuse_other_data(workdir, dataset)  # which says who came or went
     if differ:

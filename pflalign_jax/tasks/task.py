@@ -11,7 +11,7 @@ import optax
 from pflalign_jax.datasets import DatasetError, FederatedDataset
 from pflalign_jax.datasets.features import are_tokens
 from pflalign_jax.models import Batch, Model, example_losses
-from pflalign_jax.models.base import mean_of_real
+from pflalign_jax.models.base import mean_of_real, training_outputs
 from pflalign_jax.tasks import metrics
 from pflalign_jax.tasks.metrics import Metric, mean_metric
 
@@ -50,16 +50,11 @@ class Task(NamedTuple):
     def loss(self, model: Model) -> Callable[[Any, Batch, jax.Array], jax.Array]:
         """Return ``loss(params, batch, key)``, the mean over the batch's real examples.
 
-        It uses ``model.train_apply`` if the model has it. A mask of zeros gives a loss of 0. The
-        key is not used.
+        See `training_outputs` of `pflalign_jax.models.base`. A mask of zeros gives a loss of 0.
         """
 
         def loss(params: Any, batch: Batch, key: jax.Array) -> jax.Array:
-            del key
-            if model.train_apply is None:
-                returned = model.apply(params, batch.x)
-            else:
-                returned = model.train_apply(params, batch.x, batch.mask)
+            returned = training_outputs(model, params, batch, key)
             losses = self.example_losses(self.of_model(returned), batch.y)
             return mean_of_real(losses, batch.mask)
 

@@ -1,0 +1,202 @@
+r"""Low-rank adapters: clients train $BA$ beside a kernel $W$ that stays as it is.
+
+A dense layer returns $xW + \frac{\alpha}{r} (xA)B$ with $A$ of r columns, drawn at random, and $B$
+zero, so that training begins at the pretrained model. Adapters and head are the parameters of the
+model that `lora` returns; all other weights are its `Model.frozen`.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685, section 4.1.
+"""
+
+import fnmatch
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pflalign_jax.models.base import Model, check_sizes
+from pflalign_jax.models.frozen import Frozen
+
+ADAPTERS = "lora"
+"""Where the adapters are in the parameters: ``{layer: {"a": [in, r], "b": [r, out]}}``."""
+
+
+def lora(
+    model: Model,
+    params: Mapping[str, Any],
+    *,
+    rank: int = 8,
+    alpha: float = 16.0,
+    targets: Sequence[str] = ("*",),
+    dropout: float = 0.0,
+) -> Model:
+    """Return a model whose parameters are low-rank adapters of dense layers, and the head.
+
+    Works with every model that is made of flax's ``nn.Dense``, as those of this package and of
+    `from_flax` are.
+
+    Args:
+      model: that is adapted, with pretrained ``params``.
+      params: its weights, as `Model.init` returns them. Layers of the head that are missing are
+        initialised as the model does it.
+      rank: r, of all adapters; 0: the head alone is trained.
+      alpha: the adapters' products are scaled by ``alpha / rank``.
+      targets: patterns (as of file names) of the paths of dense layers to adapt, e.g.
+        ``"layer_*/query"``; layers of the head are never adapted.
+      dropout: share of an adapter's inputs that is set to 0 in a training step, drawn from the
+        step's key. Losses of a method's own on features (FedRoD, FedPAC, ...) do without.
+
+    Raises:
+      ValueError: for a pattern that no dense layer fits, a rank below 0, a dropout outside [0, 1),
+        or a model with nothing to train.
+    """
+    check_sizes("lora", least=0, rank=rank)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"lora: dropout={dropout} is not allowed; it must be in [0, 1)")
+    body = {name: layer for name, layer in params.items() if name not in model.head}
+    layers = _matching(body, targets) if rank else {}
+    if not layers and not model.head:
+        raise ValueError("lora: rank=0 trains the head alone, and this model has none")
+    frozen = Frozen(body)
+
+    def init(key: jax.Array, x: jax.Array) -> dict[str, Any]:
+        *keys, head_key = jax.random.split(key, len(layers) + 1)
+        fresh = {} if all(name in params for name in model.head) else model.init(head_key, x)
+        head = {name: params.get(name, fresh.get(name)) for name in model.head}
+        adapters = {
+            path: _new_adapter(layer_key, kernel.shape, rank)
+            for layer_key, (path, kernel) in zip(keys, layers.items(), strict=True)
+        }
+        return {**jax.tree.map(jnp.asarray, head), ADAPTERS: adapters}
+
+    def call(
+        function: Callable[..., jax.Array],
+        params: Mapping[str, Any],
+        *args: jax.Array,
+        dropped: Dropout | None = None,
+    ) -> jax.Array:
+        import flax.linen as nn  # here, as models without flax do not pay for its start
+
+        head = {name: params[name] for name in model.head}
+        with nn.intercept_methods(_adding(params[ADAPTERS], alpha, dropped)):
+            return function({**frozen.weights, **head}, *args)
+
+    def adapted(function: Callable[..., jax.Array] | None) -> Callable[..., jax.Array] | None:
+        return None if function is None else functools.partial(call, function)
+
+    def train_apply(params: Any, x: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
+        dropped = Dropout(dropout, key, tuple(layers))
+        if model.train_apply is None:
+            return call(model.apply, params, x, dropped=dropped)
+        return call(model.train_apply, params, x, mask, dropped=dropped)
+
+    return model._replace(
+        init=init,
+        apply=functools.partial(call, model.apply),
+        train_apply=train_apply if dropout else adapted(model.train_apply),
+        features=adapted(model.features),
+        train_features=adapted(model.train_features),
+        frozen=frozen,
+        train_key=dropout > 0,
+    )
+
+
+class Dropout(NamedTuple):
+    """Dropout of the inputs of adapters.
+
+    Attributes:
+      rate: share of them that is set to 0.
+      key: of the step.
+      layers: paths of all adapted layers; each has its own draws.
+    """
+
+    rate: float
+    key: jax.Array
+    layers: tuple[str, ...]
+
+    def of(self, x: jax.Array, path: str) -> jax.Array:
+        """Return the inputs of a layer's adapter in training."""
+        key = jax.random.fold_in(self.key, self.layers.index(path))
+        kept = jax.random.bernoulli(key, 1 - self.rate, x.shape)
+        return jnp.where(kept, x / (1 - self.rate), 0)
+
+
+def merge(model: Model, params: Mapping[str, Any], alpha: float = 16.0) -> dict[str, Any]:
+    """Return the weights of the model that was adapted, with the adapters added to their kernels.
+
+    Args:
+      model: from `lora`.
+      params: of one client.
+      alpha: as `lora` was given it.
+    """
+    assert model.frozen is not None
+    merged = jax.tree.map(jnp.asarray, dict(model.frozen.weights))
+    for path, adapter in params[ADAPTERS].items():
+        *parents, name = path.split("/")
+        place = merged
+        for parent in parents:
+            place = place[parent]
+        change = _scale(adapter, alpha) * (adapter["a"] @ adapter["b"])
+        place[name] = {**place[name], "kernel": place[name]["kernel"] + change}
+    return merged | {name: layer for name, layer in params.items() if name != ADAPTERS}
+
+
+def _adding(
+    adapters: Mapping[str, Any], alpha: float, dropped: Dropout | None
+) -> Callable[..., Any]:
+    """Return an interceptor of flax that adds an adapter to what its dense layer returns."""
+
+    def add(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        outputs = call(*args, **kwargs)
+        path = "/".join(context.module.path)
+        adapter = adapters.get(path)
+        if adapter is None or context.method_name != "__call__":
+            return outputs
+        x = args[0].astype(outputs.dtype)
+        x = x if dropped is None else dropped.of(x, path)
+        a, b = (adapter[name].astype(outputs.dtype) for name in ("a", "b"))
+        return outputs + _scale(adapter, alpha) * ((x @ a) @ b)
+
+    return add
+
+
+def _scale(adapter: Mapping[str, jax.Array], alpha: float) -> float:
+    return alpha / adapter["a"].shape[1]
+
+
+def _new_adapter(key: jax.Array, shape: tuple[int, int], rank: int) -> dict[str, jax.Array]:
+    """Return A, uniform in ±1/sqrt(inputs) as in the authors' code, and B, zero."""
+    inputs, outputs = shape
+    bound = 1 / math.sqrt(inputs)
+    return {
+        "a": jax.random.uniform(key, (inputs, rank), minval=-bound, maxval=bound),
+        "b": jnp.zeros((rank, outputs)),
+    }
+
+
+def _matching(params: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
+    """Return the kernels of the dense layers that a pattern fits, by the layers' paths."""
+    kernels = dict(_dense_layers(params))
+    chosen: dict[str, Any] = {}
+    for pattern in targets:
+        found = {path: k for path, k in kernels.items() if fnmatch.fnmatchcase(path, pattern)}
+        if not found:
+            raise ValueError(
+                f"lora: no dense layer fits target {pattern!r}; the layers are {sorted(kernels)}"
+            )
+        chosen |= found
+    return chosen
+
+
+def _dense_layers(params: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    """Return ``(path, kernel)`` of every layer with a kernel ``[in, out]``."""
+    found = []
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            kernel, path = value.get("kernel"), f"{above}{name}"
+            if kernel is not None and not isinstance(kernel, Mapping) and kernel.ndim == 2:
+                found.append((path, kernel))
+            found += _dense_layers(value, f"{path}/")
+    return found

@@ -321,12 +321,13 @@ def tables(
     split_column: str | None = None,
     missing: str = "refuse",
     task: str | None = None,
+    ignore: tuple[str, ...] = (),
     **options: Unpack[PartitionOptions],
 ) -> FederatedDataset:
     """Return your own tables in csv or parquet files.
 
     Args:
-      path, label, client_column, split_column, missing, task: see `load_tables`.
+      path, label, client_column, split_column, missing, task, ignore: see `load_tables`.
       options: keyword arguments of `partition_examples`.
 
     Raises:
@@ -339,7 +340,8 @@ def tables(
             "deals the examples to clients of its own; use partition='natural', or leave "
             "client_column out"
         )
-    examples = load_tables(path, label, client_column or CLIENT_COLUMN, split_column, missing, task)
+    clients = client_column or CLIENT_COLUMN
+    examples = load_tables(path, label, clients, split_column, missing, task, ignore)
     return partition_examples(examples, **options)
 
 

@@ -131,7 +131,7 @@ def finite_numbers(
         value = values.tolist()[bad[0]]
         decimal = isinstance(value, str) and np.isfinite(_number(value.replace(",", ".")))
         hint = "write decimals with a point" if decimal and "," in value else (
-            "impute it, encode it, or remove the row or the column"
+            "impute it, encode it, remove the row, or ignore the column (ignore=(NAME,) of tables)"
         )  # fmt: skip
         raise DatasetError(
             f"{where} has {value!r} in {place(int(bad[0]))} ({len(bad)} of {len(numbers)} rows), "

@@ -299,3 +299,17 @@ def test_synthetic():
         make_synthetic(beta=-1.0)
     data = datasets.synthetic(devices=6, seed=1)
     assert data.num_clients == 6 and data.num_classes == 10
+
+
+def test_other_labels_and_texts_are_ignored_by_name(tmp_path):
+    lines = ["client,age,died,note,cost", *(f"c{i % 2},{i},no,seen,{i}.5" for i in range(8))]
+    (tmp_path / "stays.csv").write_text("\n".join(lines))
+    data = datasets.tables(
+        str(tmp_path / "stays.csv"), label="cost", task="regression", ignore=("died", "note")
+    )
+    assert data.x.shape == (8, 1) and data.x[3, 0] == 3
+    with pytest.raises(DatasetError, match="has no column 'notes', only"):
+        datasets.tables(str(tmp_path / "stays.csv"), label="cost", task="regression",
+                        ignore=("died", "notes"))  # fmt: skip
+    with pytest.raises(DatasetError, match=r"column 'died' has 'no' in line 2.*ignore"):
+        datasets.tables(str(tmp_path / "stays.csv"), label="cost", task="regression")

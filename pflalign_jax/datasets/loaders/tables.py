@@ -39,6 +39,7 @@ def load_tables(
     split_column: str | None = None,
     missing: str = "refuse",
     task: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> Examples:
     """Read tables of numbers with a label column; all other columns are features, in float32.
 
@@ -58,6 +59,7 @@ def load_tables(
       task: what the labels are: ``"classification"`` (also None), whole numbers or strings;
         ``"binary"``, two of these; ``"regression"``, numbers; ``"multilabel"``, 0 and 1 in several
         columns. See `targets`.
+      ignore: names of further columns that are no features, as other labels or texts are.
 
     Raises:
       DatasetError: naming the file, the line and the column, the value and what to do.
@@ -70,12 +72,13 @@ def load_tables(
     labels = label_columns(label, task)
     special = [*labels] + ([client_column] if single else [])
     special += [split_column] if split_column else []
+    special += ignore
     features = [name for name in tables[0].columns if name not in special]
     for table in tables:
         _check_columns(table, [*features, *special], labels)
     if not features:
         raise DatasetError(
-            f"{tables[0].file} has no column besides {special}; there is nothing to learn"
+            f"{tables[0].file} has no column besides {special}; there is nothing to learn from"
         )
     notes = _note_on_index(tables)
     required = [*labels, client_column] if single else [*labels]

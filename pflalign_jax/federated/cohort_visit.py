@@ -175,7 +175,7 @@ class CohortVisitor:
         left_out = jnp.logical_and(sizes > 0, ~finite)
         return Visited(
             write_rows(visited.clients, chunk, select_rows(finite, output.state, states)),
-            self._add(visited.sums, output, chunk, slots, sizes, left_out),
+            self._add(visited.sums, output, chunk, slots, sizes, finite),
             left_out=write_rows(visited.left_out, chunk, left_out),
             scores=scores,
         )
@@ -187,14 +187,14 @@ class CohortVisitor:
         chunk: jax.Array,
         slots: jax.Array,
         sizes: jax.Array,
-        left_out: jax.Array,
+        finite: jax.Array,
     ) -> RoundSums:
-        """Add a chunk's output; ``sizes`` and ``left_out`` are ``[chunk]``.
+        """Add a chunk's output; ``sizes`` and ``finite`` are ``[chunk]``.
 
         Rows that only pad the chunk have size 0.
         """
         aggregation = self.options.algorithm.aggregation
-        real = jnp.logical_and(sizes > 0, ~left_out)
+        real = jnp.logical_and(sizes > 0, finite)
         counted = real if aggregation.weights == "clients" else sizes * real
         weights = counted.astype(jnp.float32)
         message, metrics = rows_or_zero(real, (output.message, output.metrics))
@@ -209,12 +209,13 @@ class CohortVisitor:
             moved = real * (norms > 0)
             add = _add_weighted(moved / jnp.where(norms > 0, norms, 1))
             units = Mean(jax.tree.map(add, units.total, message), units.weight + moved.sum())
+        bad = jnp.logical_and(sizes > 0, ~finite)
         return RoundSums(
             messages,
             weight=sums.weight + weights.sum(),
             metrics=jax.tree.map(_add_weighted(real), sums.metrics, metrics),
             unit_messages=units,
-            counts=jax.tree.map(jnp.add, sums.counts, Counts(real.sum(), left_out.sum())),
+            counts=jax.tree.map(jnp.add, sums.counts, Counts(real.sum(), bad.sum())),
             steps=sums.steps + output.steps.sum(),
             turns=sums.turns + output.steps.max(),
         )

@@ -55,7 +55,8 @@ def federate(
 
     Args:
       algorithm: e.g. from `pflalign_jax.algorithms.pflalign`.
-      model: its ``apply`` is used for scores, its ``init`` for the first global model.
+      model: its ``apply`` is used for scores, its ``init`` for the first global model. If it has
+        ``prepare``, that is called with all features first.
       dataset: the clients' data.
       task: what the model learns, from `pflalign_jax.tasks`: it says by what metrics clients are
         scored. The algorithm trains with ``loss=task.loss(model)``. None: as `infer_task` finds it
@@ -89,6 +90,7 @@ def federate(
     mesh = Mesh(np.array(jax.devices()), (AXIS,)) if mesh is None else mesh
     _check_arguments(algorithm, dataset, cohort_size, mesh, client_chunk, new_client_steps)
     task = infer_task(dataset) if task is None else task
+    dataset = prepared(dataset, model)
     if algorithm.classes_only and task.name not in ("classification", "next_token"):
         raise ValueError(
             f"{algorithm.classes_only} works with classes and does not go with task {task.name!r}; "
@@ -131,6 +133,18 @@ def federate(
         _options=options,
         _client_states=client_states,
     )
+
+
+def prepared(dataset: FederatedDataset, model: Model) -> FederatedDataset:
+    """Return a dataset with the features that a model takes, where those stored are others."""
+    if model.prepare is None:
+        return dataset
+    # They come from a network, and are not normalised.
+    x, mean, std = model.prepare(dataset.x), np.zeros((), np.float32), np.ones((), np.float32)
+    new = dataset.new_clients
+    if new is not None:
+        new = new._replace(x=x, mean=mean, std=std)
+    return dataset._replace(x=x, mean=mean, std=std, new_clients=new)
 
 
 def _check_arguments(

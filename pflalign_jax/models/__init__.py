@@ -15,6 +15,7 @@ from pflalign_jax.models.base import (
 from pflalign_jax.models.lora import lora, merge
 
 if TYPE_CHECKING:
+    from pflalign_jax.models.language import pretrained_decoder, pretrained_encoder
     from pflalign_jax.models.networks import (
         CNN,
         HARCNN,
@@ -43,6 +44,8 @@ NAMES = (
     "lstm",
     "fasttext",
     "har_cnn",
+    "pretrained_encoder",
+    "pretrained_decoder",
 )
 """What a config's ``model.name`` can be: functions of this module."""
 
@@ -70,6 +73,8 @@ __all__ = [
     "lstm",
     "merge",
     "mlp",
+    "pretrained_decoder",
+    "pretrained_encoder",
     "resnet",
     "transformer",
     "with_compute_dtype",
@@ -82,6 +87,8 @@ def __getattr__(name: str) -> Any:
     They need flax, which takes a third of JAX's time to start. Who brings a model of another
     library, or only uses `pflalign_jax.align_transform`, does not wait for it.
     """
+    if name in ("pretrained_decoder", "pretrained_encoder"):
+        return getattr(importlib.import_module(f"{__name__}.language"), name)
     if name in __all__:
         return getattr(importlib.import_module(f"{__name__}.networks"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from pflalign_jax.models.frozen import Frozen
@@ -46,6 +47,8 @@ class Model(NamedTuple):
         layer; None if there is no such layer.
       train_features: ``(params, x, mask) -> features``, those of `train_apply`; None: `features`.
       frozen: weights that nobody trains, which the functions above read; None: there are none.
+      prepare: features as stored to those that the functions above take, on the host, once for all
+        examples: what nothing trains can be computed in advance. None: they are the same.
       train_key: whether ``train_apply`` takes a random key after ``mask``, as dropout needs it.
     """
 
@@ -56,6 +59,7 @@ class Model(NamedTuple):
     features: Callable[[Any, jax.Array], jax.Array] | None = None
     train_features: Callable[..., jax.Array] | None = None
     frozen: Frozen | None = None
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None
     train_key: bool = False
 
 
@@ -138,6 +142,11 @@ def with_compute_dtype(model: Model, dtype: str) -> Model:
     Parameters, their gradients and the logits stay in float32: only a copy of the parameters and
     the features is cast, as is usual in mixed precision. Tokens are not cast.
     """
+    if model.frozen is not None:
+        raise ValueError(
+            f"compute_dtype={dtype!r} does not reach frozen weights; give the model its dtype "
+            "where it is made, e.g. --config.model.dtype=bfloat16"
+        )
 
     def lowered(a: jax.Array) -> jax.Array:
         return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a

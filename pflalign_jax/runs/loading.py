@@ -16,6 +16,7 @@ from pflalign_jax.federated import Algorithm
 from pflalign_jax.federated.algorithm import ClientData
 from pflalign_jax.federated.client_store import DiskStore
 from pflalign_jax.federated.device_program import training_data
+from pflalign_jax.federated.federate import prepared
 from pflalign_jax.federated.snapshot import Snapshot, client_of
 from pflalign_jax.models import Model
 from pflalign_jax.models.frozen import as_argument, weights_of
@@ -84,7 +85,7 @@ class Run:
         """
         algorithm, source, k = self._source.algorithm, self._source, self._position(client)
         received = algorithm.deliver(source.received, jnp.int32(source.data["client_ids"][k]))
-        data = cast(ClientData, _LazyData(self.config, k))
+        data = cast(ClientData, _LazyData(self.config, self.model, k))
         return algorithm.personal_params(received, self._state_of(k), data)
 
     def predict(self, x: np.ndarray, client: str | int | None = None) -> np.ndarray:
@@ -104,6 +105,8 @@ class Run:
             has no global model.
         """
         x = self._checked_features(x)
+        if self.model.prepare is not None and len(x):
+            x = self.model.prepare(x)
         if client is None:
             if self.global_params is None:
                 name = self.config["algorithm"]["name"]
@@ -185,15 +188,15 @@ class Run:
 class _LazyData:
     """A client's `ClientData`, read when an algorithm first looks at it: few of them do."""
 
-    def __init__(self, config: Mapping[str, Any], k: int) -> None:
-        self._config, self._k = config, k
+    def __init__(self, config: Mapping[str, Any], model: Model, k: int) -> None:
+        self._config, self._model, self._k = config, model, k
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._read, name)
 
     @functools.cached_property
     def _read(self) -> ClientData:
-        return training_data(build_dataset(self._config), self._k)
+        return training_data(prepared(build_dataset(self._config), self._model), self._k)
 
 
 def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:

@@ -285,7 +285,7 @@ def _merit(row: Row, experiment: Experiment) -> float | None:
 @contextlib.contextmanager
 def in_progress(plan: RunPlan) -> Iterator[RunInProgress]:
     """Yield a run that is about to begin or to go on; at the end everything is written."""
-    config, dataset, model, federation, _ = plan.experiment
+    config, _, model, federation, _ = plan.experiment
     with contextlib.ExitStack() as stack:
         checkpointing = None
         if plan.checkpoints is not None and config.checkpoint_every != 0:
@@ -301,7 +301,7 @@ def in_progress(plan: RunPlan) -> Iterator[RunInProgress]:
             stack.callback(checkpointing.close)
         diagnostics = DiagnosticsLog(plan.workdir if config.diagnostics else None)
         stack.callback(diagnostics.close)
-        flops = step_flops(model, dataset, config.batch_size, federation.task)
+        flops = step_flops(model, federation.dataset, config.batch_size, federation.task)
         peak = matmul_peak()
         began = time.perf_counter() - plan.start.seconds
         yield RunInProgress(plan, checkpointing, diagnostics, began, flops, peak)

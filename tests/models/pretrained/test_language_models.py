@@ -1,0 +1,141 @@
+"""Pretrained language models as models of clients: adapters, a head, kept hidden states."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_models import write_decoder, write_encoder
+
+import pflalign_jax as pfl
+from pflalign_jax import models
+from pflalign_jax.models import language, pretrained
+from pflalign_jax.runs import loop
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return str(write_encoder(tmp_path_factory.mktemp("models") / "encoder"))
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    return str(write_decoder(tmp_path_factory.mktemp("models") / "decoder"))
+
+
+def texts(path, count=48, length=9, seed=0):
+    """Return ``count`` texts of real tokens of a model, of 3 to ``length`` tokens, padded."""
+    config = pretrained.load(path).config
+    rng = np.random.default_rng(seed)
+    x = rng.integers(5, config.vocabulary, (count, length)).astype(np.int32)
+    for row, size in enumerate(rng.integers(3, length + 1, count)):
+        x[row, size:] = config.pad_id
+    return x, config
+
+
+def intents(path):
+    """Return a dataset of texts whose label is in their first token."""
+    x, config = texts(path)
+    y = (x[:, 0] % 2).astype(np.int32)
+    split = np.array(["train", "train", "test"] * (len(x) // 3))
+    examples = pfl.datasets.Examples("intents", x, y, 2, np.arange(len(x)) // 12, split)
+    return pfl.datasets.partition_examples(examples), config
+
+
+def test_kept_hidden_states_change_nothing(encoder):
+    x, config = texts(encoder)
+    made = [models.pretrained_encoder(3, encoder, rank=2, adapt_layers=1, keep_hidden=keep)
+            for keep in (True, False)]  # fmt: skip
+    params = made[0].init(jax.random.key(0), jnp.zeros((1, 9)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: a + rng.normal(size=a.shape).astype(np.float32), params)
+    hidden = made[0].prepare(x)
+    assert hidden.shape == (48, 9, config.hidden) and made[1].prepare is None
+    logits = [np.asarray(m.apply(params, f)) for m, f in zip(made, (hidden, x), strict=True)]
+    np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
+    assert made[0].prepare(x) is hidden  # of the same texts, once
+    assert "lower" not in made[0].frozen.weights and "lower" in made[1].frozen.weights
+
+
+def test_hidden_states_of_many_texts_are_in_a_file(encoder, monkeypatch):
+    x, _ = texts(encoder)
+    parts, _ = language._encoder(encoder, 1, "float32")
+    small = language._keeping(parts)(x)
+    monkeypatch.setattr(language, "LARGE", 1000)
+    monkeypatch.setattr(language, "AT_ONCE", 5)
+    large = language._keeping(parts)(x)
+    assert isinstance(large, np.memmap) and not isinstance(small, np.memmap)
+    np.testing.assert_allclose(large, small, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_clients_learn_intents(encoder, keep):
+    data, _ = intents(encoder)
+    model = models.pretrained_encoder(2, encoder, rank=2, adapt_layers=1, keep_hidden=keep)
+    federation = pfl.federate(pfl.algorithms.fedavg(model, 0.1, local_epochs=4), model, data)
+    state = federation.init(jax.random.key(0))
+    first = federation.evaluate(state, adapt=False)["test/global"]
+    for _ in range(4):
+        state, result = federation.run_round(state)
+    assert float(result.metrics["loss"]) < first.loss.mean()
+    # Adapters of two layers with A and B, and the head; nothing else is sent.
+    width = model.frozen.weights["layer_2"]["query"]["kernel"].shape[0]
+    numbers = 2 * (2 * width + 2 * width) + 2 * width + 2
+    assert federation.bytes_per_round.up == 4 * 4 * numbers
+
+
+def test_next_tokens_of_a_decoder(decoder):
+    x, config = texts(decoder, length=8)
+    y = np.concatenate([x[:, 1:], x[:, :1]], axis=1)
+    examples = pfl.datasets.Examples(
+        "speeches", x, y, config.vocabulary, np.arange(48) // 12,
+        np.array(["train", "train", "test"] * 16), task="next_token",
+    )  # fmt: skip
+    data = pfl.datasets.partition_examples(examples)
+    model = models.pretrained_decoder(config.vocabulary, decoder, rank=2, adapt_layers=2)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 8)))
+    assert set(params) == {"lora"} and len(params["lora"]) == 4
+    # Without training the adapters do nothing: logits are those of the pretrained model.
+    loaded = pretrained.load(decoder)
+    parts = pretrained.decoder_parts(loaded.config, loaded.weights, 2)
+    hidden = parts.top(parts.top_weights, parts.lower(parts.lower_weights, x), parts.mask(x))
+    logits = hidden @ parts.vocabulary(parts.lower_weights).T
+    np.testing.assert_allclose(model.apply(params, x), logits, rtol=1e-4, atol=1e-4)
+    federation = pfl.federate(pfl.algorithms.pflalign(model, 1.0), model, data)
+    state, _ = federation.run_round(federation.init(jax.random.key(0)))
+    assert np.isfinite(federation.evaluate(state)["test/personal/adapted"].loss).all()
+
+
+def test_a_run_is_loaded_and_predicts_texts(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "matmul_peak", lambda: 1e11)
+    data, _ = intents(encoder)
+    x = data.x
+    np.savez(tmp_path / "texts.npz", x=x, y=data.y, client=np.arange(len(x)) // 12,
+             split=np.array(["train", "train", "test"] * (len(x) // 3)))  # fmt: skip
+    config = pfl.runs.default_config(algorithm="fedavg", model="pretrained_encoder")
+    config.rounds, config.checkpoint_every = 2, 1
+    config.dataset.name, config.dataset.path = "npz", str(tmp_path / "texts.npz")
+    config.model.path, config.model.rank, config.model.adapt_layers = encoder, 2, 1
+    outcome = pfl.runs.run(config, tmp_path / "run")
+    run = pfl.load_run(tmp_path / "run")
+    mine = outcome.experiment.dataset.splits["test"].of_client(1)
+    logits = run.predict(x[mine], 1)
+    found = float(np.mean(logits.argmax(1) == data.y[mine]))
+    assert found == outcome.scores["test/personal/received"].accuracy[1]
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda e, d: models.pretrained_encoder(2, d), "no encoder; use model pretrained_decoder"),
+        (lambda e, d: models.pretrained_decoder(9, e), "no decoder; use model pretrained_encoder"),
+        (lambda e, d: models.pretrained_decoder(10**6, d), "the data one of 1000000; encode"),
+        (lambda e, d: models.pretrained_encoder(2, "nowhere"), "nowhere is neither a folder nor"),
+        (lambda e, d: models.pretrained_encoder(2, e, adapt_layers=99), "adapt_layers=99"),
+        (lambda e, d: models.pretrained_encoder(2, e, targets=("w",)), "no dense layer fits"),
+        (lambda e, d: models.with_compute_dtype(models.pretrained_encoder(2, e), "bfloat16"),
+         "does not reach frozen weights"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(encoder, decoder, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(encoder, decoder)

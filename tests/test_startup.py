@@ -19,6 +19,7 @@ SLOW = (
     "ml_collections",
     "PIL",
     "pooch",
+    "tokenizers",
 )
 
 

@@ -46,7 +46,7 @@ setuptools.setup(
         # What --log=tensorboard,wandb needs.
         "log": ["tensorboardX>=2.6", "wandb>=0.18"],
         # Tokenisers of language models.
-        "lm": ["tokenizers>=0.20"],
+        "lm": ["tokenizers>=0.21"],
         # Accounts for differential privacy.
         "dp": ["dp-accounting>=0.6"],
         "test": [
@@ -63,7 +63,7 @@ setuptools.setup(
             "dp-accounting>=0.6",
             "tensorboardX>=2.6",
             "wandb>=0.18",
-            "tokenizers>=0.20",
+            "tokenizers>=0.21",
             # Two kinds of models of docs/howto/own_model.md.
             "dm-haiku>=0.0.16",
             "equinox>=0.13",

@@ -59,6 +59,26 @@ def test_out_of_scope_is_a_class_where_it_is_asked_for(tmp_path, tokeniser):
     assert examples.split.tolist().count("test") == 2
 
 
+def test_a_public_split_is_pooled_or_kept_with_dealt_owners(tmp_path, tokeniser):
+    requests = [[text, intent] for text, intent in CLINC["train"] for _ in range(40)]
+    path = clinc(tmp_path, train=requests, val=requests[::4], test=requests[::4])
+    options = {"partition": "dirichlet", "alpha": 0.1, "num_clients": 3}
+    pooled = datasets.clinc150(path, tokeniser, **options)
+    assert [len(owned.indices) for owned in pooled.splits.values()] == [77, 13, 30]
+    examples = load_clinc150(path, tokeniser)
+    assert set(examples.split[pooled.splits["test"].indices]) == {"train", "validation", "test"}
+    # The way to keep the public split: deal the examples first, as owners.
+    owner = np.zeros(len(examples.y), int)
+    for k, dealt in enumerate(datasets.partition.dirichlet(examples.y, 3, 0.1, 8, seed=0)):
+        owner[dealt] = k
+    kept = datasets.partition_examples(examples._replace(owner=owner))
+    for split, owned in kept.splits.items():
+        np.testing.assert_array_equal(
+            np.sort(owned.indices), np.flatnonzero(examples.split == split)
+        )
+        assert (np.repeat(range(3), owned.sizes) == owner[owned.indices]).all()
+
+
 @pytest.mark.parametrize(
     ("lists", "message"),
     [

@@ -70,7 +70,7 @@ def load_instructions(
     Args:
       path: of a file with a json object in each line: texts ``instruction``, ``input`` (may be
         empty), ``output``, and the client.
-      tokenizer: see `load_clinc150`.
+      tokenizer: see `clinc150`.
       length: tokens per example, >= 1; shorter ones are padded.
       template: the prompt: ``"alpaca"``, ``"chatml"``, or your own text with ``{instruction}`` and
         ``{input}``, e.g. that of a chat model up to where its answer begins. Where an input is
@@ -81,9 +81,9 @@ def load_instructions(
         completion is left are left out.
       end_token: text of the token that ends a completion, e.g. ``"<|im_end|>"``; None: the
         ``eos_token`` of the ``tokenizer_config.json`` next to the tokeniser.
-      pad_token: see `load_clinc150`; None: the tokeniser's own, or else token 0, which a model that
-        looks at earlier tokens only never sees.
-      vocabulary: see `load_sotu_presidents`.
+      pad_token: text of the token for padding; None: the tokeniser's own, or else token 0, as a
+        model that looks at earlier tokens only sees no padding where a label counts.
+      vocabulary: see `sotu_presidents`.
 
     Raises:
       DatasetError: naming the file and the line, for what is no json object of these texts, an

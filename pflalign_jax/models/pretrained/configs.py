@@ -123,8 +123,8 @@ def _encoder_config(values: Mapping[str, Any], source: object) -> EncoderConfig:
         vocabulary=_size(values, "vocab_size", source),
         context=_size(values, "max_position_embeddings", source),
         token_types=_size(values, "type_vocab_size", source, 2),
-        norm_eps=float(values.get("layer_norm_eps", 1e-12)),
-        pad_id=int(values.get("pad_token_id") or 0),
+        norm_eps=_number(values, "layer_norm_eps", source, 1e-12),
+        pad_id=_token(values, "pad_token_id", source) or 0,
     )
 
 
@@ -137,7 +137,6 @@ def _decoder_config(values: Mapping[str, Any], source: object) -> DecoderConfig:
     hidden = _size(values, "hidden_size", source)
     heads = _size(values, "num_attention_heads", source)
     _refuse_variants({"head_dim": values.get("head_dim")}, source, head_dim=hidden // heads)
-    pad = values.get("pad_token_id")
     return DecoderConfig(
         hidden=hidden,
         layers=_size(values, "num_hidden_layers", source),
@@ -146,10 +145,10 @@ def _decoder_config(values: Mapping[str, Any], source: object) -> DecoderConfig:
         intermediate=_size(values, "intermediate_size", source),
         vocabulary=_size(values, "vocab_size", source),
         context=_size(values, "max_position_embeddings", source),
-        rope_theta=float(values.get("rope_theta", rope.get("rope_theta", 10000.0))),
-        norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+        rope_theta=_number({**rope, **values}, "rope_theta", source, 10000.0),
+        norm_eps=_number(values, "rms_norm_eps", source, 1e-6),
         tied=bool(values.get("tie_word_embeddings", False)),
-        pad_id=None if pad is None or pad < 0 else int(pad),
+        pad_id=_token(values, "pad_token_id", source),
     )
 
 
@@ -179,7 +178,6 @@ def config_from_gguf(
     plain = {"llama.rope.dimension_count": hidden // heads, "llama.rope.scaling.type": "none"}
     _refuse_variants(values, source, **plain)
     tokens = values.get("tokenizer.ggml.tokens", ())
-    pad = values.get("tokenizer.ggml.padding_token_id")
     return DecoderConfig(
         hidden=hidden,
         layers=_size(values, "llama.block_count", source),
@@ -188,10 +186,10 @@ def config_from_gguf(
         intermediate=_size(values, "llama.feed_forward_length", source),
         vocabulary=_size(values, "llama.vocab_size", source, len(tokens) or None),
         context=_size(values, "llama.context_length", source),
-        rope_theta=float(values.get("llama.rope.freq_base", 10000.0)),
-        norm_eps=float(values.get("llama.attention.layer_norm_rms_epsilon", 1e-5)),
+        rope_theta=_number(values, "llama.rope.freq_base", source, 10000.0),
+        norm_eps=_number(values, "llama.attention.layer_norm_rms_epsilon", source, 1e-5),
         tied="output.weight" not in tensors,
-        pad_id=None if pad is None else int(pad),
+        pad_id=_token(values, "tokenizer.ggml.padding_token_id", source),
     )
 
 
@@ -215,4 +213,24 @@ def _size(values: Mapping[str, Any], name: str, source: object, default: int | N
             f"{source}: {name} is {value!r}; it must be a whole number >= 1. The file is damaged, "
             "or of another architecture"
         )
+    return value
+
+
+def _number(values: Mapping[str, Any], name: str, source: object, default: float) -> float:
+    """Return a field that is a positive number."""
+    value = values.get(name, default)
+    if not isinstance(value, int | float) or not value > 0:
+        raise PretrainedError(
+            f"{source}: {name} is {value!r}; it must be a positive number. The file is damaged"
+        )
+    return float(value)
+
+
+def _token(values: Mapping[str, Any], name: str, source: object) -> int | None:
+    """Return a field that is a token; None if it is absent, or -1 as some files have it."""
+    value = values.get(name)
+    if value is None or value == -1:
+        return None
+    if not isinstance(value, int) or value < 0:
+        raise PretrainedError(f"{source}: {name} is {value!r}; it must be a token's number")
     return value

@@ -53,7 +53,7 @@ def load(path: str | os.PathLike[str], pad_token: str | None = None) -> Pretrain
     elif place.suffix == ".gguf":
         file = open_gguf(place)
         config, weights = load_gguf(file)
-        tokenizer = tokenizer_of_gguf(file, config.context, pad_token)
+        tokenizer = tokenizer_of_gguf(file, config.context, config.pad_id, pad_token)
     else:
         raise PretrainedError(
             f"{place} is neither a folder nor a file named *.gguf; give the folder of a model as "

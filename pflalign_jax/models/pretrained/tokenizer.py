@@ -11,7 +11,7 @@ from pflalign_jax.models.pretrained.errors import PretrainedError, optional_pack
 from pflalign_jax.models.pretrained.gguf_file import GgufFile
 from pflalign_jax.models.pretrained.safetensors_folder import read_json
 
-_CONTROL, _USER_DEFINED = 3, 4
+_TYPES = _CONTROL, _USER_DEFINED = 3, 4
 """Types of tokens in GGUF files that are found in text as they are, before it is split."""
 
 
@@ -116,51 +116,71 @@ def tokenizer_of_folder(
     return _tokenizer(inner, pad_id if found is None else found, end_id, context, file, pad_token)
 
 
-def tokenizer_of_gguf(file: GgufFile, context: int, pad_token: str | None) -> Tokenizer:
+def tokenizer_of_gguf(
+    file: GgufFile, context: int, pad_id: int | None, pad_token: str | None
+) -> Tokenizer:
     """Return the tokeniser of a GGUF file, made from its vocabulary and merges.
 
     Args:
       file: the open file.
       context: the most tokens that the model takes.
-      pad_token: asked for by the user; None: that of the file.
+      pad_id: of the file, None if it has none.
+      pad_token: asked for by the user.
 
     Raises:
       PretrainedError: for another kind of tokeniser than byte-pair encoding after a split into
         single digits, for a vocabulary that does not fit its merges, or without padding token.
     """
-    tokenizers = optional_package("tokenizers", str(file.path))
-    kind = file.values.get("tokenizer.ggml.model"), file.values.get("tokenizer.ggml.pre")
+    values = file.values
+    kind = values.get("tokenizer.ggml.model"), values.get("tokenizer.ggml.pre")
     if kind != ("gpt2", "smollm"):
         raise PretrainedError(
             f"{file.path}: its tokeniser is of kind {kind}; of GGUF files only "
             "('gpt2', 'smollm') is read. Use a folder of the model with tokenizer.json"
         )
-    tokens = file.values.get("tokenizer.ggml.tokens") or []
-    merges = [tuple(m.split(" ")) for m in file.values.get("tokenizer.ggml.merges") or []]
-    try:
-        inner = tokenizers.Tokenizer(
-            tokenizers.models.BPE({token: i for i, token in enumerate(tokens)}, merges)
+    tokens, types = (values.get(f"tokenizer.ggml.{n}") or [] for n in ("tokens", "token_type"))
+    if len(types) != len(tokens):
+        raise PretrainedError(
+            f"{file.path} has {len(tokens)} tokens and {len(types)} types of tokens; it is damaged"
         )
+    inner = _byte_level_bpe(file.path, tokens, values.get("tokenizer.ggml.merges") or [])
+    of_type = {
+        kind: [t for t, k in zip(tokens, types, strict=True) if k == kind] for kind in _TYPES
+    }
+    inner.add_special_tokens(of_type[_CONTROL])
+    inner.add_tokens(of_type[_USER_DEFINED])
+    if values.get("tokenizer.ggml.add_bos_token"):
+        start_id = values.get("tokenizer.ggml.bos_token_id", -1)
+        if not 0 <= start_id < len(tokens):
+            raise PretrainedError(
+                f"{file.path}: tokenizer.ggml.bos_token_id is {start_id}, which is no token, but "
+                "texts begin with it; the file is damaged"
+            )
+        processors = optional_package("tokenizers.processors", str(file.path))
+        inner.post_processor = processors.TemplateProcessing(
+            single=[tokens[start_id], "$A"], special_tokens=[(tokens[start_id], start_id)]
+        )
+    end_id = values.get("tokenizer.ggml.eos_token_id")
+    return _tokenizer(inner, pad_id, end_id, context, file.path, pad_token)
+
+
+def _byte_level_bpe(source: pathlib.Path, tokens: Sequence[str], merges: Sequence[str]) -> Any:
+    """Return byte-pair encoding of bytes as printable letters, each digit a word of its own."""
+    tokenizers = optional_package("tokenizers", str(source))
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    try:
+        model = tokenizers.models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges])
     except Exception as error:  # the package raises no narrower one
         raise PretrainedError(
-            f"{file.path}: vocabulary and merges of its tokeniser do not fit ({error})"
+            f"{source}: vocabulary and merges of its tokeniser do not fit ({error})"
         ) from error
+    inner = tokenizers.Tokenizer(model)
     split = tokenizers.pre_tokenizers
     inner.pre_tokenizer = split.Sequence(
         [split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)]
     )
     inner.decoder = tokenizers.decoders.ByteLevel()
-    types = file.values.get("tokenizer.ggml.token_type") or []
-    inner.add_special_tokens([t for t, kind in zip(tokens, types) if kind == _CONTROL])  # noqa: B905
-    inner.add_tokens([t for t, kind in zip(tokens, types) if kind == _USER_DEFINED])  # noqa: B905
-    if file.values.get("tokenizer.ggml.add_bos_token"):
-        start = tokens[file.values["tokenizer.ggml.bos_token_id"]]
-        inner.post_processor = tokenizers.processors.TemplateProcessing(
-            single=f"{start} $A", special_tokens=[(start, inner.token_to_id(start))]
-        )
-    pad_id = file.values.get("tokenizer.ggml.padding_token_id")
-    end_id = file.values.get("tokenizer.ggml.eos_token_id")
-    return _tokenizer(inner, pad_id, end_id, context, file.path, pad_token)
+    return inner
 
 
 def _tokenizer(

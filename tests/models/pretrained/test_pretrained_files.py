@@ -127,6 +127,8 @@ def test_a_path_that_is_no_model_is_refused(tmp_path):
         ({"position_embedding_type": "relative_key"}, "only 'absolute'"),
         ({"hidden_size": None}, "hidden_size is None; it must be a whole number"),
         ({"num_hidden_layers": "3"}, "num_hidden_layers is '3'"),
+        ({"layer_norm_eps": "1e-12"}, "layer_norm_eps is '1e-12'; it must be a positive number"),
+        ({"pad_token_id": "[PAD]"}, r"pad_token_id is '\[PAD\]'; it must be a token's number"),
         ({"num_attention_heads": 3}, "heads=3 does not divide hidden=16"),
     ],
 )
@@ -216,6 +218,8 @@ def test_a_truncated_gguf_file_is_refused(tmp_path, kept):
         ({"llama__rope__scaling__type": "yarn"}, "rope.scaling.type is 'yarn'"),
         ({"tokenizer__ggml__pre": "qwen2"}, r"kind \('gpt2', 'qwen2'\)"),
         ({"leave_out": ["tokenizer.ggml.padding_token_id"]}, "load.path, pad_token='...'"),
+        ({"tokenizer__ggml__add_bos_token": True}, "bos_token_id is -1, which is no token"),
+        ({"tokenizer__ggml__token_type": [3, 3]}, "263 tokens and 2 types of tokens"),
         ({"tokenizer__ggml__merges": ["q zz"]}, "vocabulary and merges of its tokeniser do not"),
     ],
 )

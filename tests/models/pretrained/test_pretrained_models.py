@@ -10,7 +10,7 @@ import pytest
 import small_models
 from make_reference import SMALL_PROMPTS, SMALL_TOKENS
 
-from pflalign_jax.models import pretrained
+from pflalign_jax.models import Model, lora, merge, pretrained
 
 REFERENCE = pathlib.Path(__file__).with_name("reference.npz")
 
@@ -196,6 +196,36 @@ def test_generation_ends_at_the_end_token(decoder, reference):
     )
     assert found[0].tolist() == [*first[: place + 1].tolist(), *[0] * (7 - place)]
     assert found[1].tolist() == second.tolist()
+
+
+def test_adapters_act_in_the_top_layers_and_in_generation(decoder):
+    """The adapted model is that with merged weights."""
+    parts = pretrained.decoder_parts(decoder.config, decoder.weights, 2)
+    prompts = jnp.asarray(SMALL_PROMPTS)
+
+    def hidden(params, prompts):
+        lower = parts.lower(parts.lower_weights, prompts)
+        return parts.top(params, lower, parts.mask(prompts))
+
+    def answers(params, prompts):
+        return parts.generate(parts.lower_weights, params, prompts, 6, -1)
+
+    def outputs(function):
+        model = Model(init=lambda key, x: {}, apply=function)
+        adapted = lora(model, parts.top_weights, targets=("layer_*/q_proj", "layer_2/down_proj"))
+        params = adapted.init(jax.random.key(0), prompts)
+        keys = iter(jax.random.split(jax.random.key(1), 6))
+        params = jax.tree.map(lambda a: jax.random.normal(next(keys), a.shape), params)
+        plain = jax.jit(function)
+        found = jax.jit(adapted.apply)(params, prompts)
+        return found, plain(merge(adapted, params), prompts), plain(parts.top_weights, prompts)
+
+    found, merged, unadapted = outputs(hidden)
+    np.testing.assert_allclose(found, merged, atol=1e-4)
+    assert np.abs(found - unadapted).max() > 0.1
+    found, merged, unadapted = outputs(answers)
+    np.testing.assert_array_equal(found, merged)
+    assert (found != unadapted).any()
 
 
 def plain_losses(hidden, vocabulary, labels):

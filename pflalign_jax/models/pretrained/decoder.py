@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pflalign_jax.models.base import check_sizes
 from pflalign_jax.models.pretrained.configs import DecoderConfig
 from pflalign_jax.models.pretrained.generation import greedy
 from pflalign_jax.models.pretrained.split import (
@@ -177,9 +178,10 @@ def decoder_parts(
     Raises:
       PretrainedError: if ``adapt_layers`` is not between 0 and the number of layers; for another
         dtype; from ``lower`` and ``generate``, for texts longer than the context.
+      ValueError: from ``generate``, for less than one new token.
     """
     lower_weights, top_weights = split_weights(weights, config.layers, adapt_layers, dtype)
-    top_weights["norm"] = weights["norm"]
+    top_weights["norm"] = cast_weights(weights["norm"], dtype)
     for name in ("embedding", "output"):
         if name in weights:
             lower_weights[name] = cast_weights(weights[name], dtype)
@@ -226,6 +228,7 @@ def decoder_parts(
     def generate(
         lower_weights: Any, top_weights: Any, prompts: jax.Array, new_tokens: int, end_id: int
     ) -> jax.Array:
+        check_sizes("generate", new_tokens=new_tokens)
         check_length(prompts.shape[1] + new_tokens, config.context)
         rows = vocabulary(lower_weights)
 

@@ -110,7 +110,8 @@ class EncoderParts(NamedTuple):
       lower: ``(lower_weights, tokens) -> hidden``: ``[B, L]`` to ``[B, L, D]`` in the dtype of
         computing, the embeddings and the lower layers. It has nothing to train, so that its
         outputs can be kept.
-      top: ``(top_weights, hidden, mask) -> pooled``, ``[B, D]`` float32. Its dense layers are
+      top: ``(top_weights, hidden, mask) -> pooled``, ``[B, D]`` float32, the mean over real tokens,
+        which sentence-transformers scales to length 1 after that. Its dense layers are
         ``layer_<i>/NAME``, with the names query, key, value, attention_output, intermediate and
         output.
       lower_weights: ``{"embeddings": ..., "layers": ...}``, layers stacked.

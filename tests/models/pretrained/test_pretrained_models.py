@@ -302,6 +302,15 @@ def test_text_longer_than_the_context_is_refused(encoder, decoder):
         parts.lower(parts.lower_weights, long)
     with pytest.raises(pretrained.PretrainedError, match=r"texts of 30 tokens.*context, 24"):
         parts.generate(parts.lower_weights, parts.top_weights, long[:, :10], 20, 1)
+    with pytest.raises(ValueError, match="generate: new_tokens=0 is not allowed"):
+        parts.generate(parts.lower_weights, parts.top_weights, long[:, :10], 0, 1)
+
+
+def test_weights_of_half_precision_compute_in_float32(decoder):
+    half = jax.tree.map(lambda a: np.asarray(a, np.float16), decoder.weights)
+    parts = pretrained.decoder_parts(decoder.config, half, 1)
+    arrays = jax.tree.leaves((parts.lower_weights, parts.top_weights))
+    assert {array.dtype.name for array in arrays} == {"float32"}
 
 
 @pytest.mark.parametrize("adapt_layers", [-1, 4])

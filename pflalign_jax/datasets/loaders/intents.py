@@ -71,7 +71,7 @@ def load_clinc150(
 
     Args:
       path: of ``data_full.json``, or of a folder that holds it.
-      tokenizer: of the model: its ``tokenizer.json``, or a folder that holds one.
+      tokenizer: of the model: its ``tokenizer.json``, a folder that holds one, or its GGUF file.
       length: tokens per example, with the model's special tokens; longer texts are cut, which a
         note says, shorter ones padded.
       pad_token: text of the token for padding, e.g. ``"[PAD]"``; None: the tokeniser's own.

@@ -1,4 +1,4 @@
-"""From texts to tokens, by the ``tokenizer.json`` of a pretrained model."""
+"""From texts to tokens, by the tokeniser of a pretrained model."""
 
 import json
 import os
@@ -111,12 +111,16 @@ def read_tokeniser(path: str | os.PathLike) -> Tokeniser:
     there; the token for padding also in the file itself, or it is known by its name (`PAD_TOKENS`).
 
     Args:
-      path: of a ``tokenizer.json`` of Hugging Face's ``tokenizers``, or of a folder that holds one.
+      path: of a ``tokenizer.json`` of Hugging Face's ``tokenizers``, of a folder that holds one, or
+        of a GGUF file, in which the tokens for padding and the end stand, too.
 
     Raises:
       DatasetError: naming the file, if it is missing or no tokeniser, or the package is missing.
+      PretrainedError: for a GGUF file that has no tokeniser which can be read.
     """
     file = pathlib.Path(path).expanduser()
+    if file.suffix == ".gguf":
+        return _of_gguf(file)
     if file.is_dir():
         file = file / "tokenizer.json"
     if not file.is_file():
@@ -142,10 +146,27 @@ def read_tokeniser(path: str | os.PathLike) -> Tokeniser:
     pads += [tokenizer.token_to_id(name) for name in PAD_TOKENS]
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    # Not the number of tokens: some vocabularies have gaps.
-    vocabulary = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     pad = next((token for token in pads if token is not None), None)
-    return Tokeniser(file, tokenizer, vocabulary, pad, _named(file, tokenizer, "eos_token"))
+    end = _named(file, tokenizer, "eos_token")
+    return Tokeniser(file, tokenizer, _vocabulary(tokenizer), pad, end)
+
+
+def _of_gguf(file: pathlib.Path) -> Tokeniser:
+    """Return the tokeniser of a GGUF file."""
+    # Here, as data without such a file do not pay for flax.
+    from pflalign_jax.models.pretrained.gguf_file import open_gguf
+    from pflalign_jax.models.pretrained.tokenizer import tokenizer_of_gguf
+
+    opened = open_gguf(file)
+    pad = opened.values.get("tokenizer.ggml.padding_token_id")
+    # A context of 0: it limits what the tokeniser itself makes of texts, which is not used.
+    found = tokenizer_of_gguf(opened, context=0, pad_id=pad, pad_token=None)
+    return Tokeniser(file, found.inner, _vocabulary(found.inner), found.pad_id, found.end_id)
+
+
+def _vocabulary(tokenizer: Any) -> int:
+    """Return the largest token + 1, not the number of tokens: some vocabularies have gaps."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def _config_of(file: pathlib.Path) -> pathlib.Path:

@@ -72,7 +72,7 @@ def columns_of_y(group: FederatedDataset, dataset: FederatedDataset) -> dict[str
         examples = np.sum([group.splits[split].sizes for split in SPLITS], axis=0)
         return {"labels": labels, "labels_per_example": counts.sum(1) / examples}
     whole = client_label_counts(dataset).sum(0)
-    shares = counts / counts.sum(1, keepdims=True)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)  # none may count in a sequence
     # 0 log 0 = 0; adding 0 turns -0.0 into 0.0.
     entropy = (shares * -np.log2(np.where(shares > 0, shares, 1))).sum(1) + 0.0
     distance = 0.5 * np.abs(shares - whole / whole.sum()).sum(1)

@@ -21,6 +21,7 @@ from absl import flags
 from pflalign_jax.cli.command import refuse_arguments, run_command
 from pflalign_jax.cli.devices import check_devices, use_devices
 from pflalign_jax.errors import UserError
+from pflalign_jax.models.base import IGNORED
 from pflalign_jax.runs import load
 from pflalign_jax.tasks import Task
 
@@ -93,7 +94,8 @@ def _checked(task: Task, outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
     if numbers:
         right = y.dtype.kind in "iuf" and bool(np.isfinite(y).all())
     else:
-        right = y.dtype.kind in "iub" and not (y.size and (y.min() < 0 or y.max() >= classes))
+        least = IGNORED if task.name == "next_token" else 0
+        right = y.dtype.kind in "iub" and not (y.size and (y.min() < least or y.max() >= classes))
     if not (fits and right):
         raise DataError(
             f"y of type {y.dtype} and shape {list(y.shape)} must be {needed} for task "

@@ -35,6 +35,12 @@ from pflalign_jax.datasets.registry import (
     tiny_imagenet,
     uci_har,
 )
+from pflalign_jax.datasets.registry_text import (
+    banking77,
+    clinc150,
+    instructions,
+    sotu_presidents,
+)
 
 NAMES = (
     "digits",
@@ -51,6 +57,10 @@ NAMES = (
     "tiny_imagenet",
     "shakespeare",
     "ag_news",
+    "clinc150",
+    "banking77",
+    "sotu_presidents",
+    "instructions",
     "uci_har",
     "synthetic",
     "leaf",
@@ -73,9 +83,11 @@ __all__ = [
     "FederatedDataset",
     "Owned",
     "ag_news",
+    "banking77",
     "breast_cancer",
     "cifar10",
     "cifar100",
+    "clinc150",
     "dataset_summary",
     "diabetes",
     "digits",
@@ -87,6 +99,7 @@ __all__ = [
     "fl_bench",
     "hugging_face",
     "image_folder",
+    "instructions",
     "leaf",
     "mnist",
     "nist_writers",
@@ -98,6 +111,7 @@ __all__ = [
     "save_partition",
     "select_clients",
     "shakespeare",
+    "sotu_presidents",
     "synthetic",
     "tables",
     "tiny_imagenet",

@@ -28,7 +28,8 @@ class Examples(NamedTuple):
       name: for messages and files, e.g. ``"cifar10"``.
       x: ``[N, ...]`` features as stored: uint8 images ``[N, H, W, C]``, float32, flags or small
         counts ``[N, F]`` of uint8, or int32 tokens ``[N, L]``.
-      y: ``[N]`` int32 labels in ``0..num_classes-1``; ``[N, L]`` for sequences. Of other tasks
+      y: ``[N]`` int32 labels in ``0..num_classes-1``; ``[N, L]`` for sequences, of next tokens
+        with `IGNORED` (-1) where nothing is predicted. Of other tasks
         (`pflalign_jax.tasks`): ``[N]`` or ``[N, M]`` float32 numbers, ``[N, L]`` labels 0 or 1.
       num_classes: number of labels; 0 if ``y`` are numbers to predict, or several labels of each
         example.

@@ -14,6 +14,7 @@ from pflalign_jax.datasets.base import (
     FederatedDataset,
     Owned,
 )
+from pflalign_jax.models.base import IGNORED
 
 MOMENTS_BLOCK = 4096
 """Examples that are read at a time to form mean and standard deviation."""
@@ -184,7 +185,7 @@ def _moments(x: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _relabelled(y: np.ndarray, maps: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
-    """Return labels after each client's permutation; examples without an owner stay.
+    """Return labels after each client's permutation; those without an owner or a meaning stay.
 
     Args:
       y: ``[N]`` or ``[N, L]`` labels.
@@ -198,6 +199,7 @@ def _relabelled(y: np.ndarray, maps: np.ndarray, groups: Sequence[Group]) -> np.
             client = first + np.repeat(np.arange(len(group.names)), owned.sizes)
             # For sequences, one client against all positions of its example.
             client = client.reshape(-1, *[1] * (y.ndim - 1))
-            y[owned.indices] = maps[client, y[owned.indices]]
+            labels = y[owned.indices]
+            y[owned.indices] = np.where(labels == IGNORED, labels, maps[client, labels])
         first += len(group.names)
     return y

@@ -10,6 +10,7 @@ import numpy as np
 
 from pflalign_jax.datasets.base import SPLITS, TASK_NAMES, DatasetError, Examples
 from pflalign_jax.datasets.values import as_text, numbers_or_names, refuse_missing
+from pflalign_jax.models.base import IGNORED
 
 ROWS_AT_ONCE = 8192
 """Examples whose features are checked together: ``x`` may be larger than memory."""
@@ -216,23 +217,40 @@ def _checked_labels(
         return y.astype(np.float32 if numbers else np.int32, copy=False)
     if y.dtype.kind == "f":
         refuse_other_numbers(where, y, lambda i: _example(i, owner))
-    rows = y.reshape(len(y), -1)
-    bad = ((rows < 0) | (rows >= num_classes)).any(1)
-    if bad.any():
-        first = int(np.argmax(bad))
-        value = rows[first].min() if rows[first].min() < 0 else rows[first].max()
-        # -1 often means "no label", and would be taken for the last class.
-        raise DatasetError(
-            f"{where}: label {value:g} at {_example(first, owner)} is outside 0..{num_classes - 1}"
-            f" ({bad.sum()} such examples); correct it, remove examples without a label, or "
-            f"correct num_classes={num_classes}"
-        )
+    _check_classes(where, x, y, owner, examples)
     if y.shape == x.shape and x.max() >= num_classes:  # one vocabulary for inputs and labels
         raise DatasetError(
             f"{where}: x has token {x.max()}, outside 0..{num_classes - 1}; tokens of x and y are "
             f"of one vocabulary: correct x or num_classes={num_classes}"
         )
     return y.astype(np.int32, copy=False)
+
+
+def _check_classes(
+    where: object, x: np.ndarray, y: np.ndarray, owner: np.ndarray | None, examples: Examples
+) -> None:
+    """Raise an error for labels outside ``0..num_classes-1``, but where tokens are `IGNORED`."""
+    rows, num_classes = y.reshape(len(y), -1), examples.num_classes
+    bad = (rows < 0) | (rows >= num_classes)
+    # Sequences whose task is not said are next tokens if their x are tokens (`infer_task`).
+    are_tokens = x.dtype.kind in "iu" and x.dtype.itemsize > 1
+    next_token = examples.task == "next_token" or (examples.task is None and are_tokens)
+    if y.ndim == 2 and next_token:
+        bad &= rows != IGNORED
+    if not bad.any():
+        return
+    first = int(np.argmax(bad.any(1)))
+    values = rows[first][bad[first]]
+    value = values.min() if values.min() < 0 else values.max()
+    # -1 often means "no label", and would be taken for the last class.
+    hint = ""
+    if y.ndim == 2 and value == IGNORED:
+        hint = f"; {IGNORED} marks positions without a label for task='next_token' only"
+    raise DatasetError(
+        f"{where}: label {value:g} at {_example(first, owner)} is outside 0..{num_classes - 1}"
+        f" ({bad.any(1).sum()} such examples); correct it, remove examples without a label, or "
+        f"correct num_classes={num_classes}{hint}"
+    )
 
 
 def refuse_other_numbers(where: object, y: np.ndarray, place: Callable[[int], str]) -> None:

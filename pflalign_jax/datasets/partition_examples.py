@@ -14,6 +14,7 @@ from pflalign_jax.datasets.checks import checked_examples
 from pflalign_jax.datasets.options import check_options
 from pflalign_jax.datasets.partition_file import read_partition, refuse_other_data
 from pflalign_jax.datasets.split import split_clients
+from pflalign_jax.models.base import IGNORED
 from pflalign_jax.random_purposes import NEW_CLIENTS, OWNER_CHOICE
 
 DEFAULT_VALIDATION_FRACTION = 0.1
@@ -297,8 +298,8 @@ def _labels_to_deal_by(examples: Examples) -> np.ndarray:
     y = examples.y
     if y.ndim == 1:
         return y
-    if examples.num_classes:  # a sequence: the label at its first position
-        return y[:, 0]
+    if examples.num_classes:  # a sequence: its first label that counts
+        return np.take_along_axis(y, np.argmax(y != IGNORED, axis=1)[:, None], axis=1)[:, 0]
     # Several labels of an example: which of them are 1, numbered by what occurs.
     return np.unique(y, axis=0, return_inverse=True)[1].reshape(len(y))
 

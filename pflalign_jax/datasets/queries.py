@@ -4,6 +4,7 @@ import numpy as np
 
 from pflalign_jax.datasets.base import SPLITS, DatasetError, FederatedDataset
 from pflalign_jax.datasets.shift import shift_features
+from pflalign_jax.models.base import IGNORED
 
 
 def dataset_summary(dataset: FederatedDataset) -> dict[str, object]:
@@ -32,8 +33,8 @@ def has_labels(dataset: FederatedDataset) -> bool:
 def client_label_counts(dataset: FederatedDataset) -> np.ndarray:
     """Return ``[K, num_classes]`` int64: each client's examples of each label, in all splits.
 
-    Labels of sequences are counted at every position. Of several labels, ``[K, L]``: the examples
-    that have each of them.
+    Labels of sequences are counted at every position that counts. Of several labels, ``[K, L]``:
+    the examples that have each of them.
 
     Raises:
       DatasetError: if ``y`` are numbers and no labels; see `has_labels`.
@@ -47,7 +48,7 @@ def client_label_counts(dataset: FederatedDataset) -> np.ndarray:
         y = dataset.y[owned.indices]
         clients = np.repeat(np.arange(dataset.num_clients), owned.sizes)
         # `counts[clients, y] += 1` would count a repeated (client, label) only once.
-        np.add.at(counts, (clients.reshape(-1, *[1] * (y.ndim - 1)), y), 1)
+        np.add.at(counts, (clients.reshape(-1, *[1] * (y.ndim - 1)), y), y != IGNORED)
     return counts
 
 

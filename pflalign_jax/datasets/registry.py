@@ -8,10 +8,11 @@ from typing import Unpack
 
 from pflalign_jax.datasets.base import DatasetError, FederatedDataset
 from pflalign_jax.datasets.loaders import ag_news as ag_news_files
-from pflalign_jax.datasets.loaders import cifar, scikit_learn, tff
+from pflalign_jax.datasets.loaders import cifar, intents, scikit_learn, tff
 from pflalign_jax.datasets.loaders import digits as digits_files
 from pflalign_jax.datasets.loaders import mnist as mnist_files
 from pflalign_jax.datasets.loaders import shakespeare as shakespeare_files
+from pflalign_jax.datasets.loaders import sotu_presidents as sotu_files
 from pflalign_jax.datasets.loaders import tiny_imagenet as tiny_imagenet_files
 from pflalign_jax.datasets.loaders import uci_har as uci_har_files
 from pflalign_jax.datasets.loaders.femnist import load_femnist
@@ -42,6 +43,9 @@ SOURCES = {
         tiny_imagenet_files.SOURCE,
         shakespeare_files.SOURCE,
         ag_news_files.SOURCE,
+        intents.CLINC150,
+        intents.BANKING77,
+        sotu_files.SOURCE,
         uci_har_files.SOURCE,
     )
 }

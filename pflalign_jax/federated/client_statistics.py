@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pflalign_jax.federated.algorithm import ClientData
 from pflalign_jax.federated.local import Loss, take
-from pflalign_jax.models.base import Model, labelled_features
+from pflalign_jax.models.base import IGNORED, Model, labelled_features
 
 
 class ClassFeatures(NamedTuple):
@@ -25,13 +25,16 @@ class ClassFeatures(NamedTuple):
 
 
 def class_counts(data: ClientData, num_classes: int) -> jax.Array:
-    """Return ``[num_classes]`` float32: the client's training examples of each label."""
+    """Return ``[num_classes]`` float32: the client's training examples of each label.
+
+    Every position of a sequence that counts is an example.
+    """
     # `positions` is as long as the largest client, so a smaller one looks beyond its own examples.
     # These are clipped to the array and get a weight of 0.
     is_own = data.positions < data.size
     labels = data.y.at[data.start + data.positions].get(mode="clip")
     is_own = is_own.reshape(is_own.shape + (1,) * (labels.ndim - 1)).astype(jnp.float32)
-    weights = jnp.broadcast_to(is_own, labels.shape)
+    weights = jnp.where(labels == IGNORED, 0, jnp.broadcast_to(is_own, labels.shape))
     return jnp.zeros(num_classes).at[labels].add(weights)
 
 

@@ -10,6 +10,7 @@ import optax
 
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import Algorithm, ClientData, ClientOutput
+from pflalign_jax.models.base import IGNORED
 
 
 def corrupted_clients(dataset: FederatedDataset, count: int, seed: int = 0) -> np.ndarray:
@@ -53,7 +54,8 @@ def label_flip(dataset: FederatedDataset, corrupted: np.ndarray) -> FederatedDat
     owners = np.repeat(dataset.client_ids, train.sizes)
     flipped = train.indices[np.isin(owners, corrupted)]
     y = dataset.y.copy()
-    y[flipped] = dataset.num_classes - 1 - y[flipped]
+    labels = y[flipped]
+    y[flipped] = np.where(labels == IGNORED, labels, dataset.num_classes - 1 - labels)
     return dataset._replace(y=y)
 
 

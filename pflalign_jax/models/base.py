@@ -17,13 +17,20 @@ from pflalign_jax.models.frozen import Frozen
 if TYPE_CHECKING:
     import flax.linen as nn
 
+IGNORED = -1
+"""The label of a position at which nothing is predicted: padding, or the prompt of an instruction.
+
+Only sequences ``y [N, L]`` of the task next_token may have it; such positions count in no loss and
+no metric.
+"""
+
 
 class Batch(NamedTuple):
     """Examples of one local step.
 
     Attributes:
       x: ``[B, ...]`` normalised features (float32), or tokens as stored.
-      y: ``[B]`` int32 labels (``[B, L]`` for sequences).
+      y: ``[B]`` int32 labels (``[B, L]`` for sequences, with `IGNORED` where none counts).
       mask: ``[B]`` float32, 1 for a real example, 0 for padding.
     """
 
@@ -200,11 +207,13 @@ def labelled_features(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return `batch_features`, labels and mask with a row per label: ``[N, F]``, ``[N]``, ``[N]``.
 
-    N is B, or B L for sequences, in which every position has a label.
+    N is B, or B L for sequences. Positions that are `IGNORED` have mask 0 and any label.
     """
     z, num_labels = batch_features(model, params, batch), batch.y.size
-    mask = jnp.repeat(batch.mask, num_labels // batch.mask.size)
-    return z.reshape(num_labels, -1), batch.y.reshape(num_labels), mask
+    y, mask = batch.y.reshape(num_labels), jnp.repeat(batch.mask, num_labels // batch.mask.size)
+    if batch.y.ndim > 1:
+        y, mask = jnp.maximum(y, 0), jnp.where(y == IGNORED, 0, mask)
+    return z.reshape(num_labels, -1), y, mask
 
 
 def mean_of_real(values: jax.Array, mask: jax.Array) -> jax.Array:
@@ -213,8 +222,27 @@ def mean_of_real(values: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
+def mean_of_counted(values: jax.Array, y: jax.Array) -> jax.Array:
+    """Return the mean of each example's values over its positions that count, ``[B]``; 0 without.
+
+    Args:
+      values: ``[B]`` or ``[B, L]``, as ``y``.
+      y: labels; positions that are `IGNORED` do not count.
+    """
+    if y.ndim == 1:
+        return values.reshape(len(y), -1).mean(axis=1)
+    counts = (y != IGNORED).reshape(len(y), -1)
+    values = jnp.where(counts, values.reshape(counts.shape), 0)
+    # The mean over all L, times L / counted: exactly 1 where every position counts, so that such
+    # data give the same bits as a plain mean.
+    return values.mean(axis=1) * (counts.shape[1] / jnp.maximum(counts.sum(axis=1), 1))
+
+
 def example_losses(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the cross-entropy of each example in nats, ``[B]``, averaged over positions.
+    """Return the cross-entropy of each example in nats, ``[B]``.
+
+    Of sequences it is the mean over positions that count; an example without any has a loss of 0
+    and no gradient.
 
     Raises:
       ValueError: for what is not logits ``[B, C]`` of at least two classes and integers ``[B]``
@@ -227,14 +255,15 @@ def example_losses(logits: jax.Array, y: jax.Array) -> jax.Array:
             f"are {list(logits.shape)} and y is {y.dtype} {list(y.shape)}. For another task pass "
             "loss=task.loss(model) to the algorithm, with a task of pflalign_jax.tasks"
         )
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-    return losses.reshape(losses.shape[0], -1).mean(axis=1)
+    return mean_of_counted(optax.softmax_cross_entropy_with_integer_labels(logits, y), y)
 
 
 def example_hits(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the share of right predictions of each example, ``[B]`` float32 in [0, 1]."""
-    hits = (jnp.argmax(logits, axis=-1) == y).astype(jnp.float32)
-    return hits.reshape(hits.shape[0], -1).mean(axis=1)
+    """Return the share of right predictions of each example, ``[B]`` float32 in [0, 1].
+
+    Of sequences it is the share of positions that count.
+    """
+    return mean_of_counted((jnp.argmax(logits, axis=-1) == y).astype(jnp.float32), y)
 
 
 def training_outputs(model: Model, params: Any, batch: Batch, key: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """Tasks: what a model is to learn, its loss and its metrics."""
 
-from pflalign_jax.tasks import metrics
-from pflalign_jax.tasks.metrics import Metric, mean_metric
+from pflalign_jax.tasks import metrics, text_metrics
+from pflalign_jax.tasks.metrics import Metric, mean_metric, mean_over_labels
 from pflalign_jax.tasks.task import (
     TASKS,
     Moments,
@@ -24,9 +24,11 @@ __all__ = [
     "classification",
     "infer_task",
     "mean_metric",
+    "mean_over_labels",
     "metrics",
     "multilabel",
     "next_token",
     "regression",
     "target_moments",
+    "text_metrics",
 ]

@@ -2,8 +2,8 @@
 
 ``outputs`` are the model's, as `Task.of_model` gives them: ``[B, C]`` logits of C classes,
 ``[B, 1]`` of one binary label, ``[B, L]`` of L labels that are 0 or 1, or ``[B, M]`` predicted
-numbers; ``[B, P, C]`` for sequences of P positions. ``y`` is a batch's ``y`` as stored and
-``mask [B]`` is 1 for real examples.
+numbers; ``[B, P, C]`` for sequences of P positions. ``y`` is a batch's ``y`` as stored, with
+`IGNORED` at positions of sequences that do not count, and ``mask [B]`` is 1 for real examples.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from pflalign_jax.models import example_hits
+from pflalign_jax.models.base import IGNORED, mean_of_counted
 
 CALIBRATION_BINS = 15
 """Bins of equal width that `calibration_error` sorts confidences into."""
@@ -72,8 +74,56 @@ def mean_metric(
     return Metric(name, statistics, value, higher_is_better, percent=percent)
 
 
+class LabelSums(NamedTuple):
+    """What `mean_over_labels` adds up over real examples of L labels each.
+
+    Attributes:
+      total: float32, of each example's values over its labels that count, divided by L.
+      counted, labels: int32, how many labels count, and how many there are.
+    """
+
+    total: jax.Array
+    counted: jax.Array
+    labels: jax.Array
+
+
+def mean_over_labels(
+    name: str,
+    of_label: Callable[[jax.Array, jax.Array], jax.Array],
+    higher_is_better: bool = True,
+    percent: bool = False,
+) -> Metric:
+    """Return the mean over all labels that count of ``of_label(outputs, y)``, in the shape of y.
+
+    Of sequences it is the mean over tokens: an example weighs as much as it has labels that are
+    not `IGNORED`. The other arguments are fields of `Metric`.
+
+    >>> right = mean_over_labels("right", lambda outputs, y: outputs[..., 0] == y)
+    >>> outputs = jnp.array([[[1], [2]], [[3], [4]]])
+    >>> sums = right.statistics(outputs, jnp.array([[1, 5], [3, IGNORED]]), jnp.ones(2))
+    >>> round(float(right.value(sums, np.float64(2))), 4)  # of three tokens
+    0.6667
+    """
+
+    def statistics(outputs: jax.Array, y: jax.Array, mask: jax.Array) -> LabelSums:
+        real = (mask > 0)[:, None]
+        # One mask for positions and padding. With another sum than this XLA merged `nll` with the
+        # metric `loss`, and the last digit of the loss was another one than before there was nll.
+        counts = (y != IGNORED).reshape(len(y), -1) & real
+        values = of_label(outputs, y).astype(jnp.float32).reshape(counts.shape)
+        total = jnp.sum(jnp.where(counts, values, 0).mean(axis=1))
+        labels = jnp.sum(real, dtype=jnp.int32) * counts.shape[1]
+        return LabelSums(total, jnp.sum(counts, dtype=jnp.int32), labels)
+
+    def value(sums: Any, examples: np.ndarray) -> np.ndarray:
+        # In this order, where every label counts it is the mean over examples to the last bit.
+        return sums.total / examples * (sums.labels / sums.counted)
+
+    return Metric(name, statistics, value, higher_is_better, percent=percent)
+
+
 def top_k(k: int) -> Metric:
-    """Return the share of examples whose label is among the k largest logits, named ``top_<k>``.
+    """Return the share of labels that are among the k largest logits, named ``top_<k>``.
 
     Raises:
       ValueError: for k below 1.
@@ -81,26 +131,26 @@ def top_k(k: int) -> Metric:
     if k < 1:
         raise ValueError(f"top_k: k={k} is not allowed; it must be >= 1")
 
-    def of_example(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    def of_label(outputs: jax.Array, y: jax.Array) -> jax.Array:
         if outputs.ndim != y.ndim + 1 or outputs.shape[-1] < 2:
             raise ValueError("it needs a logit of each of several classes")
-        own = jnp.take_along_axis(outputs, y[..., None], axis=-1)
+        own = jnp.take_along_axis(outputs, jnp.maximum(y, 0)[..., None], axis=-1)
         # By counting what is larger: it needs no sorting, and ties count for the label.
-        hits = jnp.sum(outputs > own, axis=-1) < k
-        return hits.reshape(len(y), -1).mean(axis=1)
+        return jnp.sum(outputs > own, axis=-1) < k
 
-    return mean_metric(f"top_{k}", of_example, percent=True)
+    return mean_over_labels(f"top_{k}", of_label, percent=True)
 
 
 def _labels(outputs: jax.Array, y: jax.Array, mask: jax.Array) -> tuple[jax.Array, ...]:
     """Return logits ``[n, C]``, labels ``[n]`` and mask ``[n]``, a row for every position.
 
-    One binary logit z becomes the two logits 0 and z.
+    One binary logit z becomes the two logits 0 and z. Positions that do not count have mask 0.
     """
     outputs, labels = outputs.reshape(y.size, -1), y.reshape(-1).astype(jnp.int32)
     if outputs.shape[1] == 1:
         outputs = jnp.concatenate([jnp.zeros_like(outputs), outputs], axis=1)
-    return outputs, labels, jnp.repeat(mask, y.size // mask.size)
+    mask = jnp.repeat(mask, y.size // mask.size)
+    return outputs, labels, jnp.where(labels == IGNORED, 0, mask)
 
 
 def _counts(outputs: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
@@ -166,10 +216,9 @@ def _brier_scores(outputs: jax.Array, y: jax.Array) -> jax.Array:
     """Return the Brier score of each example, ``[B]``, averaged over labels or positions."""
     if y.ndim == outputs.ndim or outputs.shape[-1] == 1:
         squares = (jax.nn.sigmoid(outputs) - y.reshape(outputs.shape)) ** 2
-    else:
-        true = jax.nn.one_hot(y, outputs.shape[-1])
-        squares = jnp.sum((jax.nn.softmax(outputs) - true) ** 2, axis=-1)
-    return squares.reshape(len(y), -1).mean(axis=1)
+        return squares.reshape(len(y), -1).mean(axis=1)
+    true = jax.nn.one_hot(y, outputs.shape[-1])
+    return mean_of_counted(jnp.sum((jax.nn.softmax(outputs) - true) ** 2, axis=-1), y)
 
 
 def _confidences(outputs: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
@@ -220,7 +269,22 @@ def _determination(sums: np.ndarray, examples: np.ndarray) -> np.ndarray:
 
 
 accuracy = mean_metric("accuracy", example_hits, percent=True)
-"""Share of right predictions."""
+"""Share of right predictions; of sequences the mean over examples."""
+
+token_accuracy = mean_over_labels(
+    "accuracy", lambda outputs, y: jnp.argmax(outputs, axis=-1) == y, percent=True
+)
+"""Share of right predictions among tokens."""
+
+nll = mean_over_labels(
+    "nll", optax.softmax_cross_entropy_with_integer_labels, higher_is_better=False
+)
+"""Negative log likelihood per token, in nats."""
+
+perplexity = nll._replace(
+    name="perplexity", value=lambda sums, examples: np.exp(nll.value(sums, examples))
+)
+"""Exponential of `nll`."""
 
 balanced_accuracy = Metric("balanced_accuracy", _counts, _balanced, percent=True)
 """Mean over a client's labels of the share of right predictions among examples of that label."""

@@ -11,7 +11,7 @@ import optax
 from pflalign_jax.datasets import DatasetError, FederatedDataset
 from pflalign_jax.datasets.features import are_tokens
 from pflalign_jax.models import Batch, Model, example_losses
-from pflalign_jax.models.base import mean_of_real, training_outputs
+from pflalign_jax.models.base import IGNORED, mean_of_real, training_outputs
 from pflalign_jax.tasks import metrics
 from pflalign_jax.tasks.metrics import Metric, mean_metric
 
@@ -104,7 +104,14 @@ def classification() -> Task:
 
 
 def next_token() -> Task:
-    """Return the task of the next token at every position: ``y [N, P]``; adds the perplexity."""
+    """Return the task of the next token at every position: ``y [N, P]``, C logits at each.
+
+    A position with the label `IGNORED` (-1), which is padding or part of a prompt, does not count.
+    The loss of an example is the mean over its positions that count, 0 without any; the loss of a
+    client, the metric ``loss``, is the mean over examples. ``accuracy``, ``nll`` (the negative log
+    likelihood in nats) and ``perplexity`` are over a client's tokens that count, so that a long
+    example weighs more than a short one. Where all positions count, ``nll`` is the ``loss``.
+    """
 
     def check(dataset: FederatedDataset) -> None:
         if dataset.y.ndim != 2:
@@ -112,17 +119,13 @@ def next_token() -> Task:
                 f"{dataset.name}: task 'next_token' needs y of shape [N, P], a token at every "
                 f"position; it is {list(dataset.y.shape)}"
             )
-        _check_classes(dataset)
+        _check_classes(dataset, ignored=True)
+        for group in (dataset, dataset.new_clients):
+            if group is not None:
+                _check_counted(group)
 
-    mean_loss = _loss_metric(example_losses)
-    perplexity = Metric(
-        "perplexity",
-        mean_loss.statistics,
-        lambda total, examples: np.exp(total / examples),
-        higher_is_better=False,
-    )
-    task = classification()
-    return task._replace(name="next_token", metrics=(*task.metrics, perplexity), check=check)
+    chosen = (metrics.token_accuracy, _loss_metric(example_losses), metrics.nll, metrics.perplexity)
+    return classification()._replace(name="next_token", metrics=chosen, check=check)
 
 
 def binary() -> Task:
@@ -284,19 +287,38 @@ def _binary_hits(outputs: jax.Array, y: jax.Array) -> jax.Array:
 _binary_accuracy = mean_metric("accuracy", _binary_hits, percent=True)
 
 
-def _check_classes(dataset: FederatedDataset) -> None:
+def _check_classes(dataset: FederatedDataset, ignored: bool = False) -> None:
+    """Raise an error for labels that are no classes; ``ignored``: `IGNORED` may be among them."""
     y, num_classes = dataset.y, dataset.num_classes
     if not np.issubdtype(y.dtype, np.integer):
         raise DatasetError(
             f"{dataset.name}: y is {y.dtype}; task 'classification' needs integers. Use task "
             "'regression' for numbers to predict"
         )
-    bad = np.flatnonzero((y < 0) | (y >= num_classes))
+    least = IGNORED if ignored else 0
+    bad = np.flatnonzero((y < least) | (y >= num_classes))
     if len(bad):
         raise DatasetError(
             f"{dataset.name}: label {y.flat[bad[0]]} of example {bad[0] // max(y[0].size, 1)} is "
             f"outside 0..{num_classes - 1}; correct it, or num_classes={num_classes}"
         )
+
+
+def _check_counted(dataset: FederatedDataset) -> None:
+    """Raise an error for a client whose examples of a split have no label that counts."""
+    counts = (dataset.y != IGNORED).any(axis=1)
+    if counts.all():
+        return
+    for split, (indices, offsets) in dataset.splits.items():
+        before = np.concatenate([[0], np.cumsum(counts[indices])])[offsets]
+        empty = (np.diff(offsets) > 0) & (np.diff(before) == 0)
+        if empty.any():
+            k = int(np.argmax(empty))
+            raise DatasetError(
+                f"{dataset.name}: {empty.sum()} clients have {split} examples without any label "
+                f"that counts (all are {IGNORED}), the first is {str(dataset.client_names[k])!r} "
+                f"with {offsets[k + 1] - offsets[k]} of them; leave out such examples"
+            )
 
 
 def _check_binary(dataset: FederatedDataset, task: str, ndim: int) -> None:

@@ -135,6 +135,17 @@ def test_bad_ag_news_is_named(tmp_path):
         load_ag_news(str(tmp_path), vocabulary=2)
 
 
+def test_sequences_from_npz_may_have_positions_that_do_not_count(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 7, (2, 12, 5))
+    y[:, :2] = -1
+    np.savez(tmp_path / "text.npz", x=x, y=y, client=np.arange(12) % 3)
+    data = datasets.npz(str(tmp_path / "text.npz"))
+    assert data.num_classes == 7 and (data.y == y).all() and data.y.dtype == np.int32
+    with pytest.raises(DatasetError, match="label -1 at example 0"):
+        datasets.npz(str(tmp_path / "text.npz"), task="classification")
+
+
 def test_sequences_from_npz(tmp_path):
     rng = np.random.default_rng(0)
     for split in ("train", "test"):

@@ -197,3 +197,11 @@ def test_files_of_strangers(tmp_path):
         predict.read_examples(path)
     with pytest.raises(predict.DataError, match=r"must be labels in 0\.\.9"):
         predict.score(pfl.tasks.classification(), np.zeros((2, 10)), np.array([3, 10]))
+    with pytest.raises(predict.DataError, match=r"must be labels in 0\.\.9"):
+        predict.score(pfl.tasks.classification(), np.zeros((2, 10)), np.array([3, -1]))
+
+
+def test_predictions_of_next_tokens_leave_out_what_does_not_count():
+    outputs = np.log([[[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]])
+    found = predict.score(pfl.tasks.next_token(), outputs, np.array([[0, -1]]))
+    assert found["accuracy"] == 1 and found["perplexity"] == pytest.approx(2)

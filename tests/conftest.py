@@ -10,33 +10,29 @@ import pytest
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of the time goes into compiling small programs. This halves it and changes no outcome; slow
-# tests and commands in processes of their own are compiled as for users.
+# Most of the time goes into compiling small programs. These two halve it and change no outcome.
+# They are in the environment, too, for the commands that tests start.
 jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+if jax.__version__.startswith("0.10."):  # XLA stops at flags that it does not know
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
 
-
-def compile_quickly():
-    """Let XLA write simpler code on CPUs, which takes it about a third less time.
-
-    Commands that tests start do not get the flag. XLA stops at flags that it does not know.
-    """
-    if not jax.__version__.startswith("0.10."):
-        return
-    before = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_cpu_use_fusion_emitters=false"
-    jax.devices()  # XLA reads its flags now, and never again
-    if before is None:
-        del os.environ["XLA_FLAGS"]
-    else:
-        os.environ["XLA_FLAGS"] = before
-
-
-compile_quickly()
+LONGEST = (
+    "test_kills.py", "test_processes.py", "test_notebooks.py", "test_command_line.py",
+    "test_contract.py", "test_package.py", "test_first_contact.py",
+)  # fmt: skip
+"""Files that take longest. They come first, so that no worker waits for another at the end."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Turn warnings into errors."""
     config.addinivalue_line("filterwarnings", "error")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order within a file stays."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -43,8 +43,8 @@ def lora(
         initialised as the model does it.
       rank: r, of all adapters; 0: the head alone is trained.
       alpha: the adapters' products are scaled by ``alpha / rank``.
-      targets: patterns (as of file names) of the paths of dense layers to adapt, e.g.
-        ``"layer_*/query"``; layers of the head are never adapted.
+      targets: patterns like those of file names, for the paths of the dense layers to adapt, e.g.
+        ``"layer_*/query"``. Layers of the head never are.
       dropout: share of an adapter's inputs that is set to 0 in a training step, drawn from the
         step's key. Losses of a method's own on features (FedRoD, FedPAC, ...) do without.
 

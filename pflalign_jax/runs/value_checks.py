@@ -15,7 +15,7 @@ from pflalign_jax.runs.build import (
     rebuild_task,
 )
 from pflalign_jax.runs.config import resolve
-from pflalign_jax.runs.factories import FACTORIES
+from pflalign_jax.runs.factories import FACTORIES, parameters
 from pflalign_jax.tasks import classification
 
 OUTPUTS = 10
@@ -39,7 +39,8 @@ def check_config(config: ConfigDict) -> ConfigDict:
     if "participation" not in outside:
         with errors_of("participation"):
             build_participation(resolved)
-    if outside & {"model", "algorithm"}:
+    # Nor are models whose weights are in files, which this reads as little as data.
+    if outside & {"model", "algorithm"} or "path" in parameters("model", resolved.model.name):
         return resolved
     # Without a task in the config the data choose it, and with it what metrics there are.
     task = (

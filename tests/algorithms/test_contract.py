@@ -29,9 +29,9 @@ class Normed(nn.Module):
 NORMED = models.from_flax(Normed(), head="Dense_1")
 SLOW = {
     *("fedprox", "fedavgm", "fedadam", "fedyogi", "feddyn", "pfedme", "apfl"),
-    *("lgfedavg", "fedbabu", "fedala", "feddbe", "gpfl"),
+    *("lgfedavg", "fedbabu", "fedala", "feddbe", "gpfl", "fedpac", "fedper", "fedamp", "ifca"),
 }
-"""Left out by default: like another of the list; all are worked out by hand in test_baselines."""
+"""Left out by default: like another of the list; all are worked out by hand in other files."""
 
 
 WITH_FEATURES = ("fedrod", "fedproto", "feddbe", "fedpac", "fedcp", "gpfl")

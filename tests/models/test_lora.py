@@ -15,7 +15,7 @@ from pflalign_jax import algorithms, models
 from pflalign_jax.federated import federate
 from pflalign_jax.models.frozen import Frozen, as_argument
 from pflalign_jax.models.lora import Dropout
-from pflalign_jax.runs import RunError, loop
+from pflalign_jax.runs import RunError, factories, loop
 from pflalign_jax.runs.signals import StoppedError
 
 BASE = models.mlp(10, hidden=(20, 12))
@@ -144,7 +144,7 @@ def closed_over(model):
     return model._replace(frozen=None)
 
 
-@pytest.mark.parametrize("name", ["pflalign", "ditto"])
+@pytest.mark.parametrize("name", ["pflalign", pytest.param("ditto", marks=pytest.mark.slow)])
 def test_an_argument_is_no_other_than_a_constant(weights, data, name):
     model = adapted(weights)
     federation, state = trained(model, data, name, rounds=0)
@@ -184,7 +184,7 @@ def test_frozen_weights_are_in_no_state_message_or_program(weights, data):
 
 
 # Each of them trains the adapters of a model whose weights below are frozen.
-FAST = ("pflalign", "fedproto", "scaffold")
+FAST = ("pflalign", "fedproto")
 
 
 @pytest.mark.parametrize(
@@ -248,6 +248,7 @@ def test_a_run_goes_on_and_is_loaded_with_its_weights_only(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "own_lora.py").write_text(OWN_MODEL)
+    monkeypatch.setattr(factories, "_OUTSIDE", {section: {} for section in factories.FACTORIES})
     config = pfl.runs.default_config(model="own_lora:adapted")
     config.rounds, config.checkpoint_every = 2, 1
     config.dataset.num_clients, config.dataset.fraction = 4, 0.2

@@ -112,13 +112,14 @@ def read_tokeniser(path: str | os.PathLike) -> Tokeniser:
 
     Args:
       path: of a ``tokenizer.json`` of Hugging Face's ``tokenizers``, of a folder that holds one, or
-        of a GGUF file, in which the tokens for padding and the end stand, too.
+        of a GGUF file, in which the tokens for padding and the end stand, too; or the name of a
+        model that a package ships (`find_packaged`), e.g. ``"all-MiniLM-L6-v2"``.
 
     Raises:
       DatasetError: naming the file, if it is missing or no tokeniser, or the package is missing.
       PretrainedError: for a GGUF file that has no tokeniser which can be read.
     """
-    file = pathlib.Path(path).expanduser()
+    file = _file_of(path)
     if file.suffix == ".gguf":
         return _of_gguf(file)
     if file.is_dir():
@@ -149,6 +150,17 @@ def read_tokeniser(path: str | os.PathLike) -> Tokeniser:
     pad = next((token for token in pads if token is not None), None)
     end = _named(file, tokenizer, "eos_token")
     return Tokeniser(file, tokenizer, _vocabulary(tokenizer), pad, end)
+
+
+def _file_of(path: str | os.PathLike) -> pathlib.Path:
+    """Return a path, that of a packaged model where it is the name of one."""
+    file = pathlib.Path(path).expanduser()
+    if file.exists():
+        return file
+    # Here, as data without such a name do not pay for flax.
+    from pflalign_jax.models.pretrained.loading import PACKAGED, find_packaged
+
+    return find_packaged(str(path)) if str(path) in PACKAGED else file
 
 
 def _of_gguf(file: pathlib.Path) -> Tokeniser:

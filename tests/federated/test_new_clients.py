@@ -23,7 +23,9 @@ def trained(algorithm, data=None, rounds=2, **options):
     return federation, state
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize(
+    "name", ["pflalign", *(pytest.param(n, marks=pytest.mark.slow) for n in FEW if n != "pflalign")]
+)
 def test_a_newcomer_starts_as_a_client_of_the_current_model(name):
     """An algorithm's newcomers score as clients that take part for the first time."""
     algorithm = ALGORITHMS[name](batch_size=5)

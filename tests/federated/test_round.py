@@ -48,7 +48,6 @@ LAYOUTS = {
 SHORT = {
     ("pflalign", 2, 3, None),
     ("pflalign", 8, 2, 3),
-    ("fedavg", 8, 2, None),
     ("local", 8, 2, 3),
 }
 
@@ -81,7 +80,7 @@ def test_order_of_clients_does_not_matter(name, cohort_size):
     assert_close(run(name, data=shuffled, cohort_size=cohort_size), one_by_one(name, cohort_size))
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", ["pflalign", pytest.param("local", marks=pytest.mark.slow)])
 def test_deterministic_by_seed(name):
     first, again, other = run(name), run(name), run(name, seed=1)
     jax.tree.map(np.testing.assert_array_equal, again, first)

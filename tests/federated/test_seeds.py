@@ -22,7 +22,7 @@ def outcome(state, result):
     ("name", "cohort_size", "devices", "chunk"),
     [
         ("pflalign", 3, 2, 2),
-        ("fedavg", None, 2, 1),
+        pytest.param("fedavg", None, 2, 1, marks=pytest.mark.slow),
         pytest.param("pflalign", None, 1, 1, marks=pytest.mark.slow),
         pytest.param("local", 3, 4, 1, marks=pytest.mark.slow),
     ],

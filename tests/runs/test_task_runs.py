@@ -55,7 +55,10 @@ def regression(tmp_path_factory):
     return done(tmp_path_factory.mktemp("runs") / "run", config)
 
 
-@pytest.fixture(scope="module", params=["breast_cancer", "digits_attributes"])
+@pytest.fixture(
+    scope="module",
+    params=["breast_cancer", pytest.param("digits_attributes", marks=pytest.mark.slow)],
+)
 def labels(request, tmp_path_factory):
     config = small(request.param, metrics=("calibration_error",))
     config.algorithm.name = "fedavg"

@@ -45,7 +45,7 @@ def on_devices(name, cohort_size):
     ("place", "name", "devices", "cohort_size", "chunk"),
     [
         ("disk", "pflalign", 1, 3, 1),
-        ("host", "pflalign", 2, 3, 2),
+        pytest.param("host", "pflalign", 2, 3, 2, marks=pytest.mark.slow),
         pytest.param("host", "pflalign", 2, None, 1, marks=pytest.mark.slow),
         pytest.param("host", "fedavg", 2, 3, 1, marks=pytest.mark.slow),
         pytest.param("host", "pflalign", 8, 5, 1, marks=pytest.mark.slow),

@@ -52,7 +52,7 @@ CASES += [
     )
     for name, (field, values) in TUNED.items()
 ]
-FAST = ("fedcp",)  # its predict() is inject_hyperparams, too; the others are alike
+FAST = ("fedproto",)  # its predict() is inject_hyperparams, too; the others are alike
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_results_do_not_depend_on_devices_and_chunk(weights, data):
     for devices, chunk, place in ((8, 1, "device"), (2, 3, "host")):
         mesh = Mesh(np.array(jax.devices()[:devices]), ("clients",))
         federation, state = trained(
-            adapted(weights), data, "pflalign", mesh=mesh, client_chunk=chunk,
+            adapted(weights), data, "fedavg", mesh=mesh, client_chunk=chunk,
             client_state_in=place, cohort_size=4,
         )  # fmt: skip
         losses.append(federation.evaluate(state)["test/personal/adapted"].loss)

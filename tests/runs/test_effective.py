@@ -112,7 +112,7 @@ def test_a_partition_file_leaves_what_does_not_count(tmp_path):
     assert filled.cohort_size == 4
 
 
-@pytest.mark.parametrize("algorithm", ["pflalign", "fedrep"])
+@pytest.mark.parametrize("algorithm", ["pflalign", pytest.param("fedrep", marks=pytest.mark.slow)])
 def test_a_run_of_the_written_values_is_the_same_run(tmp_path, algorithm):
     def run(config, path):
         runs.run(config, path)

@@ -88,7 +88,7 @@ def test_models_score_as_in_the_run(run):
 @pytest.mark.parametrize(
     ("name", "place"),
     [
-        ("fedcp", "device"),
+        pytest.param("fedcp", "device", marks=pytest.mark.slow),
         pytest.param("fedamp", "device", marks=pytest.mark.slow),
         pytest.param("pflalign", "host", marks=pytest.mark.slow),
         ("pflalign", "disk"),

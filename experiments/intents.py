@@ -3,7 +3,7 @@
 make models, and --config.dataset.path=DIRECTORY with the public data_full.json, are required.
 
 A tenth of the data, some 75 training examples of each client: a client has few examples of few of
-the 150 intents. A run takes about half a minute on two CPU cores. For 100 clients and a cohort of
+the 150 intents. A run takes about a minute on a CPU core. For 100 clients and a cohort of
 10: --config.dataset.num_clients=100 --config.dataset.fraction=0.5 --config.cohort_size=10.
 """
 

@@ -19,6 +19,9 @@ if jax.__version__.startswith("0.10."):  # XLA stops at flags that it does not k
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
 
+# Tracing makes many objects that live on; to look for garbage less often saves a tenth.
+gc.set_threshold(100_000, 50, 100)
+
 LONGEST = (
     "test_kills.py", "test_processes.py", "test_notebooks.py", "test_command_line.py",
     "test_contract.py", "test_package.py", "test_first_contact.py",

@@ -1,6 +1,7 @@
 """What is shipped: a wheel with the library and nothing else; typed; one version."""
 
 import ast
+import os
 import pathlib
 import re
 import shutil
@@ -72,12 +73,13 @@ outcome = pfl.runs.run(config, "run")
 run = pfl.runs.load("run")
 print(outcome.rows == run.metrics, run.predict(data.x[:5], client="0").shape)
 """
+    jax_settings = {k: v for k, v in os.environ.items() if k.startswith(("JAX", "XLA"))}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,  # before what is installed
         capture_output=True,
         text=True,
-        env={"PATH": "", "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+        env={**jax_settings, "PATH": "", "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
     )
     assert done.stdout.splitlines() == [
         f"{tmp_path}/pflalign_jax/__init__.py [0, 1, 2]",

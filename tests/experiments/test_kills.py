@@ -102,9 +102,7 @@ def run_through_kills(tmp_path, cache, place, kills, rounds, seed):
         process = start(often, cache, place, rounds)
         seen.append(killed(process, often, rng, while_saving=kill % 2 == 0))
         assert process.returncode == -signal.SIGKILL, "it had ended before it was killed"
-    with (often / "metrics.jsonl").open("a") as file:
-        file.write('{"round": 7, "loss/tr')  # a line that was not whole
-    code, text = finish(start(often, cache, place, rounds))
+    code, text = finish_after_a_torn_line(often, cache, place, rounds)
     lost = (time.monotonic() - begin - undisturbed) / kills
     assert code == 0, text
     assert f"going on in {often} after round" in text.replace("\n", "")
@@ -113,7 +111,38 @@ def run_through_kills(tmp_path, cache, place, kills, rounds, seed):
     return sum(map(bool, seen)), lost
 
 
-@pytest.mark.parametrize("place", ["device", pytest.param("disk", marks=pytest.mark.slow)])
+def finish_after_a_torn_line(workdir, cache, place, rounds):
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 7, "loss/tr')  # a line that was not whole
+    return finish(start(workdir, cache, place, rounds))
+
+
+def stop(process, workdir, signum):
+    """Send a signal after a further evaluation; the run saves, says what to do, and ends."""
+    metrics = workdir / "metrics.jsonl"
+    before = metrics.stat().st_size if metrics.exists() else 0
+    wait_until(lambda: metrics.exists() and metrics.stat().st_size > before, process)
+    process.send_signal(signum)
+    code, text = finish(process)
+    assert code == 128 + signum, text
+    name = signal.Signals(signum).name
+    assert f"stopped by {name} after round" in text and "goes on" in text
+    assert "Traceback" not in text
+
+
+def test_a_kill_and_a_signal(tmp_path, cache):
+    """The short form of the tests below: each further process costs seconds."""
+    alone, often = tmp_path / "alone", tmp_path / "often"
+    assert finish(start(alone, cache, "disk", 40))[0] == 0
+    killed(start(often, cache, "disk", 40), often, random.Random(0), while_saving=True)
+    stop(start(often, cache, "disk", 40, "--config.checkpoint_every=1000"), often, signal.SIGTERM)
+    code, text = finish_after_a_torn_line(often, cache, "disk", 40)
+    assert code == 0 and f"going on in {often} after round" in text.replace("\n", ""), text
+    assert_same(often, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["device", "disk"])
 def test_two_kills(place, tmp_path, cache):
     run_through_kills(tmp_path, cache, place, 2, 60, seed=0)
 
@@ -127,24 +156,17 @@ def test_twenty_kills(place, tmp_path, cache):
     assert saving
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "signals",
-    [[signal.SIGTERM], pytest.param([signal.SIGTERM, signal.SIGINT], marks=pytest.mark.slow)],
+    [[signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]],
     ids=["once", "twice"],
 )
 def test_terminated_it_saves_and_goes_on(signals, tmp_path, cache):
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     assert finish(start(alone, cache, "disk", 40))[0] == 0
-    metrics = stopped / "metrics.jsonl"
     for signum in signals:
         process = start(stopped, cache, "disk", 40, "--config.checkpoint_every=1000")
-        before = metrics.stat().st_size if metrics.exists() else 0
-        wait_until(lambda b=before: metrics.exists() and metrics.stat().st_size > b, process)
-        process.send_signal(signum)
-        code, text = finish(process)
-        assert code == 128 + signum, text
-        name = signal.Signals(signum).name
-        assert f"stopped by {name} after round" in text and "goes on" in text
-        assert "Traceback" not in text
+        stop(process, stopped, signum)
     assert finish(start(stopped, cache, "disk", 40))[0] == 0
     assert_same(stopped, alone)

@@ -62,6 +62,9 @@ class Model(NamedTuple):
         each label in nats in training, of models with so many classes that their logits should not
         all exist at once; None: it follows from ``train_apply``. Labels that are `IGNORED` may have
         any loss.
+      generate: ``(params, prompts, mask, new_tokens, end_id) -> tokens``, answers ``[B,
+        new_tokens]`` to prompts ``[B, P]`` that are real where ``mask`` is True, each up to its end
+        token; the two numbers are static. None: the model writes no text.
     """
 
     init: Callable[[jax.Array, jax.Array], Any]
@@ -74,6 +77,7 @@ class Model(NamedTuple):
     prepare: Callable[[np.ndarray], np.ndarray] | None = None
     train_key: bool = False
     label_losses: Callable[..., jax.Array] | None = None
+    generate: Callable[..., jax.Array] | None = None
 
 
 def check_sizes(function: str, least: int = 1, **sizes: int | Sequence[int]) -> None:

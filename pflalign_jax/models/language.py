@@ -141,10 +141,17 @@ def pretrained_decoder(
     def label_losses(params: Any, x: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
         return token_losses(last_hidden(params, x), vocabulary(params), y)
 
-    model = Model(lambda key, x: {}, apply, label_losses=label_losses)
+    def generate(
+        params: Any, prompts: jax.Array, mask: jax.Array, new_tokens: int, end_id: int
+    ) -> jax.Array:
+        top = {name: params[name] for name in parts.top_weights}
+        return parts.generate(params["lower"], top, prompts, new_tokens, end_id, mask)
+
+    model = Model(lambda key, x: {}, apply, label_losses=label_losses, generate=generate)
     lower = parts.lower_weights
     if keep_hidden:
-        model = model._replace(prepare=prepare)
+        # The layers below the adapters, which new tokens need, are not in memory then.
+        model = model._replace(prepare=prepare, generate=None)
         lower = {output: lower[output]}
     weights = {**parts.top_weights, "lower": lower}
     return lora(model, weights, rank=rank, alpha=alpha, targets=targets, dropout=dropout)

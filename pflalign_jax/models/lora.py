@@ -74,14 +74,15 @@ def lora(
     def call(
         function: Callable[..., jax.Array],
         params: Mapping[str, Any],
-        *args: jax.Array,
+        *args: Any,
         dropped: Dropout | None = None,
+        **options: int,
     ) -> jax.Array:
         import flax.linen as nn  # here, as models without flax do not pay for its start
 
         head = {name: params[name] for name in model.head}
         with nn.intercept_methods(_adding(params[ADAPTERS], alpha, dropped)):
-            return function({**frozen.weights, **head}, *args)
+            return function({**frozen.weights, **head}, *args, **options)
 
     def adapted(function: Callable[..., jax.Array] | None) -> Callable[..., jax.Array] | None:
         return None if function is None else functools.partial(call, function)
@@ -109,6 +110,7 @@ def lora(
         frozen=frozen,
         train_key=dropout > 0,
         label_losses=in_training(model.label_losses),
+        generate=adapted(model.generate),
     )
 
 

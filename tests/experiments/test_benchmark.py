@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_command_line import ROOT
@@ -59,6 +61,24 @@ def test_operations_of_a_step_are_counted():
     flops = hardware.step_flops(models.logistic(10), dataset, 10)
     products = 2 * (2 * 10 * 784 * 10)  # forward, and the gradient of the weights
     assert products <= flops < 1.1 * products
+
+
+def test_loops_are_counted_as_often_as_they_run():
+    """XLA's own count has their bodies once, and with that a 28th of a decoder's lower layers."""
+
+    def product(x):
+        return x @ x
+
+    def loops(x):
+        unused = jax.lax.map(product, jnp.ones((9, 8, 8)))
+
+        def twice(x, _):
+            return jax.lax.fori_loop(0, 2, lambda i, x: product(x), product(x)), unused
+
+        return jax.lax.scan(twice, product(x), None, length=3)[0]
+
+    flops = hardware.flops_of(jax.jit(loops).trace(jnp.ones((8, 8))))
+    assert 10 * 2 * 8**3 <= flops < 10.2 * 2 * 8**3
 
 
 def test_noise_of_every_workload_fits_its_model():

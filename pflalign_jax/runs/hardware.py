@@ -5,7 +5,7 @@ import functools
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -34,8 +34,25 @@ def matmul_peak(size: int | None = None, repeats: int = 5) -> float:
     Measured once in a process.
 
     Args:
-      size: rows and columns; None: 2048 on CPUs, 8192 elsewhere.
+      size: see `matmul`.
       repeats: how often to measure.
+    """
+    product, flops = matmul(size)
+    # The first call compiles.
+    product()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        product()
+        seconds.append(time.perf_counter() - start)
+    return flops / min(seconds)
+
+
+def matmul(size: int | None = None) -> tuple[Callable[[], None], float]:
+    """Return what does a float32 matrix product on all devices at once, and its operations.
+
+    Args:
+      size: rows and columns; None: 2048 on CPUs, 8192 elsewhere.
     """
     mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
     if size is None:
@@ -46,14 +63,11 @@ def matmul_peak(size: int | None = None, repeats: int = 5) -> float:
     product = jax.jit(
         jax.shard_map(lambda a: a @ a, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     )
-    # The first call compiles.
-    jax.block_until_ready(product(x))
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+
+    def run() -> None:
         jax.block_until_ready(product(x))
-        seconds.append(time.perf_counter() - start)
-    return mesh.size * 2 * size**3 / min(seconds)
+
+    return run, mesh.size * 2.0 * size**3
 
 
 def step_flops(

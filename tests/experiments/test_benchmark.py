@@ -18,6 +18,9 @@ from pflalign_jax.runs import hardware
 def test_figures_of_a_small_workload(monkeypatch):
     small = workloads.WORKLOADS["logistic"]._replace(sizes=np.array([20, 35, 10]), cohort=2)
     monkeypatch.setitem(workloads.WORKLOADS, "logistic", small)
+    # A smaller product than that of a benchmark, which takes seconds on the tests' devices.
+    monkeypatch.setattr(measuring, "matmul", lambda: hardware.matmul(512))
+    monkeypatch.setattr(measuring, "matmul_peak", lambda: hardware.matmul_peak(512))
     figures = measuring.measure("logistic", rounds=2, client_chunk=2, against=[])
     assert (figures["clients"], figures["cohort"], figures["client_chunk"]) == (3, 2, 2)
     assert list(figures["contenders"]) == ["fedavg", "pflalign"]
@@ -25,6 +28,7 @@ def test_figures_of_a_small_workload(monkeypatch):
         assert 0 < row["ms_per_client_step"] < 1e3 * row["seconds_per_round"]
         assert 0 < row["fraction_of_peak"] < 1
         assert row["executed_over_useful_steps"] >= 1
+        assert row["to_arithmetic"] > 1
     assert figures["contenders"]["fedavg"]["ratio"] == 1
     assert figures["peak_memory_gb"] > 0.05
     tables.main_table(figures)

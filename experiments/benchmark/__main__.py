@@ -1,6 +1,7 @@
 """Time rounds of FedAvg and pFLAlign, and compare with the machine's peak and with other libraries.
 
-python -m experiments.benchmark [--workload=cnn,mlp,...|all] [--against=fedjax,torch]
+python -m experiments.benchmark [--workload=cnn,mlp,...|lora|all]
+    [--against=fedjax,torch,peft]
     [--scale=chunk,devices,clients,cohort] [--json=FILE]
 
 All contenders take turns in one process, a round each; reported are medians over rounds, and the
@@ -20,11 +21,13 @@ from rich.console import Console
 from experiments.benchmark.measuring import SCALES, measure, scaling
 from experiments.benchmark.peers import PEERS
 from experiments.benchmark.tables import main_table, scaling_table
-from experiments.benchmark.workloads import WORKLOADS
+from experiments.benchmark.workloads import LORA, WORKLOADS
 from pflalign_jax.cli.command import FlagError, refuse_arguments, run_command
 from pflalign_jax.cli.devices import DEVICES, check_devices, use_devices
 
-_WORKLOADS = flags.DEFINE_list("workload", ["cnn"], f"What to train: {', '.join(WORKLOADS)}; all.")
+_WORKLOADS = flags.DEFINE_list(
+    "workload", ["cnn"], f"What to train: {', '.join([*WORKLOADS, 'lora', 'all'])}."
+)
 _AGAINST = flags.DEFINE_list("against", [], f"Other libraries to compare with: {', '.join(PEERS)}.")
 _SCALE = flags.DEFINE_list("scale", [], "Tables over chunk, devices, clients or cohort.")
 _JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
@@ -46,8 +49,9 @@ def check_choices(flag: str, values: Iterable[str], known: Iterable[str]) -> Non
 def main(arguments: list[str]) -> None:
     """Measure, print, and write if asked."""
     refuse_arguments(arguments)
-    names = list(WORKLOADS) if _WORKLOADS.value == ["all"] else _WORKLOADS.value
-    check_choices("workload", names, WORKLOADS)
+    groups = {"all": list(WORKLOADS), "lora": list(LORA)}
+    names = [name for given in _WORKLOADS.value for name in groups.get(given, [given])]
+    check_choices("workload", names, [*WORKLOADS, *groups])
     check_choices("against", _AGAINST.value, PEERS)
     check_choices("scale", _SCALE.value, SCALES)
     use_devices(DEVICES.value)

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from experiments.benchmark.peers import PEERS
-from experiments.benchmark.workloads import BATCH, WORKLOADS, Workload, noise
+from experiments.benchmark.workloads import LENGTH, WORKLOADS, Workload, noise
 from pflalign_jax import algorithms, models
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import federate
-from pflalign_jax.runs.hardware import matmul_peak, peak_memory, step_flops
+from pflalign_jax.runs.hardware import matmul, matmul_peak, peak_memory, step_flops
 
 
 def take_turns(contenders: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
@@ -35,11 +35,16 @@ class OurRound:
     """One federation, advanced a round at every call; keeps what the last round cost."""
 
     def __init__(
-        self, algorithm: str, model: models.Model, dataset: FederatedDataset, **options: Any
+        self,
+        algorithm: str,
+        model: models.Model,
+        dataset: FederatedDataset,
+        batch_size: int,
+        **options: Any,
     ) -> None:
         factory = {"fedavg": algorithms.fedavg, "pflalign": algorithms.pflalign}[algorithm]
         rate = {"fedavg": 0.01, "pflalign": 0.1}[algorithm]
-        made = factory(model, rate, batch_size=BATCH)
+        made = factory(model, rate, batch_size=batch_size)
         self.federation = federate(made, model, dataset, **options)
         self.state = self.federation.init(jax.random.key(0))
         self.steps: list[int] = []
@@ -51,6 +56,12 @@ class OurRound:
         jax.block_until_ready((self.state.server, result.metrics))
         self.work = jax.tree.map(int, result.work)
         self.steps.append(self.work.useful)
+
+    def program_bytes(self) -> int:
+        """Return what a round's program holds on a device: arguments, results and temporaries."""
+        memory: Any = self.federation.lower_round(self.state).compile().memory_analysis()
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        return held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
 def figures_of(seconds: list[float], steps: float, flops: float, peak: float) -> dict[str, object]:
@@ -68,26 +79,39 @@ def measure(name: str, rounds: int, client_chunk: int | None, against: list[str]
     """Return the figures of one workload.
 
     ``ms_per_client_step`` is wall time of a round over the client steps in it, on all devices
-    together; ``ratio`` is its multiple of our FedAvg.
+    together; ``ratio`` is its multiple of our FedAvg, and ``to_arithmetic`` of what the operations
+    of its steps take in a matrix product, of the same turn.
     """
     workload = WORKLOADS[name]
-    dataset, model = noise(workload), workload.model()
-    options = {"cohort_size": workload.cohort, "client_chunk": client_chunk}
+    dataset, model, batch = noise(workload), workload.model(), workload.batch
+    options: dict[str, Any] = {
+        "cohort_size": workload.cohort,
+        "client_chunk": client_chunk,
+        "batch_size": batch,
+    }
     ours = {n: OurRound(n, model, dataset, **options) for n in ("fedavg", "pflalign")}
     peers = {n: PEERS[n](name, dataset) for n in against}
-    seconds = take_turns({**ours, **peers}, rounds)
+    product, product_flops = matmul()
+    seconds = take_turns({**ours, **peers, "product": product}, rounds)
+    products = np.array(seconds.pop("product"))
+    prepared = ours["fedavg"].federation.dataset
     # What the arithmetic needs: patches for several outputs at once multiply some zeros.
     counted = models.cnn(10, conv="lax") if name in ("cnn", "writers") else model
-    peak, flops = matmul_peak(), step_flops(counted, dataset, BATCH)
+    peak, flops = matmul_peak(), step_flops(counted, prepared, batch)
     steps = float(np.median(ours["fedavg"].steps[1:]))
     contenders: dict[str, dict[str, Any]] = {}
     for contender, values in seconds.items():
         ratios = np.array(values) / np.array(seconds["fedavg"])
+        arithmetic = flops * steps / product_flops * products
         contenders[contender] = {
             **figures_of(values, steps, flops, peak),
             "ratio": float(np.median(ratios)),
             "ratio_spread": [float(ratios.min()), float(ratios.max())],
+            "to_arithmetic": float(np.median(np.array(values) / arithmetic)),
         }
+        if workload.tokens:
+            per_round = steps * batch * LENGTH
+            contenders[contender]["tokens_per_second"] = per_round / float(np.median(values))
     for contender, run in ours.items():
         executed = run.work.executed / run.work.useful
         contenders[contender]["executed_over_useful_steps"] = executed
@@ -96,7 +120,7 @@ def measure(name: str, rounds: int, client_chunk: int | None, against: list[str]
         "workload": name,
         "clients": dataset.num_clients,
         "cohort": federation.cohort_size,
-        "batch_size": BATCH,
+        "batch_size": batch,
         "device": device.device_kind,
         "devices": len(jax.devices()),
         "client_chunk": federation.client_chunk,
@@ -114,8 +138,9 @@ SCALES = ("chunk", "devices", "clients", "cohort")
 def scaling(over: str, name: str, rounds: int, folder: str) -> list[dict[str, Any]]:
     """Return figures of pFLAlign over chunk, devices, clients K or cohort C, taking turns.
 
-    ``clients`` is an MLP of 100,000 parameters with a cohort of 32 and states on disk: what a
-    round costs must not depend on K.
+    ``clients`` is an MLP of 100,000 parameters with a cohort of 32 and states on disk, or adapters
+    of the encoder with a cohort of 10 and states on the host: what a round costs, and what its
+    program holds on devices, must not depend on K.
 
     Args:
       over: one of `SCALES`.
@@ -126,7 +151,10 @@ def scaling(over: str, name: str, rounds: int, folder: str) -> list[dict[str, An
     # All exist at once, which matters for memory; a clients' case holds none of them on devices.
     runs = {
         case: OurRound(
-            "pflalign", work.model(), noise(work), **{"cohort_size": work.cohort, **options}
+            "pflalign",
+            work.model(),
+            noise(work),
+            **{"cohort_size": work.cohort, "batch_size": work.batch, **options},
         )
         for case, (work, options) in _cases(over, WORKLOADS[name], folder).items()
     }
@@ -143,7 +171,7 @@ def scaling(over: str, name: str, rounds: int, folder: str) -> list[dict[str, An
         }
         if over == "clients":
             used = sum(p.stat().st_blocks * 512 for p in pathlib.Path(folder, case).rglob("*"))
-            row["disk_gb"] = used / 1e9
+            row |= {"disk_gb": used / 1e9, "program_mb": run.program_bytes() / 1e6}
         rows.append(row)
     return rows
 
@@ -159,6 +187,10 @@ def _cases(over: str, workload: Workload, folder: str) -> dict[str, tuple[Worklo
         for d in itertools.takewhile(lambda d: d <= len(jax.devices()), (1, 2, 4, 8)):
             mesh = jax.sharding.Mesh(np.array(jax.devices()[:d]), ("clients",))
             cases[str(d)] = (workload, {"mesh": mesh})
+    elif workload.classes:  # adapters of the encoder
+        for k in (10, 100, 1000):
+            work = _resized(workload._replace(sizes=np.array([8])), clients=k, cohort=10)
+            cases[str(k)] = (work, {"client_state_in": "host"})
     else:
         small = Workload(lambda: models.mlp(10, (128,)), np.array([100]), cohort=32)
         for k in (100, 1000, 10_000):

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.benchmark.workloads import BATCH
+from experiments.benchmark.random_weights import CONFIGS
+from experiments.benchmark.workloads import BATCH, DECODER, ENCODER, WORKLOADS
 from pflalign_jax import models
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.errors import UserError
@@ -108,7 +109,62 @@ def torch_round(name: str, dataset: FederatedDataset) -> Callable[[], None]:
     return one_round
 
 
-PEERS = {"fedjax": fedjax_round, "torch": torch_round}
+def peft_round(name: str, dataset: FederatedDataset) -> Callable[[], None]:
+    """Return FedAvg's local steps with adapters of PEFT on a model of transformers, in PyTorch.
+
+    Weights are random, of the sizes of ours. Layers below the adapters are run in every step, as
+    PyTorch keeps no hidden states between them; they get no gradients.
+    """
+    adapted = {
+        "lora-encoder": range(6),
+        "lora-encoder-top": range(4, 6),
+        "lora-decoder": range(26, 30),
+    }
+    if name not in adapted:
+        raise PeerError(f"--against=peft has no {name!r} workload, only {sorted(adapted)}")
+    torch, transformers, peft = map(_imported, ("torch", "transformers", "peft"))
+    torch.manual_seed(0)
+    encoder, workload = "encoder" in name, WORKLOADS[name]
+    values = CONFIGS[ENCODER if encoder else DECODER]
+    sizes = {key: value for key, value in values.items() if key != "model_type"}
+    if encoder:  # ours has none
+        sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    body = (
+        transformers.BertModel(transformers.BertConfig(**sizes), add_pooling_layer=False)
+        if encoder
+        else transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
+    )
+    settings = peft.LoraConfig(
+        r=8,
+        lora_alpha=16,
+        target_modules=["query", "value"] if encoder else ["q_proj", "v_proj"],
+        layers_to_transform=list(adapted[name]),
+    )
+    model = peft.get_peft_model(body, settings)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    head = torch.nn.Linear(values["hidden_size"], workload.classes) if encoder else None
+    optimiser = torch.optim.SGD([*trained, *(head.parameters() if head else ())], lr=0.01)
+    x = torch.from_numpy(dataset.x.astype(np.int64))
+    y = torch.from_numpy(dataset.y.astype(np.int64))
+    clients = [torch.from_numpy(own) for own in _owned(dataset)]
+    criterion = torch.nn.CrossEntropyLoss()
+
+    def logits(tokens: Any) -> Any:
+        if head is None:
+            return model(input_ids=tokens, use_cache=False).logits.flatten(0, 1)
+        return head(model(input_ids=tokens).last_hidden_state.mean(1))
+
+    def one_round() -> None:
+        for own in clients:
+            for chosen in own[torch.randperm(len(own))].split(workload.batch):
+                optimiser.zero_grad()
+                criterion(logits(x[chosen]), y[chosen].flatten()).backward()
+                optimiser.step()
+
+    return one_round
+
+
+PEERS = {"fedjax": fedjax_round, "torch": torch_round, "peft": peft_round}
 
 
 def _plain(name: str) -> models.Model:

@@ -5,32 +5,43 @@ from typing import Any
 
 from rich.table import Table
 
-from experiments.benchmark.workloads import BATCH
-
 
 def main_table(figures: Mapping) -> Table:
     """Return the table of one workload."""
     table = Table(
         title=f"{figures['workload']}: {figures['clients']} clients, {figures['cohort']} per "
-        f"round, batch {BATCH}, on {figures['devices']} {figures['device']} devices, "
-        f"{figures['client_chunk']} clients at a time",
+        f"round, batch {figures['batch_size']}, on {figures['devices']} {figures['device']} "
+        f"devices, {figures['client_chunk']} clients at a time",
         caption=f"matrix product peak {figures['matmul_peak_gflops']:.0f} GFLOP/s; a client step "
         f"is {1e3 * figures['gflop_per_client_step']:.3g} MFLOP; peak memory "
         f"{figures['peak_memory_gb']:.1f} GB",
     )
-    titles = ("ms / step", "s / round", "of peak", "executed / useful", "to FedAvg")
+    titles = [
+        "ms / step",
+        "s / round",
+        "of peak",
+        "to arithmetic",
+        "executed / useful",
+        "to FedAvg",
+    ]
+    if any("tokens_per_second" in row for row in figures["contenders"].values()):
+        titles.append("tokens / s")
     for column in ("", *titles):
         table.add_column(column, justify="right")
     for name, row in figures["contenders"].items():
         low, high = row["ratio_spread"]
-        table.add_row(
+        cells = [
             name,
             f"{row['ms_per_client_step']:.3g}",
             f"{row['seconds_per_round']:.3g}",
             f"{100 * row['fraction_of_peak']:.0f} %",
+            f"{row['to_arithmetic']:.2f}x",
             f"{row.get('executed_over_useful_steps', 1):.2f}",
             f"{row['ratio']:.2f}x ({low:.2f} .. {high:.2f})",
-        )
+        ]
+        if "tokens_per_second" in row:
+            cells.append(f"{row['tokens_per_second']:.0f}")
+        table.add_row(*cells)
     return table
 
 

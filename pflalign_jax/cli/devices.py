@@ -15,6 +15,14 @@ DEVICES = flags.DEFINE_integer(
 )
 
 
+PATIENT = (
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=3600",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=86400",
+)
+"""Flags of XLA: simulated devices wait this long for each other. XLA ends the process after 60
+seconds else, and clients of a large model that one device has more than another take longer."""
+
+
 class DeviceError(UserError, ValueError):
     """Processes that cannot be joined; the message names the flag and says what to do."""
 
@@ -26,8 +34,12 @@ def use_devices(count: int | None) -> None:
     they would be over accelerators. Accelerators are not affected, and an
     ``--xla_force_host_platform_device_count`` in ``XLA_FLAGS`` wins.
     """
+    given = os.environ.get("XLA_FLAGS", "")
+    if jax.__version__.startswith("0.10."):  # XLA stops at flags that it does not know
+        more = [flag for flag in PATIENT if flag.split("=")[0] not in given]
+        os.environ["XLA_FLAGS"] = " ".join([given, *more]).strip()
     # XLA would refuse both.
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    if "xla_force_host_platform_device_count" not in given:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         jax.config.update("jax_num_cpu_devices", count or cores)
 

@@ -25,7 +25,7 @@ from pflalign_jax.federated.round_program import RoundOutput, Work, round_progra
 from pflalign_jax.federated.sharding import REPLICATED, put_replicated
 from pflalign_jax.federated.snapshot import Snapshot
 from pflalign_jax.models import Model
-from pflalign_jax.models.frozen import weights_of
+from pflalign_jax.models.frozen import as_argument, weights_of
 from pflalign_jax.random_purposes import COHORT, INIT, STATES
 from pflalign_jax.tasks import Task
 
@@ -224,6 +224,32 @@ class Federation:
         received = algorithm.deliver(broadcast, self.dataset.client_ids[k])
         return algorithm.personal_params(received, client, training_data(self.dataset, k))
 
+    def generate(
+        self,
+        state: FederationState,
+        k: int,
+        prompts: np.ndarray,
+        mask: np.ndarray,
+        new_tokens: int,
+        end_id: int,
+    ) -> np.ndarray:
+        """Return the answers of the model that the client at position ``k`` starts a round with.
+
+        Args:
+          state: of the federation.
+          k: position of the client.
+          prompts, mask, new_tokens, end_id: see `Model.generate`, which the model must have.
+
+        Returns:
+          ``[B, new_tokens]`` int32.
+        """
+        # One device does it, with its copy of the frozen weights; parameters are bound to none.
+        weights = jax.tree.map(lambda a: a.addressable_data(0), self._weights)
+        params = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), self.personal_params(state, k))
+        return np.asarray(
+            self._generate(weights, params, prompts, mask, new_tokens=new_tokens, end_id=end_id)
+        )
+
     # Rounds
 
     def run_round(
@@ -389,12 +415,18 @@ class Federation:
 
     @functools.cached_property
     def _weights(self) -> Any:
-        """The model's frozen weights, once on each device."""
+        """The model's frozen weights, once on each device; () without any."""
         return put_replicated(weights_of(self.model.frozen), self.mesh)
 
     @functools.cached_property
     def _round_programs(self) -> tuple[Callable, Callable]:
         return round_programs(self._options)
+
+    @functools.cached_property
+    def _generate(self) -> Callable:
+        assert self.model.generate is not None
+        function = as_argument(self.model.frozen, self.model.generate)
+        return jax.jit(function, static_argnames=("new_tokens", "end_id"))
 
     @functools.cached_property
     def _score_clients(self) -> Callable:

@@ -90,9 +90,12 @@ def scoring_of(
         take them.
     """
     task.check(dataset)
-    batch_size = eval_batch_size(dataset) if batch_size is None else batch_size
-    x = jax.ShapeDtypeStruct((batch_size, *dataset.x.shape[1:]), input_dtype(dataset))
+    x = jax.ShapeDtypeStruct((1, *dataset.x.shape[1:]), input_dtype(dataset))
     params = jax.eval_shape(model.init, jax.random.key(0), x)
+    if batch_size is None:
+        returned = jax.eval_shape(model.apply, params, x)
+        batch_size = eval_batch_size(dataset, returned.size * returned.dtype.itemsize)
+    x = jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype)
     returned = jax.eval_shape(model.apply, params, x)
     needed = task.num_outputs(dataset)
     if task.name != "classification" and returned.shape[-1] != needed:
@@ -270,8 +273,21 @@ def on_host(table: jax.Array) -> np.ndarray:
     return np.asarray(table, float)
 
 
-def eval_batch_size(dataset: FederatedDataset) -> int:
-    """Return a power of two in 8..128 near the mean size of the evaluation sets."""
+MOST_OUTPUTS = 2**26
+"""Bytes of a model's outputs that a batch of an evaluation has at most, if it has several rows."""
+
+
+def eval_batch_size(dataset: FederatedDataset, output_bytes: int) -> int:
+    """Return a power of two in 8..128 near the mean size of the evaluation sets.
+
+    It is less where so many outputs, as the logits of a vocabulary at every position, would be
+    more than `MOST_OUTPUTS`.
+
+    Args:
+      dataset: whose evaluation sets are looked at.
+      output_bytes: of the model's outputs of one example.
+    """
     sizes = [owned.sizes for split, owned in dataset.splits.items() if split != "train"]
     mean = np.concatenate(sizes).mean() if sizes else 1
-    return int(2 ** np.clip(np.ceil(np.log2(max(mean, 1))), 3, 7))
+    room = np.floor(np.log2(max(MOST_OUTPUTS / output_bytes, 1)))
+    return int(2 ** min(np.clip(np.ceil(np.log2(max(mean, 1))), 3, 7), room))

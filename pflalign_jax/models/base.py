@@ -56,7 +56,15 @@ class Model(NamedTuple):
       frozen: weights that nobody trains, which the functions above read; None: there are none.
       prepare: features as stored to those that the functions above take, on the host, once for all
         examples: what nothing trains can be computed in advance. None: they are the same.
-      train_key: whether ``train_apply`` takes a random key after ``mask``, as dropout needs it.
+      train_key: whether ``train_apply`` and ``label_losses`` take a random key after ``mask``, as
+        dropout needs it.
+      label_losses: ``(params, x, y, mask) -> losses`` in the shape of ``y``, the cross-entropy of
+        each label in nats in training, of models with so many classes that their logits should not
+        all exist at once; None: it follows from ``train_apply``. Labels that are `IGNORED` may have
+        any loss.
+      generate: ``(params, prompts, mask, new_tokens, end_id) -> tokens``, answers ``[B,
+        new_tokens]`` to prompts ``[B, P]`` that are real where ``mask`` is True, each up to its end
+        token; the two numbers are static. None: the model writes no text.
     """
 
     init: Callable[[jax.Array, jax.Array], Any]
@@ -68,6 +76,8 @@ class Model(NamedTuple):
     frozen: Frozen | None = None
     prepare: Callable[[np.ndarray], np.ndarray] | None = None
     train_key: bool = False
+    label_losses: Callable[..., jax.Array] | None = None
+    generate: Callable[..., jax.Array] | None = None
 
 
 def check_sizes(function: str, least: int = 1, **sizes: int | Sequence[int]) -> None:
@@ -174,6 +184,7 @@ def with_compute_dtype(model: Model, dtype: str) -> Model:
         train_apply=optional(model.train_apply),
         features=optional(model.features),
         train_features=optional(model.train_features),
+        label_losses=optional(model.label_losses),
     )
 
 
@@ -283,11 +294,17 @@ def training_outputs(model: Model, params: Any, batch: Batch, key: jax.Array) ->
 def cross_entropy(model: Model) -> Callable[[Any, Batch, jax.Array], jax.Array]:
     """Return ``loss(params, batch, key)``, the mean cross-entropy of the batch's real examples.
 
-    See `training_outputs`. A mask of zeros gives a loss of 0.
+    See `training_outputs`; a model with ``label_losses`` gives its losses without logits. A mask of
+    zeros gives a loss of 0.
     """
 
     def loss(params: Any, batch: Batch, key: jax.Array) -> jax.Array:
-        logits = training_outputs(model, params, batch, key)
-        return mean_of_real(example_losses(logits, batch.y), batch.mask)
+        if model.label_losses is None:
+            losses = example_losses(training_outputs(model, params, batch, key), batch.y)
+        else:
+            keys = (key,) if model.train_key else ()
+            of_labels = model.label_losses(params, batch.x, batch.y, batch.mask, *keys)
+            losses = mean_of_counted(of_labels, batch.y)
+        return mean_of_real(losses, batch.mask)
 
     return loss

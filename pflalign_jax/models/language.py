@@ -23,6 +23,7 @@ from pflalign_jax.models.pretrained import (
     encoder_parts,
     find_packaged,
     load,
+    token_losses,
 )
 from pflalign_jax.models.pretrained.loading import PACKAGED
 
@@ -124,19 +125,33 @@ def pretrained_decoder(
         )
     output = "embedding" if parts.config.tied else "output"
 
-    def apply(params: Any, x: jax.Array) -> jax.Array:
+    def last_hidden(params: Any, x: jax.Array) -> jax.Array:
         top = {name: params[name] for name in parts.top_weights}
         if keep_hidden:
-            hidden = parts.top(top, x, _real(x))
-        else:
-            hidden = parts.top(top, parts.lower(params["lower"], x), parts.mask(x))
-        vocabulary = params["lower"][output][:num_classes]
-        return jnp.einsum("bld,vd->blv", hidden, vocabulary, preferred_element_type=jnp.float32)
+            return parts.top(top, x, _real(x))
+        return parts.top(top, parts.lower(params["lower"], x), parts.mask(x))
 
-    model = Model(lambda key, x: {}, apply)
+    def vocabulary(params: Any) -> jax.Array:
+        return params["lower"][output][:num_classes]
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        hidden, rows = last_hidden(params, x), vocabulary(params)
+        return jnp.einsum("bld,vd->blv", hidden, rows, preferred_element_type=jnp.float32)
+
+    def label_losses(params: Any, x: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
+        return token_losses(last_hidden(params, x), vocabulary(params), y)
+
+    def generate(
+        params: Any, prompts: jax.Array, mask: jax.Array, new_tokens: int, end_id: int
+    ) -> jax.Array:
+        top = {name: params[name] for name in parts.top_weights}
+        return parts.generate(params["lower"], top, prompts, new_tokens, end_id, mask)
+
+    model = Model(lambda key, x: {}, apply, label_losses=label_losses, generate=generate)
     lower = parts.lower_weights
     if keep_hidden:
-        model = model._replace(prepare=prepare)
+        # The layers below the adapters, which new tokens need, are not in memory then.
+        model = model._replace(prepare=prepare, generate=None)
         lower = {output: lower[output]}
     weights = {**parts.top_weights, "lower": lower}
     return lora(model, weights, rank=rank, alpha=alpha, targets=targets, dropout=dropout)

@@ -74,32 +74,43 @@ def lora(
     def call(
         function: Callable[..., jax.Array],
         params: Mapping[str, Any],
-        *args: jax.Array,
+        *args: Any,
         dropped: Dropout | None = None,
+        **options: int,
     ) -> jax.Array:
         import flax.linen as nn  # here, as models without flax do not pay for its start
 
         head = {name: params[name] for name in model.head}
         with nn.intercept_methods(_adding(params[ADAPTERS], alpha, dropped)):
-            return function({**frozen.weights, **head}, *args)
+            return function({**frozen.weights, **head}, *args, **options)
 
     def adapted(function: Callable[..., jax.Array] | None) -> Callable[..., jax.Array] | None:
         return None if function is None else functools.partial(call, function)
 
-    def train_apply(params: Any, x: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
-        dropped = Dropout(dropout, key, tuple(layers))
-        if model.train_apply is None:
-            return call(model.apply, params, x, dropped=dropped)
-        return call(model.train_apply, params, x, mask, dropped=dropped)
+    def in_training(function: Callable[..., jax.Array] | None) -> Callable[..., jax.Array] | None:
+        if function is None or not dropout:
+            return adapted(function)
+
+        def with_dropout(params: Any, *args: jax.Array) -> jax.Array:
+            *others, key = args
+            return call(function, params, *others, dropped=Dropout(dropout, key, tuple(layers)))
+
+        return with_dropout
+
+    train_apply = model.train_apply
+    if train_apply is None and dropout:
+        train_apply = lambda params, x, mask: model.apply(params, x)  # noqa: E731
 
     return model._replace(
         init=init,
         apply=functools.partial(call, model.apply),
-        train_apply=train_apply if dropout else adapted(model.train_apply),
+        train_apply=in_training(train_apply),
         features=adapted(model.features),
         train_features=adapted(model.train_features),
         frozen=frozen,
         train_key=dropout > 0,
+        label_losses=in_training(model.label_losses),
+        generate=adapted(model.generate),
     )
 
 

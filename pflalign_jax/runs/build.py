@@ -24,6 +24,7 @@ from pflalign_jax.runs.config import resolve
 from pflalign_jax.runs.config_checks import ConfigError
 from pflalign_jax.runs.effective import effective_config
 from pflalign_jax.runs.factories import TRANSFORMS, factory, metric
+from pflalign_jax.runs.generation import generation_of
 from pflalign_jax.tasks import TASKS, Moments, Task, infer_task, regression
 
 
@@ -97,6 +98,7 @@ def build(
         )
     except ValueError as error:
         raise ConfigError(f"config: {error}") from error
+    generation_of(config, dataset, federation)  # before the first round: its errors
     # What is written says what every None stood for.
     config = effective_config(config, dataset, model, federation)
     return Experiment(config, dataset, model, federation, participation)

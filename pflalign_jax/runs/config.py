@@ -120,6 +120,16 @@ RUN_FIELDS = {
         bool,
         "write diagnostics.jsonl: P, gamma, directions, gradient noise, agreement of updates",
     ),
+    "generate_every": RunField(
+        None,
+        int | None,
+        "rounds between two times that personal models write completions, for exact match and "
+        "ROUGE-L; a multiple of eval_every; None = never",
+    ),
+    "generate_clients": RunField(
+        4, int, "whose models generate: the first clients with test examples"
+    ),
+    "generate_examples": RunField(8, int, "test examples that each of them completes, the first"),
     "client_state_in": RunField(None, str | None, federate, choices=PLACES),
     "checkpoint_every": RunField(
         None,

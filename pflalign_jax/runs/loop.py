@@ -22,6 +22,7 @@ from pflalign_jax.runs import files
 from pflalign_jax.runs.build import Experiment
 from pflalign_jax.runs.checkpointing import Checkpointing, start_checkpointing
 from pflalign_jax.runs.diagnostics_log import DiagnosticsLog
+from pflalign_jax.runs.generation import GENERATED, Generation, generation_of
 from pflalign_jax.runs.hardware import matmul_peak, room_on_devices, step_flops
 from pflalign_jax.runs.headline import headline_of
 from pflalign_jax.runs.metrics import (
@@ -121,6 +122,7 @@ class RunInProgress:
       plan: what it is to do.
       checkpointing: saves its states; None: it has no checkpoints.
       diagnostics: takes what its rounds measure besides scores.
+      generation: what its clients' models are asked to complete; None: nothing.
       began: when it began on `time.perf_counter`, without the pauses in which it was interrupted.
       step_flops, matmul_peak: see `speed_columns`.
     """
@@ -128,6 +130,7 @@ class RunInProgress:
     plan: RunPlan
     checkpointing: Checkpointing | None
     diagnostics: DiagnosticsLog
+    generation: Generation | None
     began: float
     step_flops: float
     matmul_peak: float
@@ -231,6 +234,7 @@ class RunInProgress:
             adapt = not federation.everyone
             scores = {**federation.evaluate(progress.state, adapt=adapt), **result.adapted}
             new = {} if dataset.new_clients is None else federation.evaluate_new(progress.state)
+            generated = self._generate(progress)
         # Times and counts are of the rounds since the last row, the row's own evaluation apart.
         tally, devices = progress.tally, federation.mesh.size
         row = finite_or_none(
@@ -244,6 +248,7 @@ class RunInProgress:
                 **privacy_columns(experiment, progress.done),
                 "loss/train/mean": loss,
                 **summarise({**scores, **new}),
+                **generated,
             }
         )
         if workdir is not None:
@@ -254,6 +259,16 @@ class RunInProgress:
                 names = dataset.new_clients.client_names
                 files.append_clients(workdir, progress.done, names, new)
         return row, scores
+
+    def _generate(self, progress: Progress) -> Row:
+        """Return scores of generated texts; None for each where it is not their round."""
+        generation, config = self.generation, self.plan.experiment.config
+        if generation is None:
+            return {}
+        now = progress.done % config.generate_every == 0 or self.is_over(progress)
+        if not now:
+            return dict.fromkeys(GENERATED)
+        return generation.scores(self.plan.experiment.federation, progress.state)
 
     def _save(self, progress: Progress, merit: float | None, now: bool) -> None:
         """Save a checkpoint if it is time for one, or ``now``."""
@@ -304,7 +319,8 @@ def in_progress(plan: RunPlan) -> Iterator[RunInProgress]:
         flops = step_flops(model, federation.dataset, config.batch_size, federation.task)
         peak = matmul_peak()
         began = time.perf_counter() - plan.start.seconds
-        yield RunInProgress(plan, checkpointing, diagnostics, began, flops, peak)
+        generation = generation_of(config, plan.experiment.dataset, federation)
+        yield RunInProgress(plan, checkpointing, diagnostics, generation, began, flops, peak)
 
 
 def timed_rounds(

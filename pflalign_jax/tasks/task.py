@@ -10,7 +10,7 @@ import optax
 
 from pflalign_jax.datasets import DatasetError, FederatedDataset
 from pflalign_jax.datasets.features import are_tokens
-from pflalign_jax.models import Batch, Model, example_losses
+from pflalign_jax.models import Batch, Model, cross_entropy, example_losses
 from pflalign_jax.models.base import IGNORED, mean_of_real, training_outputs
 from pflalign_jax.tasks import metrics
 from pflalign_jax.tasks.metrics import Metric, mean_metric
@@ -52,6 +52,8 @@ class Task(NamedTuple):
 
         See `training_outputs` of `pflalign_jax.models.base`. A mask of zeros gives a loss of 0.
         """
+        if self.example_losses is example_losses:
+            return cross_entropy(model)  # which knows models that need no logits for it
 
         def loss(params: Any, batch: Batch, key: jax.Array) -> jax.Array:
             returned = training_outputs(model, params, batch, key)

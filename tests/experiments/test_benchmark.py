@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_command_line import ROOT
@@ -16,6 +18,9 @@ from pflalign_jax.runs import hardware
 def test_figures_of_a_small_workload(monkeypatch):
     small = workloads.WORKLOADS["logistic"]._replace(sizes=np.array([20, 35, 10]), cohort=2)
     monkeypatch.setitem(workloads.WORKLOADS, "logistic", small)
+    # A smaller product than that of a benchmark, which takes seconds on the tests' devices.
+    monkeypatch.setattr(measuring, "matmul", lambda: hardware.matmul(512))
+    monkeypatch.setattr(measuring, "matmul_peak", lambda: hardware.matmul_peak(512))
     figures = measuring.measure("logistic", rounds=2, client_chunk=2, against=[])
     assert (figures["clients"], figures["cohort"], figures["client_chunk"]) == (3, 2, 2)
     assert list(figures["contenders"]) == ["fedavg", "pflalign"]
@@ -23,6 +28,7 @@ def test_figures_of_a_small_workload(monkeypatch):
         assert 0 < row["ms_per_client_step"] < 1e3 * row["seconds_per_round"]
         assert 0 < row["fraction_of_peak"] < 1
         assert row["executed_over_useful_steps"] >= 1
+        assert row["to_arithmetic"] > 1
     assert figures["contenders"]["fedavg"]["ratio"] == 1
     assert figures["peak_memory_gb"] > 0.05
     tables.main_table(figures)
@@ -59,6 +65,24 @@ def test_operations_of_a_step_are_counted():
     flops = hardware.step_flops(models.logistic(10), dataset, 10)
     products = 2 * (2 * 10 * 784 * 10)  # forward, and the gradient of the weights
     assert products <= flops < 1.1 * products
+
+
+def test_loops_are_counted_as_often_as_they_run():
+    """XLA's own count has their bodies once, and with that a 28th of a decoder's lower layers."""
+
+    def product(x):
+        return x @ x
+
+    def loops(x):
+        unused = jax.lax.map(product, jnp.ones((9, 8, 8)))
+
+        def twice(x, _):
+            return jax.lax.fori_loop(0, 2, lambda i, x: product(x), product(x)), unused
+
+        return jax.lax.scan(twice, product(x), None, length=3)[0]
+
+    flops = hardware.flops_of(jax.jit(loops).trace(jnp.ones((8, 8))))
+    assert 10 * 2 * 8**3 <= flops < 10.2 * 2 * 8**3
 
 
 def test_noise_of_every_workload_fits_its_model():

@@ -146,8 +146,8 @@ class DecoderParts(NamedTuple):
         up_proj and down_proj.
       vocabulary: ``lower_weights -> [V, D]``, the rows whose products with hidden states are the
         logits; see `token_losses`.
-      generate: ``(lower_weights, top_weights, prompts, new_tokens, end_id) -> tokens``, see
-        `greedy`.
+      generate: ``(lower_weights, top_weights, prompts, new_tokens, end_id, prompt_mask) ->
+        tokens``, see `greedy`; the mask may be left out, and is that of the prompts then.
       lower_weights: ``{"embedding": ..., "layers": ...}``, layers stacked, and ``"output"`` if the
         embedding is not tied.
       top_weights: ``{"layer_<i>": ..., "norm": ...}``, the parameters of `DecoderTop`.
@@ -226,10 +226,16 @@ def decoder_parts(
         return weights["embedding" if config.tied else "output"]
 
     def generate(
-        lower_weights: Any, top_weights: Any, prompts: jax.Array, new_tokens: int, end_id: int
+        lower_weights: Any,
+        top_weights: Any,
+        prompts: jax.Array,
+        new_tokens: int,
+        end_id: int,
+        prompt_mask: jax.Array | None = None,
     ) -> jax.Array:
         check_sizes("generate", new_tokens=new_tokens)
         check_length(prompts.shape[1] + new_tokens, config.context)
+        real = mask(prompts) if prompt_mask is None else prompt_mask
         rows = vocabulary(lower_weights)
 
         def forward(tokens: Any, positions: Any, mask: Any, caches: Any, slot: Any) -> Any:
@@ -242,6 +248,6 @@ def decoder_parts(
             return jnp.einsum("bd,vd->bv", hidden, rows, preferred_element_type=jnp.float32)
 
         pad_id = end_id if config.pad_id is None else config.pad_id
-        return greedy(forward, logits, prompts, mask(prompts), new_tokens, end_id, pad_id)
+        return greedy(forward, logits, prompts, real, new_tokens, end_id, pad_id)
 
     return DecoderParts(config, mask, lower, top, vocabulary, generate, lower_weights, top_weights)

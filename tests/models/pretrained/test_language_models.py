@@ -7,8 +7,10 @@ import pytest
 from small_models import write_decoder, write_encoder
 
 import pflalign_jax as pfl
-from pflalign_jax import models
+from pflalign_jax import models, tasks
 from pflalign_jax.models import language, pretrained
+from pflalign_jax.models.base import IGNORED
+from pflalign_jax.models.frozen import as_argument
 from pflalign_jax.runs import loop
 
 
@@ -104,6 +106,34 @@ def test_next_tokens_of_a_decoder(decoder):
     state, _ = federation.run_round(federation.init(jax.random.key(0)))
     scores = federation.evaluate(state, adapt=False)
     assert np.isfinite(scores["test/global"].loss).all()
+
+
+@pytest.mark.parametrize("keep, dropout", [(False, 0.0), (True, 0.5)])
+def test_the_training_loss_of_a_decoder_needs_no_logits_of_all_positions(decoder, keep, dropout):
+    x, config = texts(decoder, count=8, length=20)
+    y = np.where(x == config.pad_id, IGNORED, np.roll(x, -1, axis=1))
+    model = models.pretrained_decoder(
+        config.vocabulary, decoder, rank=2, adapt_layers=1, keep_hidden=keep, dropout=dropout
+    )
+    x = jnp.asarray(model.prepare(x) if keep else x)
+    batch = models.Batch(x, jnp.asarray(y), jnp.ones(8).at[2].set(0))
+    params = model.init(jax.random.key(0), x[:1])
+    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(1), a.shape), params)
+    key = jax.random.key(2)
+
+    def gradient(model):
+        loss = as_argument(model.frozen, tasks.next_token().loss(model))
+        return jax.jit(jax.value_and_grad(loss, argnums=1))
+
+    arguments = (model.frozen.weights, params, batch, key)
+    found, plain = gradient(model), gradient(model._replace(label_losses=None))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        found(*arguments), plain(*arguments),
+    )  # fmt: skip
+    all_logits = f"8x20x{config.vocabulary}xf32"
+    assert all_logits in plain.lower(*arguments).as_text()
+    assert all_logits not in found.lower(*arguments).as_text()
 
 
 def test_a_run_is_loaded_and_predicts_texts(encoder, tmp_path, monkeypatch):

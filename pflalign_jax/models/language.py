@@ -83,12 +83,14 @@ def pretrained_encoder(
         return dense(params["head"], features(params, x))
 
     model = Model(init, apply, head=("head",), features=features)
-    weights = parts.top_weights
+    weights, below = parts.top_weights, None
     if keep_hidden:
-        model = model._replace(prepare=prepare)
+        model, below = model._replace(prepare=prepare), parts.lower_weights
     else:
         weights = {**weights, "lower": parts.lower_weights}
-    return lora(model, weights, rank=rank, alpha=alpha, targets=targets, dropout=dropout)
+    return lora(
+        model, weights, rank=rank, alpha=alpha, targets=targets, dropout=dropout, below=below
+    )
 
 
 def pretrained_decoder(
@@ -134,12 +136,14 @@ def pretrained_decoder(
         return jnp.einsum("bld,vd->blv", hidden, vocabulary, preferred_element_type=jnp.float32)
 
     model = Model(lambda key, x: {}, apply)
-    lower = parts.lower_weights
+    lower, below = parts.lower_weights, None
     if keep_hidden:
-        model = model._replace(prepare=prepare)
+        model, below = model._replace(prepare=prepare), lower
         lower = {output: lower[output]}
     weights = {**parts.top_weights, "lower": lower}
-    return lora(model, weights, rank=rank, alpha=alpha, targets=targets, dropout=dropout)
+    return lora(
+        model, weights, rank=rank, alpha=alpha, targets=targets, dropout=dropout, below=below
+    )
 
 
 Prepare = Callable[[np.ndarray], np.ndarray]

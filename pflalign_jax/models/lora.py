@@ -31,6 +31,7 @@ def lora(
     alpha: float = 16.0,
     targets: Sequence[str] = ("*",),
     dropout: float = 0.0,
+    below: Any = None,
 ) -> Model:
     """Return a model whose parameters are low-rank adapters of dense layers, and the head.
 
@@ -47,6 +48,7 @@ def lora(
         ``"layer_*/query"``. Layers of the head never are.
       dropout: share of an adapter's inputs that is set to 0 in a training step, drawn from the
         step's key. Losses of a method's own on features (FedRoD, FedPAC, ...) do without.
+      below: further weights, that `Model.prepare` computes with, for `Frozen.digest`.
 
     Raises:
       ValueError: for a pattern that no dense layer fits, a rank below 0, a dropout outside [0, 1),
@@ -59,7 +61,7 @@ def lora(
     layers = _matching(body, targets) if rank else {}
     if not layers and not model.head:
         raise ValueError("lora: rank=0 trains the head alone, and this model has none")
-    frozen = Frozen(body)
+    frozen = Frozen(body, below)
 
     def init(key: jax.Array, x: jax.Array) -> dict[str, Any]:
         *keys, head_key = jax.random.split(key, len(layers) + 1)

@@ -5,6 +5,7 @@ What only the algorithms of this package use (`single_head`, `labelled_features`
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
@@ -39,6 +40,26 @@ class Batch(NamedTuple):
     mask: jax.Array
 
 
+class Adapters(NamedTuple):
+    """What is known of a model's low-rank adapters besides their parameters.
+
+    Attributes:
+      rank: r, of all adapters.
+      alpha: their products are scaled by ``alpha / rank``.
+      dropout: share of an adapter's inputs that is set to 0 in a training step.
+      base: name or path of the pretrained model; None: it is not one of transformers.
+      task: what PEFT calls the model's use, ``"FEATURE_EXTRACTION"`` or ``"CAUSAL_LM"``.
+      modules: names in transformers of the layers that can be adapted, by their paths here.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    base: str | None = None
+    task: str | None = None
+    modules: Mapping[str, str] = MappingProxyType({})
+
+
 class Model(NamedTuple):
     """A model as pure functions, whether written in flax, Haiku, Equinox or plain JAX.
 
@@ -57,6 +78,7 @@ class Model(NamedTuple):
       prepare: features as stored to those that the functions above take, on the host, once for all
         examples: what nothing trains can be computed in advance. None: they are the same.
       train_key: whether ``train_apply`` takes a random key after ``mask``, as dropout needs it.
+      adapters: of low-rank adapters among the parameters; None: there are none.
     """
 
     init: Callable[[jax.Array, jax.Array], Any]
@@ -68,6 +90,7 @@ class Model(NamedTuple):
     frozen: Frozen | None = None
     prepare: Callable[[np.ndarray], np.ndarray] | None = None
     train_key: bool = False
+    adapters: Adapters | None = None
 
 
 def check_sizes(function: str, least: int = 1, **sizes: int | Sequence[int]) -> None:

@@ -24,6 +24,7 @@ from pflalign_jax.models.pretrained import (
     find_packaged,
     load,
 )
+from pflalign_jax.models.pretrained.layout import dense_modules
 from pflalign_jax.models.pretrained.loading import PACKAGED
 
 LARGE = 2**30
@@ -88,9 +89,10 @@ def pretrained_encoder(
         model, below = model._replace(prepare=prepare), parts.lower_weights
     else:
         weights = {**weights, "lower": parts.lower_weights}
-    return lora(
+    adapted = lora(
         model, weights, rank=rank, alpha=alpha, targets=targets, dropout=dropout, below=below
     )
+    return _named(adapted, path, parts.config, "FEATURE_EXTRACTION")
 
 
 def pretrained_decoder(
@@ -141,9 +143,10 @@ def pretrained_decoder(
         model, below = model._replace(prepare=prepare), lower
         lower = {output: lower[output]}
     weights = {**parts.top_weights, "lower": lower}
-    return lora(
+    adapted = lora(
         model, weights, rank=rank, alpha=alpha, targets=targets, dropout=dropout, below=below
     )
+    return _named(adapted, path, parts.config, "CAUSAL_LM")
 
 
 Prepare = Callable[[np.ndarray], np.ndarray]
@@ -168,6 +171,15 @@ def _decoder(path: str, adapt_layers: int, dtype: str) -> tuple[DecoderParts, Pr
         raise PretrainedError(f"{path} is no decoder; use model pretrained_encoder")
     parts = decoder_parts(loaded.config, loaded.weights, adapt_layers, dtype)
     return parts, _keeping(parts)
+
+
+def _named(model: Model, path: str, config: EncoderConfig | DecoderConfig, task: str) -> Model:
+    """Return a model that knows what transformers and PEFT call it and its layers."""
+    if model.adapters is None:
+        return model
+    base = PACKAGED[path].hub if path in PACKAGED else path
+    named = model.adapters._replace(base=base, task=task, modules=dense_modules(config))
+    return model._replace(adapters=named)
 
 
 def _place(path: str) -> str | pathlib.Path:

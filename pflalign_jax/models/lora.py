@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pflalign_jax.models.base import Model, check_sizes
+from pflalign_jax.models.base import Adapters, Model, check_sizes
 from pflalign_jax.models.frozen import Frozen
 
 ADAPTERS = "lora"
@@ -102,6 +102,7 @@ def lora(
         train_features=adapted(model.train_features),
         frozen=frozen,
         train_key=dropout > 0,
+        adapters=Adapters(rank, alpha, dropout) if layers else None,
     )
 
 
@@ -125,22 +126,21 @@ class Dropout(NamedTuple):
         return jnp.where(kept, x / (1 - self.rate), 0)
 
 
-def merge(model: Model, params: Mapping[str, Any], alpha: float = 16.0) -> dict[str, Any]:
+def merge(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the weights of the model that was adapted, with the adapters added to their kernels.
 
     Args:
       model: from `lora`.
       params: of one client.
-      alpha: as `lora` was given it.
     """
-    assert model.frozen is not None
+    assert model.frozen is not None and model.adapters is not None
     merged = jax.tree.map(jnp.asarray, dict(model.frozen.weights))
     for path, adapter in params[ADAPTERS].items():
         *parents, name = path.split("/")
         place = merged
         for parent in parents:
             place = place[parent]
-        change = _scale(adapter, alpha) * (adapter["a"] @ adapter["b"])
+        change = _scale(adapter, model.adapters.alpha) * (adapter["a"] @ adapter["b"])
         place[name] = {**place[name], "kernel": place[name]["kernel"] + change}
     return merged | {name: layer for name, layer in params.items() if name != ADAPTERS}
 

@@ -71,7 +71,7 @@ def test_what_is_added(weights):
     head = jax.tree.map(np.asarray, params["Dense_2"])
     logits = z @ head["kernel"] + head["bias"]
     np.testing.assert_allclose(model.apply(params, x), logits, rtol=2e-4, atol=1e-4)
-    merged = models.merge(model, params, alpha=6.0)
+    merged = models.merge(model, params)
     np.testing.assert_allclose(BASE.apply(merged, x), logits, rtol=2e-4, atol=1e-4)
     assert jax.tree.structure(merged) == jax.tree.structure(weights)
 

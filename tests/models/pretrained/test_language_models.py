@@ -145,6 +145,13 @@ def test_a_run_is_loaded_and_predicts_texts(encoder, tmp_path, monkeypatch):
     logits = run.predict(x[mine], 1)
     found = float(np.mean(logits.argmax(1) == data.y[mine]))
     assert found == outcome.scores["test/personal/received"].accuracy[1]
+    for client, params in (
+        (run.client_names[1], run.personal_params(1)),
+        (None, run.global_params),
+    ):
+        folder = run.save_adapter(tmp_path / "adapter", client)
+        loaded = pretrained.load_adapter(folder, run.model, jax.tree.map(jnp.zeros_like, params))
+        jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
 @pytest.mark.parametrize(

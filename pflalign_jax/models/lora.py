@@ -20,7 +20,10 @@ from pflalign_jax.models.base import Adapters, Model, check_sizes
 from pflalign_jax.models.frozen import Frozen
 
 ADAPTERS = "lora"
-"""Where the adapters are in the parameters: ``{layer: {"a": [in, r], "b": [r, out]}}``."""
+"""Where the adapters are in the parameters: ``{layer: {"a": [in, r], "b": [r, out]}}``.
+
+An adapter may have ``"merged": [in, out]``, too, a sum of earlier products AB.
+"""
 
 
 def lora(
@@ -140,9 +143,46 @@ def merge(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
         place = merged
         for parent in parents:
             place = place[parent]
-        change = _scale(adapter, model.adapters.alpha) * (adapter["a"] @ adapter["b"])
+        product = adapter["a"] @ adapter["b"] + adapter.get("merged", 0)
+        change = _scale(adapter, model.adapters.alpha) * product
         place[name] = {**place[name], "kernel": place[name]["kernel"] + change}
     return merged | {name: layer for name, layer in params.items() if name != ADAPTERS}
+
+
+def adapter_mask(params: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return a tree of bools like ``params``, True for a part of every adapter.
+
+    Args:
+      params: of a model with adapters.
+      part: ``"a"``, ``"b"`` or ``"merged"``.
+    """
+    mask = jax.tree.map(lambda leaf: False, dict(params))
+    mask[ADAPTERS] = {
+        path: {name: name == part for name in adapter} for path, adapter in mask[ADAPTERS].items()
+    }
+    return mask
+
+
+def with_merged(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters whose adapters have a place for earlier products, zero."""
+
+    def one(adapter: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        shape = (adapter["a"].shape[0], adapter["b"].shape[1])
+        return {**adapter, "merged": jnp.zeros(shape, adapter["a"].dtype)}
+
+    return {**params, ADAPTERS: {path: one(a) for path, a in params[ADAPTERS].items()}}
+
+
+def drawn_anew(key: jax.Array, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with new adapters, A random and B zero; consumes ``key``."""
+    adapters = params[ADAPTERS]
+    keys = jax.random.split(key, len(adapters))
+    fresh = {}
+    for layer_key, (path, adapter) in zip(keys, sorted(adapters.items()), strict=True):
+        inputs, rank = adapter["a"].shape
+        shape = (inputs, adapter["b"].shape[1])
+        fresh[path] = {**adapter, **_new_adapter(layer_key, shape, rank)}
+    return {**params, ADAPTERS: fresh}
 
 
 def _adding(
@@ -156,10 +196,12 @@ def _adding(
         adapter = adapters.get(path)
         if adapter is None or context.method_name != "__call__":
             return outputs
+        matrices = {name: matrix.astype(outputs.dtype) for name, matrix in adapter.items()}
         x = args[0].astype(outputs.dtype)
+        if "merged" in matrices:
+            outputs += _scale(adapter, alpha) * (x @ matrices["merged"])
         x = x if dropped is None else dropped.of(x, path)
-        a, b = (adapter[name].astype(outputs.dtype) for name in ("a", "b"))
-        return outputs + _scale(adapter, alpha) * ((x @ a) @ b)
+        return outputs + _scale(adapter, alpha) * ((x @ matrices["a"]) @ matrices["b"])
 
     return add
 

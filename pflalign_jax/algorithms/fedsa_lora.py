@@ -24,14 +24,15 @@ def fedsa_lora(
     ``A += Σ p_i (A_i - A)``.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`; a model with adapters,
-        see `pflalign_jax.models.lora`.
+      model: what is trained, with adapters; see `pflalign_jax.models.lora`.
+      learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
 
     References:
       Guo et al., "Selective Aggregation for Low-Rank Adaptation in Federated Learning",
       arXiv:2410.01463, section 3.2. The head stays local, as the authors' code has it
       (``local_param: ['lora_B', 'classifier']``).
     """
+    tx = local_sgd(learning_rate)
     has_adapters("fedsa_lora", model)
 
     def own(params):
@@ -39,7 +40,7 @@ def fedsa_lora(
 
     return partly_local(
         loss or cross_entropy(model),
-        local_sgd(learning_rate),
+        tx,
         own_mask=own,
         local_epochs=local_epochs,
         batch_size=batch_size,

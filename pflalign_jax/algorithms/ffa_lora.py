@@ -22,18 +22,19 @@ def ffa_lora(
     the mean of the products is the product of the mean: ``Σ p_i A B_i = A Σ p_i B_i``.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`; a model with adapters,
-        see `pflalign_jax.models.lora`.
+      model: what is trained, with adapters; see `pflalign_jax.models.lora`.
+      learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
 
     References:
       Sun et al., "Improving LoRA in Privacy-preserving Federated Learning", arXiv:2403.12313,
       section 4. The head is trained and averaged, as where the authors of FedSA-LoRA run this
       method. Departure: no differential privacy of its own; `pflalign_jax.messages` has it.
     """
+    tx = local_sgd(learning_rate)
     has_adapters("ffa_lora", model)
     return partly_fixed(
         loss or cross_entropy(model),
-        local_sgd(learning_rate),
+        tx,
         fixed_mask=lambda params: adapter_mask(params, "a"),
         local_epochs=local_epochs,
         batch_size=batch_size,

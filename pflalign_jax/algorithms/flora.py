@@ -36,8 +36,8 @@ def flora(
     ``W += Σ p_i A_i B_i``. The head is averaged as in FedAvg, which the paper has no need of.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`; a model with adapters,
-        see `pflalign_jax.models.lora`.
+      model: what is trained, with adapters; see `pflalign_jax.models.lora`.
+      learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
 
     References:
       Wang et al., "FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank
@@ -46,8 +46,8 @@ def flora(
       the last round, which they merge themselves. Frozen weights have one copy for all, so the sum
       is kept beside them and is no adapter that PEFT could hold: `pflalign_jax.models.merge`.
     """
-    has_adapters("flora", model)
     loss, tx = loss or cross_entropy(model), local_sgd(learning_rate)
+    has_adapters("flora", model)
 
     def client_update(server, client, data, key):
         draw_key, train_key = jax.random.split(key)

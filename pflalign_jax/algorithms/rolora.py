@@ -35,8 +35,8 @@ def rolora(
     mean: ``Σ p_i A B_i = A Σ p_i B_i``. The head, where there is one, is trained in every round.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`; a model with adapters,
-        see `pflalign_jax.models.lora`.
+      model: what is trained, with adapters; see `pflalign_jax.models.lora`.
+      learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
 
     References:
       Chen et al., "Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA",
@@ -44,8 +44,8 @@ def rolora(
       sent as zeros and counted, there it is not sent; training and averaging the head is FedAvg's,
       what the authors do with one could not be verified.
     """
-    has_adapters("rolora", model)
     tx = optax.chain(local_sgd(learning_rate), _in_turn())
+    has_adapters("rolora", model)
     local = local_training(
         loss or cross_entropy(model), tx, local_epochs, batch_size, elementwise=True
     )

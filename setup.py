@@ -48,7 +48,7 @@ setuptools.setup(
         # Pretrained language models: their weights, by two formats, and tokenisers.
         "lm": ["safetensors>=0.5", "gguf>=0.17", "tokenizers>=0.21"],
         # What they are compared with in a slow test; a PyTorch for CPUs is enough.
-        "lm-reference": ["torch>=2.4", "transformers>=5", "accelerate>=1"],
+        "lm-reference": ["torch>=2.4", "transformers>=5", "accelerate>=1", "peft>=0.17"],
         # Accounts for differential privacy.
         "dp": ["dp-accounting>=0.6"],
         "test": [

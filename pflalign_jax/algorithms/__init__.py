@@ -20,15 +20,21 @@ from pflalign_jax.algorithms.fedproto import fedproto
 from pflalign_jax.algorithms.fedprox import fedprox
 from pflalign_jax.algorithms.fedrep import fedrep
 from pflalign_jax.algorithms.fedrod import fedrod
+from pflalign_jax.algorithms.fedsa_lora import fedsa_lora
 from pflalign_jax.algorithms.fedyogi import fedyogi
+from pflalign_jax.algorithms.ffa_lora import ffa_lora
+from pflalign_jax.algorithms.flora import flora
 from pflalign_jax.algorithms.gpfl import gpfl
+from pflalign_jax.algorithms.head_only import head_only
 from pflalign_jax.algorithms.ifca import ifca
 from pflalign_jax.algorithms.lgfedavg import lgfedavg
 from pflalign_jax.algorithms.local import local
+from pflalign_jax.algorithms.partly_fixed import partly_fixed
 from pflalign_jax.algorithms.partly_local import partly_local, shared_in_part
 from pflalign_jax.algorithms.perfedavg import perfedavg
 from pflalign_jax.algorithms.pfedme import pfedme
 from pflalign_jax.algorithms.pflalign import pflalign
+from pflalign_jax.algorithms.rolora import rolora
 from pflalign_jax.algorithms.scaffold import scaffold
 
 __all__ = [
@@ -50,14 +56,19 @@ __all__ = [
     "fedprox",
     "fedrep",
     "fedrod",
+    "fedsa_lora",
     "fedyogi",
+    "ffa_lora",
+    "flora",
     "gpfl",
+    "head_only",
     "ifca",
     "lgfedavg",
     "local",
     "perfedavg",
     "pfedme",
     "pflalign",
+    "rolora",
     "scaffold",
 ]
 
@@ -65,4 +76,4 @@ NAMES = tuple(__all__)
 """What a config's ``algorithm.name`` can be."""
 
 # What takes an optimiser, a mask or a client's update, from which algorithms are made.
-__all__ += ["averaged", "averaging", "fedopt", "partly_local", "shared_in_part"]
+__all__ += ["averaged", "averaging", "fedopt", "partly_fixed", "partly_local", "shared_in_part"]

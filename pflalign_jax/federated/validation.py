@@ -59,6 +59,15 @@ def head_layers(function: str, model: Model, head: Sequence[str] | None) -> Sequ
     return model.head if head is None else head
 
 
+def has_adapters(function: str, model: Model) -> None:
+    """Raise ValueError unless a model has low-rank adapters."""
+    if model.adapters is None:
+        raise ValueError(
+            f"{function} trains low-rank adapters, and this model has none; use "
+            "pretrained_encoder, pretrained_decoder or models.lora with rank >= 1"
+        )
+
+
 def is_concrete(value: object) -> bool:
     """Tell whether a value can be looked at, because it is not traced."""
     return not isinstance(value, jax.core.Tracer)

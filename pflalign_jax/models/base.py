@@ -5,6 +5,7 @@ What only the algorithms of this package use (`single_head`, `labelled_features`
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
@@ -39,6 +40,26 @@ class Batch(NamedTuple):
     mask: jax.Array
 
 
+class Adapters(NamedTuple):
+    """What is known of a model's low-rank adapters besides their parameters.
+
+    Attributes:
+      rank: r, of all adapters.
+      alpha: their products are scaled by ``alpha / rank``.
+      dropout: share of an adapter's inputs that is set to 0 in a training step.
+      base: name or path of the pretrained model; None: it is not one of transformers.
+      task: what PEFT calls the model's use, ``"FEATURE_EXTRACTION"`` or ``"CAUSAL_LM"``.
+      modules: names in transformers of the layers that can be adapted, by their paths here.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    base: str | None = None
+    task: str | None = None
+    modules: Mapping[str, str] = MappingProxyType({})
+
+
 class Model(NamedTuple):
     """A model as pure functions, whether written in flax, Haiku, Equinox or plain JAX.
 
@@ -65,6 +86,7 @@ class Model(NamedTuple):
       generate: ``(params, prompts, mask, new_tokens, end_id) -> tokens``, answers ``[B,
         new_tokens]`` to prompts ``[B, P]`` that are real where ``mask`` is True, each up to its end
         token; the two numbers are static. None: the model writes no text.
+      adapters: of low-rank adapters among the parameters; None: there are none.
     """
 
     init: Callable[[jax.Array, jax.Array], Any]
@@ -78,6 +100,7 @@ class Model(NamedTuple):
     train_key: bool = False
     label_losses: Callable[..., jax.Array] | None = None
     generate: Callable[..., jax.Array] | None = None
+    adapters: Adapters | None = None
 
 
 def check_sizes(function: str, least: int = 1, **sizes: int | Sequence[int]) -> None:

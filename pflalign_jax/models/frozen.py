@@ -20,10 +20,15 @@ class Frozen:
     Attributes:
       digest: SHA-256 of names, shapes, types and values, as hexadecimal digits; tells whether a run
         goes on with the weights it began with.
+
+    Args:
+      weights: a pytree of arrays.
+      below: further ones that no function of the model reads, as `Model.prepare` has used them
+        before; the digest is of both.
     """
 
-    def __init__(self, weights: Any) -> None:
-        self._own = weights
+    def __init__(self, weights: Any, below: Any = None) -> None:
+        self._own, self._below = weights, below
         self._argument: list[Any] = []  # of the programs that are being traced, innermost last
         self._digest: str | None = None
 
@@ -37,7 +42,8 @@ class Frozen:
         """Return it; computed once, since it reads all weights."""
         if self._digest is None:
             sum_of_all = hashlib.sha256()
-            for path, leaf in jax.tree_util.tree_leaves_with_path(self._own):
+            both = self._own if self._below is None else (self._own, self._below)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(both):
                 array = np.ascontiguousarray(leaf)
                 about = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}"
                 sum_of_all.update(about.encode())

@@ -25,6 +25,7 @@ from pflalign_jax.models.pretrained import (
     load,
     token_losses,
 )
+from pflalign_jax.models.pretrained.layout import dense_modules
 from pflalign_jax.models.pretrained.loading import PACKAGED
 
 LARGE = 2**30
@@ -84,12 +85,15 @@ def pretrained_encoder(
         return dense(params["head"], features(params, x))
 
     model = Model(init, apply, head=("head",), features=features)
-    weights = parts.top_weights
+    weights, below = parts.top_weights, None
     if keep_hidden:
-        model = model._replace(prepare=prepare)
+        model, below = model._replace(prepare=prepare), parts.lower_weights
     else:
         weights = {**weights, "lower": parts.lower_weights}
-    return lora(model, weights, rank=rank, alpha=alpha, targets=targets, dropout=dropout)
+    adapted = lora(
+        model, weights, rank=rank, alpha=alpha, targets=targets, dropout=dropout, below=below
+    )
+    return _named(adapted, path, parts.config, "FEATURE_EXTRACTION")
 
 
 def pretrained_decoder(
@@ -148,13 +152,16 @@ def pretrained_decoder(
         return parts.generate(params["lower"], top, prompts, new_tokens, end_id, mask)
 
     model = Model(lambda key, x: {}, apply, label_losses=label_losses, generate=generate)
-    lower = parts.lower_weights
+    lower, below = parts.lower_weights, None
     if keep_hidden:
         # The layers below the adapters, which new tokens need, are not in memory then.
-        model = model._replace(prepare=prepare, generate=None)
+        model, below = model._replace(prepare=prepare, generate=None), lower
         lower = {output: lower[output]}
     weights = {**parts.top_weights, "lower": lower}
-    return lora(model, weights, rank=rank, alpha=alpha, targets=targets, dropout=dropout)
+    adapted = lora(
+        model, weights, rank=rank, alpha=alpha, targets=targets, dropout=dropout, below=below
+    )
+    return _named(adapted, path, parts.config, "CAUSAL_LM")
 
 
 Prepare = Callable[[np.ndarray], np.ndarray]
@@ -179,6 +186,15 @@ def _decoder(path: str, adapt_layers: int, dtype: str) -> tuple[DecoderParts, Pr
         raise PretrainedError(f"{path} is no decoder; use model pretrained_encoder")
     parts = decoder_parts(loaded.config, loaded.weights, adapt_layers, dtype)
     return parts, _keeping(parts)
+
+
+def _named(model: Model, path: str, config: EncoderConfig | DecoderConfig, task: str) -> Model:
+    """Return a model that knows what transformers and PEFT call it and its layers."""
+    if model.adapters is None:
+        return model
+    base = PACKAGED[path].hub if path in PACKAGED else path
+    named = model.adapters._replace(base=base, task=task, modules=dense_modules(config))
+    return model._replace(adapters=named)
 
 
 def _place(path: str) -> str | pathlib.Path:

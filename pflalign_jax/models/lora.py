@@ -16,11 +16,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pflalign_jax.models.base import Model, check_sizes
+from pflalign_jax.models.base import Adapters, Model, check_sizes
 from pflalign_jax.models.frozen import Frozen
 
 ADAPTERS = "lora"
-"""Where the adapters are in the parameters: ``{layer: {"a": [in, r], "b": [r, out]}}``."""
+"""Where the adapters are in the parameters: ``{layer: {"a": [in, r], "b": [r, out]}}``.
+
+An adapter may have ``"merged": [in, out]``, too, a sum of earlier products AB.
+"""
 
 
 def lora(
@@ -31,6 +34,7 @@ def lora(
     alpha: float = 16.0,
     targets: Sequence[str] = ("*",),
     dropout: float = 0.0,
+    below: Any = None,
 ) -> Model:
     """Return a model whose parameters are low-rank adapters of dense layers, and the head.
 
@@ -47,6 +51,7 @@ def lora(
         ``"layer_*/query"``. Layers of the head never are.
       dropout: share of an adapter's inputs that is set to 0 in a training step, drawn from the
         step's key. Losses of a method's own on features (FedRoD, FedPAC, ...) do without.
+      below: further weights, that `Model.prepare` computes with, for `Frozen.digest`.
 
     Raises:
       ValueError: for a pattern that no dense layer fits, a rank below 0, a dropout outside [0, 1),
@@ -59,7 +64,7 @@ def lora(
     layers = _matching(body, targets) if rank else {}
     if not layers and not model.head:
         raise ValueError("lora: rank=0 trains the head alone, and this model has none")
-    frozen = Frozen(body)
+    frozen = Frozen(body, below)
 
     def init(key: jax.Array, x: jax.Array) -> dict[str, Any]:
         *keys, head_key = jax.random.split(key, len(layers) + 1)
@@ -111,6 +116,7 @@ def lora(
         train_key=dropout > 0,
         label_losses=in_training(model.label_losses),
         generate=adapted(model.generate),
+        adapters=Adapters(rank, alpha, dropout) if layers else None,
     )
 
 
@@ -134,24 +140,60 @@ class Dropout(NamedTuple):
         return jnp.where(kept, x / (1 - self.rate), 0)
 
 
-def merge(model: Model, params: Mapping[str, Any], alpha: float = 16.0) -> dict[str, Any]:
+def merge(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the weights of the model that was adapted, with the adapters added to their kernels.
 
     Args:
       model: from `lora`.
       params: of one client.
-      alpha: as `lora` was given it.
     """
-    assert model.frozen is not None
+    assert model.frozen is not None and model.adapters is not None
     merged = jax.tree.map(jnp.asarray, dict(model.frozen.weights))
     for path, adapter in params[ADAPTERS].items():
         *parents, name = path.split("/")
         place = merged
         for parent in parents:
             place = place[parent]
-        change = _scale(adapter, alpha) * (adapter["a"] @ adapter["b"])
+        product = adapter["a"] @ adapter["b"] + adapter.get("merged", 0)
+        change = _scale(adapter, model.adapters.alpha) * product
         place[name] = {**place[name], "kernel": place[name]["kernel"] + change}
     return merged | {name: layer for name, layer in params.items() if name != ADAPTERS}
+
+
+def adapter_mask(params: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return a tree of bools like ``params``, True for a part of every adapter.
+
+    Args:
+      params: of a model with adapters.
+      part: ``"a"``, ``"b"`` or ``"merged"``.
+    """
+    mask = jax.tree.map(lambda leaf: False, dict(params))
+    mask[ADAPTERS] = {
+        path: {name: name == part for name in adapter} for path, adapter in mask[ADAPTERS].items()
+    }
+    return mask
+
+
+def with_merged(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters whose adapters have a place for earlier products, zero."""
+
+    def one(adapter: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        shape = (adapter["a"].shape[0], adapter["b"].shape[1])
+        return {**adapter, "merged": jnp.zeros(shape, adapter["a"].dtype)}
+
+    return {**params, ADAPTERS: {path: one(a) for path, a in params[ADAPTERS].items()}}
+
+
+def drawn_anew(key: jax.Array, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with new adapters, A random and B zero; consumes ``key``."""
+    adapters = params[ADAPTERS]
+    keys = jax.random.split(key, len(adapters))
+    fresh = {}
+    for layer_key, (path, adapter) in zip(keys, sorted(adapters.items()), strict=True):
+        inputs, rank = adapter["a"].shape
+        shape = (inputs, adapter["b"].shape[1])
+        fresh[path] = {**adapter, **_new_adapter(layer_key, shape, rank)}
+    return {**params, ADAPTERS: fresh}
 
 
 def _adding(
@@ -165,10 +207,12 @@ def _adding(
         adapter = adapters.get(path)
         if adapter is None or context.method_name != "__call__":
             return outputs
+        matrices = {name: matrix.astype(outputs.dtype) for name, matrix in adapter.items()}
         x = args[0].astype(outputs.dtype)
+        if "merged" in matrices:
+            outputs += _scale(adapter, alpha) * (x @ matrices["merged"])
         x = x if dropped is None else dropped.of(x, path)
-        a, b = (adapter[name].astype(outputs.dtype) for name in ("a", "b"))
-        return outputs + _scale(adapter, alpha) * ((x @ a) @ b)
+        return outputs + _scale(adapter, alpha) * ((x @ matrices["a"]) @ matrices["b"])
 
     return add
 

@@ -107,14 +107,9 @@ class Run:
         x = self._checked_features(x)
         if self.model.prepare is not None and len(x):
             x = self.model.prepare(x)
-        if client is None:
-            if self.global_params is None:
-                name = self.config["algorithm"]["name"]
-                raise RunError(f"{name} has no global model; name a client")
-            params, apply = self.global_params, self.model.apply
-        else:
-            params = self.personal_params(client)
-            apply = self._source.algorithm.predict or self.model.apply
+        params, apply = self._params_of(client), self.model.apply
+        if client is not None:
+            apply = self._source.algorithm.predict or apply
         # Batches are of one size, so that one program is compiled; no examples are one batch, too.
         size = min(BATCH, max(len(x), 1))
         outputs = []
@@ -125,6 +120,35 @@ class Run:
             found = self._outputs(apply, weights_of(self.model.frozen), params, batch)
             outputs.append(np.asarray(found)[: len(x) - start])
         return np.concatenate(outputs)
+
+    def save_adapter(
+        self, folder: str | os.PathLike, client: str | int | None = None
+    ) -> pathlib.Path:
+        """Write a client's adapters and head as a folder of Hugging Face's PEFT; return its path.
+
+        See `pflalign_jax.models.pretrained.save_adapter`.
+
+        Args:
+          folder: to be written.
+          client: name or position of the client; None: the global model.
+
+        Raises:
+          PretrainedError: if the model is no pretrained one with adapters, or the method's is of
+            another kind.
+          RunError: for an unknown client, or if the algorithm has no global model.
+        """
+        from pflalign_jax.models.pretrained import save_adapter  # here, as few runs need flax
+
+        return save_adapter(folder, self.model, self._params_of(client))
+
+    def _params_of(self, client: str | int | None) -> Any:
+        """Return the model of a client, or the global one."""
+        if client is not None:
+            return self.personal_params(client)
+        if self.global_params is None:
+            name = self.config["algorithm"]["name"]
+            raise RunError(f"{name} has no global model; name a client")
+        return self.global_params
 
     @functools.cached_property
     def _outputs(self) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from pflalign_jax.datasets import FederatedDataset, Owned
 from pflalign_jax.federated import federate
 from pflalign_jax.models import Model
+from pflalign_jax.models.base import Adapters
 
 MODEL = Model(
     init=lambda key, x: {"body": jnp.ones(()), "head": jnp.zeros(())},
@@ -29,6 +30,28 @@ FEATURES = Model(
     features=lambda p, x: p["body"] * x,
 )
 """z = body * x, and two logits (z, 0)."""
+
+
+def _adapted(params):
+    adapter = params["lora"]["layer"]
+    return (adapter["a"] @ adapter["b"])[0, 0] + adapter.get("merged", jnp.zeros((1, 1)))[0, 0]
+
+
+ADAPTED = Model(
+    init=lambda key, x: {
+        "lora": {"layer": {"a": jnp.ones((1, 1)), "b": jnp.zeros((1, 1))}},
+        "head": jnp.zeros(()),
+    },
+    apply=lambda p, x: jnp.stack([(_adapted(p) + p["head"]) * x[:, 0], 0 * x[:, 0]], axis=1),
+    head=("head",),
+    adapters=Adapters(rank=1, alpha=1.0, dropout=0.0),
+)
+"""An adapter, a = 1 and b = 0, whose product takes the place of the body, and a head."""
+
+
+def adapted_loss(params, batch, key):
+    """Return the loss of `ADAPTED`: ½ (a b + head - x)²."""
+    return loss({"body": _adapted(params), "head": params["head"]}, batch, key)
 
 
 def loss(params, batch, key):

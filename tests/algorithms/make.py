@@ -4,6 +4,9 @@ import inspect
 
 from pflalign_jax import algorithms
 
+ADAPTERS_ONLY = ("ffa_lora", "fedsa_lora", "rolora", "flora")
+"""Algorithms for models with low-rank adapters."""
+
 
 def make(name, model, rate, num_classes, num_clients, **options):
     """Return the algorithm; ``options`` it does not take are left out."""

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hand import FEATURES, labelled
+from hand import ADAPTED, FEATURES, labelled
 from jax.extend.random import define_prng_impl, threefry_prng_impl
-from make import make
+from make import ADAPTERS_ONLY, make
 
 from pflalign_jax import algorithms
 from pflalign_jax.federated import ClientData
@@ -69,24 +69,28 @@ RECORDED = define_prng_impl(
 )
 
 
-def dropout_loss(params, batch, key):
-    """The cross-entropy of features of which a random half is left out."""
-    kept = jax.random.bernoulli(key, 0.5, batch.x.shape)
-    return cross_entropy(FEATURES)(params, batch._replace(x=batch.x * kept), None)
+def dropout_loss(model):
+    """Return the cross-entropy of features of which a random half is left out."""
+
+    def loss(params, batch, key):
+        kept = jax.random.bernoulli(key, 0.5, batch.x.shape)
+        return cross_entropy(model)(params, batch._replace(x=batch.x * kept), None)
+
+    return loss
 
 
 def uses_in_a_round(name, **options):
     """Return the uses of keys in two epochs of a client with three examples, in batches of two."""
-    algorithm = make(
-        name, FEATURES, 0.1, 2, 2, loss=dropout_loss, local_epochs=2, batch_size=2, **options
-    )
+    model = ADAPTED if name in ADAPTERS_ONLY else FEATURES
+    loss, work = dropout_loss(model), {"local_epochs": 2, "batch_size": 2}
+    algorithm = make(name, model, 0.1, 2, 2, loss=loss, **work, **options)
     data = labelled()
     window = ClientData(
         jnp.asarray(data.x), jnp.asarray(data.y), start=jnp.int32(1), size=jnp.int32(3),
         positions=jnp.arange(3, dtype=jnp.int32), mean=jnp.float32(0), std=jnp.float32(1),
         client_id=jnp.int32(1),
     )  # fmt: skip
-    server, client = algorithm.init(FEATURES.init(None, None), jax.random.key(0))
+    server, client = algorithm.init(model.init(None, None), jax.random.key(0))
     received = algorithm.deliver(algorithm.broadcast(server), window.client_id)
     for found in USES:
         found.clear()
@@ -103,7 +107,13 @@ LOSS_OF_ITS_OWN = ("feddbe", "fedpac", "fedproto", "fedrod", "gpfl")
 """Those that draw no random numbers in their losses."""
 
 
-@pytest.mark.parametrize("case", CASES)
+# They draw nothing of their own, like FedAvg.
+SLOW = ("ffa_lora", "fedsa_lora", "rolora", "head_only")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] if c in SLOW else []) for c in CASES]
+)
 def test_no_key_is_used_twice(case):
     name, options = CASES[case]
     drawn, made, parents = uses_in_a_round(name, **options)

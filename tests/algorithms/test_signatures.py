@@ -3,8 +3,8 @@
 import inspect
 
 import pytest
-from hand import FEATURES
-from make import make
+from hand import ADAPTED, FEATURES
+from make import ADAPTERS_ONLY, make
 
 from pflalign_jax import algorithms
 from pflalign_jax.federated import Algorithm
@@ -21,9 +21,9 @@ def parameters(name):
 
 
 def test_all_builders_are_public():
-    assert len(algorithms.NAMES) == len(set(algorithms.NAMES)) == 27
+    assert len(algorithms.NAMES) == len(set(algorithms.NAMES)) == 32
     assert set(algorithms.__all__) == set(FACTORIES) | {
-        "averaged", "averaging", "partly_local", "shared_in_part",
+        "averaged", "averaging", "partly_fixed", "partly_local", "shared_in_part",
     }  # fmt: skip
 
 
@@ -61,4 +61,5 @@ def test_every_argument_is_described(name):
 @pytest.mark.parametrize("name", algorithms.NAMES)
 def test_the_model_is_enough(name):
     """The loss is the model's cross-entropy, the head its own."""
-    assert isinstance(make(name, FEATURES, 0.1, 2, 2), Algorithm)
+    model = ADAPTED if name in ADAPTERS_ONLY else FEATURES
+    assert isinstance(make(name, model, 0.1, 2, 2), Algorithm)

@@ -3,6 +3,7 @@
 import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src import test_util
@@ -12,6 +13,8 @@ from pflalign_jax.federated import federate, inject_hyperparams
 from pflalign_jax.runs.config import TUNED
 
 MODEL = models.mlp(10, hidden=(6,))
+ADAPTED = models.lora(MODEL, MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))), rank=2)
+ADAPTERS_ONLY = ("ffa_lora", "fedsa_lora", "rolora", "flora")
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +22,15 @@ def data():
     return datasets.digits(num_clients=4, fraction=0.15, num_new_clients=1)
 
 
+def model_for(name):
+    return ADAPTED if name in ADAPTERS_ONLY else MODEL
+
+
 def maker(name, num_clients):
     """Return ``values -> algorithm``."""
     factory = getattr(algorithms, name)
     supplied = {
-        "model": MODEL,
+        "model": model_for(name),
         "num_classes": 10,
         "num_clients": num_clients,
     }
@@ -60,9 +67,9 @@ FAST = ("fedproto",)  # its predict() is inject_hyperparams, too; the others are
     [pytest.param(*case, marks=[] if case[0] in FAST else pytest.mark.slow) for case in CASES],
 )
 def test_values_are_those_that_were_chosen(name, first, then, data):
-    make = maker(name, data.num_clients)
-    shared = federate(inject_hyperparams(make, **first), MODEL, data)
-    alone = federate(make(**then), MODEL, data)
+    make, model = maker(name, data.num_clients), model_for(name)
+    shared = federate(inject_hyperparams(make, **first), model, data)
+    alone = federate(make(**then), model, data)
     assert shared.bytes_per_round == alone.bytes_per_round
     expected = scores_of(alone, alone.init(jax.random.key(0)))
     found = scores_of(shared, shared.init(jax.random.key(0), **then))

@@ -71,7 +71,12 @@ def test_what_is_added(weights):
     head = jax.tree.map(np.asarray, params["Dense_2"])
     logits = z @ head["kernel"] + head["bias"]
     np.testing.assert_allclose(model.apply(params, x), logits, rtol=2e-4, atol=1e-4)
-    merged = models.merge(model, params, alpha=6.0)
+    sums = {"Dense_1": {**params["lora"]["Dense_1"], "merged": rng.normal(size=(20, 12))}}
+    with_sum = {**params, "lora": jax.tree.map(jnp.float32, sums)}
+    found = BASE.apply(models.merge(model, with_sum), x)
+    np.testing.assert_allclose(model.apply(with_sum, x), found, rtol=2e-4, atol=1e-3)
+    assert np.abs(found - logits).max() > 1
+    merged = models.merge(model, params)
     np.testing.assert_allclose(BASE.apply(merged, x), logits, rtol=2e-4, atol=1e-4)
     assert jax.tree.structure(merged) == jax.tree.structure(weights)
 

@@ -15,7 +15,8 @@ from pflalign_jax.messages.attacks import label_flip
 
 CLASSES_ONLY = ("fedproto", "fedrod", "fedpac", "gpfl", "fedcp", "feddbe")
 # FedBN needs a model with normalisation; it is FedPer with another choice of what stays local.
-OTHERS = tuple(name for name in algorithms.NAMES if name not in (*CLASSES_ONLY, "fedbn"))
+OTHER_MODELS = ("fedbn", "ffa_lora", "fedsa_lora", "rolora", "flora")
+OTHERS = tuple(n for n in algorithms.NAMES if n not in (*CLASSES_ONLY, *OTHER_MODELS))
 ONE_DEVICE = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("clients",))
 
 

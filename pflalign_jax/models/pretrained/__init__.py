@@ -9,6 +9,7 @@ from pflalign_jax.models.pretrained.encoder import EncoderParts, encoder_parts
 from pflalign_jax.models.pretrained.errors import PretrainedError
 from pflalign_jax.models.pretrained.generation import greedy
 from pflalign_jax.models.pretrained.loading import Pretrained, find_packaged, load
+from pflalign_jax.models.pretrained.peft_folder import load_adapter, save_adapter
 from pflalign_jax.models.pretrained.tokenizer import Tokenizer
 from pflalign_jax.models.pretrained.vocabulary_loss import token_losses, vocabulary_loss
 
@@ -25,6 +26,8 @@ __all__ = [
     "find_packaged",
     "greedy",
     "load",
+    "load_adapter",
+    "save_adapter",
     "token_losses",
     "vocabulary_loss",
 ]

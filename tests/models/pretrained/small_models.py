@@ -159,6 +159,44 @@ def write_decoder(folder):
     )
 
 
+ENCODER_LAYERS = [f"encoder.layer.2.attention.self.{name}" for name in ("query", "value")]
+DECODER_LAYERS = [f"model.layers.{i}.self_attn.{n}_proj" for i in (1, 2) for n in "qv"]
+"""The layers with adapters, one and two from the top, as transformers names them."""
+
+
+def adapter_tensors(layers, width, narrow):
+    """Return random adapters of rank 2, as PEFT names them; ``v_proj`` has ``narrow`` outputs."""
+    rng = np.random.default_rng(2)
+    tensors = {}
+    for layer in layers:
+        rows = narrow if layer.endswith("v_proj") else width
+        for name, shape in (("lora_A", (2, width)), ("lora_B", (rows, 2))):
+            values = rng.normal(0, 0.5, shape).astype(np.float32)
+            tensors[f"base_model.model.{layer}.{name}.weight"] = values
+    return tensors
+
+
+def write_adapter(folder, base, layers, width, narrow=None, **fields):
+    """Write a folder of PEFT of rank 2 and alpha 4, and return it."""
+    folder.mkdir(exist_ok=True)
+    save_file(adapter_tensors(layers, width, narrow or width), folder / "adapter_model.safetensors")
+    values = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": str(base),
+        "r": 2,
+        "lora_alpha": 4,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": layers,
+        "rank_pattern": {},
+        "modules_to_save": None,
+        "use_dora": False,
+        **fields,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(values))
+    return folder
+
+
 def write_gguf(path, quantisation="F32", architecture="llama", leave_out=(), **values):
     """Write `decoder_tensors` as a GGUF file, and return its path.
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from small_models import write_decoder, write_encoder
 
 import pflalign_jax as pfl
@@ -56,6 +57,28 @@ def test_kept_hidden_states_change_nothing(encoder):
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
     assert made[0].prepare(x) is hidden  # of the same texts, once
     assert "lower" not in made[0].frozen.weights and "lower" in made[1].frozen.weights
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(
+    ("make", "write", "name"),
+    [
+        (models.pretrained_encoder, write_encoder, "embeddings.LayerNorm.bias"),
+        (models.pretrained_encoder, write_encoder, "encoder.layer.0.output.dense.weight"),
+        (models.pretrained_decoder, write_decoder, "model.embed_tokens.weight"),
+        (models.pretrained_decoder, write_decoder, "model.layers.1.mlp.up_proj.weight"),
+    ],
+)
+def test_the_digest_is_of_all_weights(tmp_path, make, write, name, keep):
+    def digest(folder):
+        return make(3, str(folder), adapt_layers=1, keep_hidden=keep).frozen.digest
+
+    folders = [write(tmp_path / kind) for kind in ("first", "same", "other")]
+    tensors = load_file(folders[2] / "model.safetensors")
+    tensors[name].flat[5] += 1
+    save_file(tensors, folders[2] / "model.safetensors")
+    first, same, other = map(digest, folders)
+    assert first == same != other
 
 
 def test_hidden_states_of_many_texts_are_in_a_file(encoder, monkeypatch):
@@ -152,6 +175,13 @@ def test_a_run_is_loaded_and_predicts_texts(encoder, tmp_path, monkeypatch):
     logits = run.predict(x[mine], 1)
     found = float(np.mean(logits.argmax(1) == data.y[mine]))
     assert found == outcome.scores["test/personal/received"].accuracy[1]
+    for client, params in (
+        (run.client_names[1], run.personal_params(1)),
+        (None, run.global_params),
+    ):
+        folder = run.save_adapter(tmp_path / "adapter", client)
+        loaded = pretrained.load_adapter(folder, run.model, jax.tree.map(jnp.zeros_like, params))
+        jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,12 @@ def test_smollm2_is_that_of_transformers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", ["small_encoder", "small_decoder", "minilm", "smollm2"])
+@pytest.mark.filterwarnings("default")  # of peft
+@pytest.mark.parametrize(
+    "make", ["small_encoder", "small_decoder", "small_adapters", "minilm", "smollm2"]
+)
 def test_the_stored_outputs_are_those_of_the_installed_transformers(make, monkeypatch):
-    pytest.importorskip("transformers", reason="pip install 'pflalign-jax[lm-reference]'")
+    pytest.importorskip("peft", reason="pip install 'pflalign-jax[lm-reference]'")
     for name in {"minilm": ["all-MiniLM-L6-v2"], "smollm2": ["SmolLM2-135M-Instruct"]}.get(
         make, []
     ):

@@ -24,6 +24,7 @@ from pflalign_jax.runs.config import resolve
 from pflalign_jax.runs.config_checks import ConfigError
 from pflalign_jax.runs.effective import effective_config
 from pflalign_jax.runs.factories import TRANSFORMS, factory, metric
+from pflalign_jax.runs.step_sizes import in_state, round_schedules
 from pflalign_jax.tasks import TASKS, Moments, Task, infer_task, regression
 
 
@@ -74,11 +75,12 @@ def build(
     # Before anything is compiled: a run must not end at its first evaluation.
     messages.check_accountable(config, participation, dataset.num_clients)
     algorithm, trained = build_with_messages(config, model, dataset, task)
-    if tuned:
+    if injected := dict.fromkeys((*tuned, *in_state(config))):
         # Messages go around the algorithm with other values as well.
         algorithm = inject_hyperparams(
             lambda **values: build_with_messages(config, model, dataset, task, values)[0],
-            **{name: config.algorithm[name] for name in tuned},
+            schedules=round_schedules(config),
+            **{name: config.algorithm[name] for name in injected},
         )
     try:
         federation = federate(

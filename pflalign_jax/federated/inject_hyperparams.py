@@ -22,11 +22,25 @@ class InjectedState(NamedTuple):
       inner: the algorithm's own state.
       rounds: int32 scalar, rounds done in which somebody answered; () where no value changes with
         them, and in what clients receive.
+      adaptation: further values, those that an evaluation adapts clients with; () elsewhere.
     """
 
     values: Mapping[str, jax.Array]
     inner: Any
     rounds: Any = ()
+    adaptation: Any = ()
+
+
+def adapting(server: Any, received: Any) -> Any:
+    """Return what clients receive, with the values that an evaluation adapts with.
+
+    Args:
+      server: the server's state.
+      received: what clients have downloaded of it.
+    """
+    if not isinstance(server, InjectedState) or not server.adaptation:
+        return received
+    return received._replace(values={**received.values, **server.adaptation})
 
 
 Schedule = Callable[[jax.Array], jax.Array]

@@ -112,6 +112,12 @@ RUN_FIELDS = {
         "with a learning_rate_schedule other than constant: what share of algorithm.learning_rate "
         "the last round takes, in [0, 1]; above 0 with exponential",
     ),
+    "adapt_learning_rate": RunField(
+        None,
+        float | tuple[float, ...] | None,
+        "step size of the local training before an evaluation's score adapted, or several, of "
+        "which every evaluation takes the best on validation; None = that of training",
+    ),
     "drop_last": RunField(False, bool, federate),
     "client_chunk": RunField(None, int | None, federate),
     "compute_dtype": RunField(
@@ -203,6 +209,7 @@ def default_config(algorithm: str = "pflalign", model: str = "mlp") -> ConfigDic
             "extensions": 3,
             "search_rounds": field(None),
             "seeds_together": field(None),
+            "adapt": field(False),
             "variants": ConfigDict(),
         }
     )

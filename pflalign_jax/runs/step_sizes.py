@@ -1,4 +1,4 @@
-"""Step sizes that are not the same all the time: schedules over rounds."""
+"""Step sizes that are not the same all the time: over rounds, and in the last adaptation."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,6 +32,11 @@ def check_step_sizes(config: ConfigDict) -> None:
             f"{schedule!r}; it must be {allowed}: the share of learning_rate that the last round "
             "takes"
         )
+    if config.adapt_learning_rate == ():
+        raise ConfigError(
+            "config.adapt_learning_rate=() is not allowed; None adapts with the step size of "
+            "training"
+        )
     if schedule != "constant" and config.algorithm.get("learning_rate") is None:
         raise ConfigError(
             f"config.learning_rate_schedule={schedule!r} changes the argument learning_rate, which "
@@ -48,8 +53,21 @@ def round_schedules(config: Mapping[str, Any]) -> dict[str, Callable[[jax.Array]
     return {"learning_rate": SCHEDULES[name](steps, config["learning_rate_final"])}
 
 
-def in_state(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the hyperparameters that a run of a resolved config keeps in the server's state."""
-    # A config.json of an earlier version has no such field.
+def adapt_learning_rates(config: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the step sizes of the last adaptation of a resolved config; none if it has none."""
+    given = config.get("adapt_learning_rate")  # a config.json of an earlier version has none
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
+
+
+def in_state(config: Mapping[str, Any], adapts_with: str = "learning_rate") -> tuple[str, ...]:
+    """Return the hyperparameters that a run of a resolved config keeps in the server's state.
+
+    Args:
+      config: resolved, or read from a ``config.json``, also from one of an earlier version.
+      adapts_with: of the algorithm.
+    """
     constant = config.get("learning_rate_schedule", "constant") == "constant"
-    return () if constant else ("learning_rate",)
+    names = () if constant else ("learning_rate",)
+    return (*names, adapts_with) if adapt_learning_rates(config) else names

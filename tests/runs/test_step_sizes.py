@@ -1,14 +1,16 @@
-"""Step sizes that change: over rounds."""
+"""Step sizes that change: over rounds, and for the last adaptation."""
 
 import jax
 import numpy as np
 import pytest
 
+from pflalign_jax.federated import summarise
 from pflalign_jax.runs import run
 from pflalign_jax.runs.build import build
 from pflalign_jax.runs.config import ConfigError, default_config, resolve
 from pflalign_jax.runs.files import WorkdirError
 from pflalign_jax.runs.loading import load_run
+from pflalign_jax.runs.loop import RunPlan, train
 from pflalign_jax.runs.signals import StoppedError
 from pflalign_jax.runs.step_sizes import round_schedules
 
@@ -96,3 +98,73 @@ def test_a_run_with_a_schedule_goes_on_and_is_loaded(tmp_path):
 def test_schedules_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         resolve(changed(**fields))
+
+
+def test_an_evaluation_adapts_with_the_step_size_that_is_best_on_validation():
+    config = changed(rounds=1, adapt_learning_rate=(0.001, 2.0, 0.1))
+    experiment = build(config)
+    outcome = train(RunPlan(experiment))
+    (row,), federation = outcome.rows, experiment.federation
+    state, _ = federation.run_round(federation.init(jax.random.key(0)))
+    name = "accuracy/{}/personal/adapted/mean"
+    tried = {
+        rate: summarise(federation.evaluate(state, learning_rate=rate))
+        for rate in config.adapt_learning_rate
+    }
+    validation = {rate: scores[name.format("validation")] for rate, scores in tried.items()}
+    assert len(set(validation.values())) > 1
+    best = max(validation, key=validation.get)
+    assert row["adapt_learning_rate"] == best
+    assert {key: row[key] for key in tried[best]} == tried[best]
+    # What is received stays.
+    received = "loss/test/personal/received/mean"
+    assert len({scores[received] for scores in tried.values()}) == 1
+
+
+@pytest.mark.slow
+def test_the_step_size_of_training_is_one_to_adapt_with():
+    config = changed(rounds=1, adapt_learning_rate=(0.001, 2.0))
+    config.dataset.num_new_clients = 1
+    experiment = build(config)
+    row, federation = train(RunPlan(experiment)).rows[0], experiment.federation
+    state, _ = federation.run_round(federation.init(jax.random.key(0)))
+    plain, same = federation.evaluate(state), federation.evaluate(state, learning_rate=0.5)
+    for score in plain:
+        np.testing.assert_array_equal(plain[score].loss, same[score].loss)
+    # New clients are adapted with what was chosen for the others.
+    new = summarise(federation.evaluate_new(state, learning_rate=row["adapt_learning_rate"]))
+    assert {key: row[key] for key in new} == new
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("pflalign", "learning_rate"),
+        ("fedbabu", "fine_tune_learning_rate"),
+        ("perfedavg", "alpha"),
+        ("pfedme", "personal_learning_rate"),
+    ],
+)
+def test_methods_adapt_with_a_step_size_of_their_own(name, field):
+    config = default_config(name, "logistic")
+    config.dataset.fraction, config.dataset.num_clients = 0.15, 4
+    config.adapt_learning_rate = 0.05
+    federation = build(config).federation
+    assert federation.algorithm.adapts_with == field
+    assert field in federation.shapes.server.values
+
+
+def test_step_sizes_of_an_adaptation_that_cannot_be_are_refused():
+    config = changed(adapt_learning_rate=-1.0)
+    with pytest.raises(ConfigError, match=r"adapt_learning_rate=-1\.0: .*learning_rate=-1\.0"):
+        build(config)
+    with pytest.raises(ConfigError, match=r"adapt_learning_rate=\(\)"):
+        resolve(changed(adapt_learning_rate=()))
+    config = changed(adapt_learning_rate=(0.1, 0.2))
+    config.dataset.validation_fraction = 0.0
+    with pytest.raises(ConfigError, match=r"adapt_learning_rate=\(0\.1, 0\.2\) .*has none"):
+        build(config)
+    config = default_config("pfedme", "logistic")
+    config.adapt_learning_rate = 0.5
+    with pytest.raises(ConfigError, match=r"adapt_learning_rate=0\.5: .*lam=15\.0"):
+        build(config)

@@ -172,9 +172,14 @@ def _plans(
             "there is no validation split to choose step sizes by; set "
             "config.dataset.validation_fraction or validation_count"
         )
+    adapt: bool = config.compare.adapt
+    vocabulary.checked("compare.adapt", adapt, bool)
     for method, plan in list(plans.items()):
         try:
-            check_experiment(plan, dataset)
+            adapts_with = check_experiment(plan, dataset).federation.algorithm.adapts_with
+            # Methods with a step size of their own for it have it searched as such.
+            if adapt and adapts_with == "learning_rate" and plan.adapt_learning_rate is None:
+                plan.adapt_learning_rate = grid_of(config, method, plan)
         except vocabulary.ConfigError as error:
             if leave_out is None:
                 raise vocabulary.ConfigError(f"{method}: {error}") from error
@@ -188,9 +193,15 @@ def _plans(
 def _search_of(
     config: ConfigDict, method: str, plan: ConfigDict, rounds: int | None
 ) -> MethodSearch:
-    grid = list(dict.fromkeys(_listed(config.compare.grids, method, plan) or config.compare.grid))
+    grid = list(grid_of(config, method, plan))
     own = own_grid(config, method, plan)
     return MethodSearch(Setting(method, plan, grid[0], own.field, None, rounds), grid, own)
+
+
+def grid_of(config: ConfigDict, method: str, plan: ConfigDict) -> tuple[float, ...]:
+    """Return the step sizes that are tried for a method at first."""
+    listed = _listed(config.compare.grids, method, plan) or config.compare.grid
+    return tuple(dict.fromkeys(listed))
 
 
 def search_rounds(config: ConfigDict) -> int | None:

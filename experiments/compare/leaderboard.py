@@ -45,6 +45,8 @@ class Entry(NamedTuple):
       seeds: how many seeds of the chosen setting are in the scores.
       diverged: how many are not, as their training diverged.
       nonfinite: messages that were left out of all seeds' rounds, as they were not finite.
+      adapted_with: step size of the last adaptation after the last round, of all seeds; empty
+        where it is that of training.
       scores: ``model[/stage]/statistic`` to the values of all seeds, on test data.
       best_round: personal/adapted/mean of the round with the best validation score, of all seeds.
       clients: client to its adapted test score, the mean over seeds.
@@ -63,6 +65,7 @@ class Entry(NamedTuple):
     seeds: int
     diverged: int
     nonfinite: int
+    adapted_with: list[float]
     scores: dict[str, list[float]]
     best_round: list[float]
     clients: dict[str, float]
@@ -118,6 +121,7 @@ def entry(
         seeds=len(rows),
         diverged=len(summaries) - len(rows),
         nonfinite=round(sum(counted)),
+        adapted_with=[row["adapt_learning_rate"] for row in rows if "adapt_learning_rate" in row],
         scores=_scores(rows, headline),
         best_round=_known([s["best_validation"] or {} for s in whole], headline),
         clients=_clients(trained, headline),
@@ -185,7 +189,10 @@ def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
     """Return the columns' titles, and a row of texts per entry, the best on test data first."""
     headline = entries[0].headline
     rivals = [e for name in RIVALS for e in entries if e.method == name]
-    titles = ["method", "step size; grid", "own; grid", "seeds", "validation", *SCORES]
+    # Nothing is said of it where every method adapts as it trains.
+    chooses = any(found.adapted_with for found in entries)
+    titles = ["method", "step size; grid", "own; grid", *(["adapted with"] if chooses else [])]
+    titles += ["seeds", "validation", *SCORES]
     titles += ["at the best round", "worst decile"]
     titles += [f"over {rival.method} (won/lost)" for rival in rivals]
     titles += ["MB up / down per round", "s per round"]
@@ -206,6 +213,8 @@ def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
         grid = ", ".join(f"{rate:g}" for rate in sorted(found.searched))
         edge = "†" if found.at_edge else ""
         row = [found.method, f"{found.learning_rate:g}{edge}; {grid}", found.own]
+        if chooses:
+            row += [", ".join(f"{rate:g}" for rate in found.adapted_with)]
         row += [_seeds(found), headline.text(found.validation)]
         row += [spread(found.scores.get(f"{name}/mean", [])) for name in SCORES]
         row += [spread(found.best_round)]
@@ -251,6 +260,7 @@ def numbers(entries: list[Entry]) -> tuple[list[str], list[list[Any]]]:
         "at_edge",
         "learning_rates",
         "own",
+        "adapted_with",
         "seeds",
         "diverged",
     ]
@@ -267,6 +277,7 @@ def numbers(entries: list[Entry]) -> tuple[list[str], list[list[Any]]]:
             found.at_edge,
             sorted(found.searched),
             found.own,
+            found.adapted_with,
         ]
         row += [found.seeds, found.diverged, found.nonfinite, found.validation]
         for values in [*(found.scores.get(name, []) for name in names), found.best_round]:

@@ -23,6 +23,7 @@ from pflalign_jax.runs.metrics import Row
 from pflalign_jax.runs.resuming import differences, is_unfinished, prepare
 from pflalign_jax.runs.round_checks import DivergedError
 from pflalign_jax.runs.signals import StoppedError
+from pflalign_jax.runs.step_sizes import in_state
 from pflalign_jax.runs.vmapped_runs import train_together
 
 
@@ -208,7 +209,9 @@ def _build(
     if messages.seed_in_program(config):
         return build(config, path / files.CLIENT_STATES, dataset)
     fields = config.to_dict()
-    kept = {k: v for k, v in fields.items() if k not in ("seed", "rounds")}
+    # A schedule of step sizes ends with the rounds.
+    others = ("seed",) if in_state(config) else ("seed", "rounds")
+    kept = {k: v for k, v in fields.items() if k not in others}
     kept["algorithm"] = {k: v for k, v in fields["algorithm"].items() if k not in tuned}
     name = json.dumps(kept, sort_keys=True)
     if name in built:

@@ -54,6 +54,7 @@ def ditto(
     """
     loss = loss or cross_entropy(model)
     tx = local_sgd(learning_rate)
+    adapts_with = "learning_rate" if personal_tx is None else "personal_tx"
     personal_tx = optax.chain(proximal(lam, "lam"), tx if personal_tx is None else personal_tx)
     shared = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
     personal = local_training(loss, personal_tx, local_epochs, batch_size, elementwise=True)
@@ -75,4 +76,5 @@ def ditto(
         client_update,
         personal_params=lambda server, client, data: client.params,
         first_state=lambda params: ClientState(params, personal_tx.init(params)),
+        adapts_with=adapts_with,
     )

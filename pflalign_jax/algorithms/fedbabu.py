@@ -92,4 +92,5 @@ def fedbabu(
         server_update=server_update,
         personal_params=lambda server, client, data: whole_model(server),
         global_params=whole_model,
+        adapts_with="fine_tune_learning_rate",
     )

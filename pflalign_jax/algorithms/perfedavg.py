@@ -78,7 +78,11 @@ def perfedavg(
         message = optax.tree.sub(result.params, w)
         return ClientOutput(message, client, adapted.params, result.steps, result.metrics)
 
-    return averaged(client_update, personal_params=lambda server, client, data: server.params)
+    return averaged(
+        client_update,
+        personal_params=lambda server, client, data: server.params,
+        adapts_with="alpha",
+    )
 
 
 def _halves(batch):

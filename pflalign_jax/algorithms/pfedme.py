@@ -116,4 +116,5 @@ def pfedme(
         first_state=ClientState,
         server_update=server_update,
         aggregation=MEAN_BY_CLIENTS,
+        adapts_with="personal_learning_rate",
     )

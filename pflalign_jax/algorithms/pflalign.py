@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.averaging import averaged
+from pflalign_jax.algorithms.averaging import ServerState, averaged
 from pflalign_jax.align import AlignState, align_transform, direction, new_round, realign
 from pflalign_jax.diagnostics import alignment_metrics
 from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_training
+from pflalign_jax.federated.validation import at_most_one
 from pflalign_jax.models import Model, cross_entropy
 
 
@@ -20,10 +21,13 @@ class ClientState(NamedTuple):
       direction: ``Δ``, its last local model minus the global model it had received; None without
         realignment.
       align: `AlignState` with ``v`` and ``u``; ``m`` is None, every round starts it at zero.
+      last_round: int32 scalar, how many rounds were done before the client's last one; -1 if it
+        had none. None without ``staleness``.
     """
 
     direction: Any
     align: AlignState
+    last_round: Any = None
 
 
 def pflalign(
@@ -35,6 +39,8 @@ def pflalign(
     precondition: bool = True,
     correction: str | float = "probability",
     realignment: bool = True,
+    server_tx: optax.GradientTransformation | None = None,
+    staleness: float | None = None,
     memory_dtype: str | None = None,
     before: optax.GradientTransformation | None = None,
     diagnostics: bool = False,
@@ -51,6 +57,9 @@ def pflalign(
     Variants: ``precondition=False`` (no preconditioner), ``correction="none" | "sign" | constant``,
     ``realignment=False`` (no personalised initialisation, no correction); both False is FedAvg.
 
+    Extensions of ours, which the paper does not have, for federations in which clients miss rounds:
+    ``server_tx`` and ``staleness``.
+
     Args:
       model, loss, local_epochs, batch_size: as in `fedavg`.
       learning_rate: ``η``, the step size; 10 to 100 times what suits FedAvg, since P shrinks the
@@ -61,6 +70,11 @@ def pflalign(
       correction: ``γ``, how much of the direction a round removes: "probability" (the method),
         "sign", "none" or a constant in [0, 1].
       realignment: False keeps ``Δ`` at zero.
+      server_tx: an extension of ours: an optax transform on the server, which takes
+        ``-Σ p_i Δ_i`` for a gradient; None adds the mean. In a config it is the momentum of
+        heavy-ball steps of size 1.
+      staleness: an extension of ours: ``ρ`` in [0, 1], what remains of a direction for each round
+        that its client has missed; the round uses ``ρ^age Δ``. None: all of it, as ``ρ = 1``.
       memory_dtype: "bfloat16" halves the averages that are kept between rounds; None: float32.
       before: an elementwise transform of gradients in front of the alignment, new in every round,
         whose ``centre`` is the received model. In a config it is ``μ`` of
@@ -71,6 +85,7 @@ def pflalign(
       Kim and Lee, arXiv:2605.02143; see `pflalign_jax.align` for what could be verified.
     """
     align = align_transform(learning_rate, beta, eps, precondition, correction, memory_dtype)
+    _check_staleness(staleness, realignment)
     before = optax.identity() if before is None else before
     tx = optax.chain(before, align)
     loss = loss or cross_entropy(model)
@@ -79,16 +94,19 @@ def pflalign(
     def first_state(params):
         delta = jax.tree.map(jnp.zeros_like, params) if realignment else None
         # m is zero at every round's start: None saves a model's worth of memory per client.
-        return ClientState(delta, align.init(params)._replace(m=None))
+        last_round = None if staleness is None else jnp.int32(-1)
+        return ClientState(delta, align.init(params)._replace(m=None), last_round)
 
     def personal_params(server, client, data):
-        return realign(server.params, client.direction) if realignment else server.params
+        if not realignment:
+            return server.params
+        return realign(server.params, current_direction(server, client, staleness))
 
     def client_update(server, client, data, key):
-        extra = {"centre": server.params}
+        extra, used = {"centre": server.params}, current_direction(server, client, staleness)
         # T must be known before the first step: each takes 1 / T of the correction.
         if realignment:
-            extra |= {"direction": client.direction, "num_steps": local.num_steps(data)}
+            extra |= {"direction": used, "num_steps": local.num_steps(data)}
         start = personal_params(server, client, data)
         # v and u come from the client, all else is new in a round.
         opt_state = (before.init(start), new_round(client.align))
@@ -96,8 +114,42 @@ def pflalign(
         delta, (_, last) = direction(result.params, server.params), result.opt_state
         metrics = dict(result.metrics)
         if diagnostics:
-            metrics |= alignment_metrics(last, client.direction, delta, correction, eps)
-        state = ClientState(delta if realignment else None, last._replace(m=None))
+            metrics |= alignment_metrics(last, used, delta, correction, eps)
+        last_round = None if staleness is None else server.rounds
+        state = ClientState(delta if realignment else None, last._replace(m=None), last_round)
         return ClientOutput(delta, state, result.params, result.steps, metrics)
 
-    return averaged(client_update, personal_params, first_state)
+    return averaged(
+        client_update,
+        personal_params,
+        first_state,
+        server_tx,
+        count_rounds=staleness is not None,
+    )
+
+
+def current_direction(server: ServerState, client: ClientState, staleness: float | None) -> Any:
+    """Return what a client's direction is worth now, ``ρ^age Δ``.
+
+    Args:
+      server: what the client received.
+      client: its state; its age is how many rounds it has missed since its last one, 0 for one that
+        took part in the round before this one.
+      staleness: ``ρ``; None: the direction as it is.
+    """
+    if staleness is None:
+        return client.direction
+    age = (server.rounds - client.last_round - 1).astype(jnp.float32)
+    kept = jnp.power(jnp.asarray(staleness, jnp.float32), age)
+    return jax.tree.map(lambda delta: kept.astype(delta.dtype) * delta, client.direction)
+
+
+def _check_staleness(staleness: float | None, realignment: bool) -> None:
+    if staleness is None:
+        return
+    at_most_one("pflalign", staleness=staleness)
+    if not realignment:
+        raise ValueError(
+            f"pflalign: staleness={staleness!r} does nothing with realignment=False, which keeps "
+            "no direction; leave one of them out"
+        )

@@ -167,6 +167,8 @@ class Algorithm(NamedTuple):
         ``apply``, because they have further parts (a gate, a conditional layer).
       classes_only: the method's name, if it works with classes (prototypes, balanced softmax, a
         cross-entropy of its own) and so for no task but a classification; None: for every task.
+      adapts_with: the name of the hyperparameter that is the step size of ``ClientOutput.params``,
+        by which an evaluation may adapt with another one than training.
     """
 
     init: Callable[[Any, jax.Array], tuple[Any, Any]]
@@ -181,3 +183,4 @@ class Algorithm(NamedTuple):
     between_rounds: Callable[[Any], Any] | None = None
     predict: Callable[[Any, jax.Array], jax.Array] | None = None
     classes_only: str | None = None
+    adapts_with: str = "learning_rate"

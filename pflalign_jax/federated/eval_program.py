@@ -19,6 +19,7 @@ from pflalign_jax.federated.device_program import (
     sharded_program,
     update_chunk,
 )
+from pflalign_jax.federated.inject_hyperparams import adapting
 from pflalign_jax.federated.sharding import SHARDED
 from pflalign_jax.random_purposes import ADAPT
 
@@ -52,6 +53,8 @@ def _device_scores(options, key, round_index, server, clients, data, visits, *, 
     if options.adapt_steps is not None:
         step_limit = lambda client_id: options.adapt_steps  # noqa: E731
 
+    to_adapt = adapting(server, received)
+
     def visit(tables, chunk):
         tables, states = dict(tables), read_rows(clients, chunk)
         if options.newcomers:
@@ -65,7 +68,7 @@ def _device_scores(options, key, round_index, server, clients, data, visits, *, 
         start = received_params(options, received, states, data, chunk)
         score("personal/received", start)
         if adapt:
-            output = update_chunk(options, received, states, data, chunk, adapt_key, step_limit)
+            output = update_chunk(options, to_adapt, states, data, chunk, adapt_key, step_limit)
             # As in a round: where training left the finite numbers, the received model counts.
             finite = finite_rows(chunk, (output.metrics.get("loss"), output.params))
             score("personal/adapted", select_rows(finite, output.params, start))

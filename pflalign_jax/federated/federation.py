@@ -153,20 +153,24 @@ class Federation:
         Raises:
           ValueError: for a value that is not among these.
         """
-        injected = hyperparams_of(self.shapes.server)
-        if values.keys() - injected.keys():
-            raise ValueError(
-                f"init: {sorted(values)} cannot be chosen; the algorithm's hyperparameters in its "
-                f"state are {sorted(injected)}, see federated.inject_hyperparams"
-            )
         data = put_replicated(np.asarray(jax.random.key_data(key)), self.mesh)
         key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
         start = put_replicated(np.zeros((), np.int32), self.mesh)
-        given = {name: np.asarray(value, np.float32) for name, value in values.items()}
-        given = put_replicated(given, self.mesh)
+        given = self._chosen("init", values)
         server = self._first_server_state((key, given))
         clients = self._client_states.init(self._first_client_state, (key, given))
         return FederationState(key, start, server, clients)
+
+    def _chosen(self, caller: str, values: Mapping[str, float]) -> Mapping[str, jax.Array]:
+        """Return values for hyperparameters in the server's state, on all devices."""
+        injected = hyperparams_of(self.shapes.server)
+        if values.keys() - injected.keys():
+            raise ValueError(
+                f"{caller}: {sorted(values)} cannot be chosen; the algorithm's hyperparameters in "
+                f"its state are {sorted(injected)}, see federated.inject_hyperparams"
+            )
+        given = {name: np.asarray(value, np.float32) for name, value in values.items()}
+        return put_replicated(given, self.mesh)
 
     def save(self, state: FederationState) -> Snapshot:
         """Return a state as arrays that a checkpoint can hold."""
@@ -365,14 +369,22 @@ class Federation:
 
     # Scores
 
-    def evaluate(self, state: FederationState, adapt: bool = True) -> dict[str, ClientScores]:
+    def evaluate(
+        self, state: FederationState, adapt: bool = True, **values: float
+    ) -> dict[str, ClientScores]:
         """Return the scores of all clients by name; changes nothing.
 
         Args:
           state: of the federation.
           adapt: whether to train every client from the current global model, score it and throw the
             result away, too.
+          values: to train with, of hyperparameters that `inject_hyperparams` has put into the
+            state; those that are not named keep the values of the next round.
+
+        Raises:
+          ValueError: for a value that is not among these.
         """
+        state = self._to_adapt_with(state, values)
         # A generator: with clients in a store only one block of them is on devices at a time.
         parts = (
             (
@@ -383,11 +395,16 @@ class Federation:
         )
         return named_scores(self.dataset, self.task.metrics, self._eval_splits, parts)
 
-    def evaluate_new(self, state: FederationState, adapt: bool = True) -> dict[str, ClientScores]:
+    def evaluate_new(
+        self, state: FederationState, adapt: bool = True, **values: float
+    ) -> dict[str, ClientScores]:
         """Return the scores of the dataset's new clients; changes nothing.
 
         Names begin with ``new_clients``. The received model is the one that a client that never
         trained starts with, the adapted one has had ``new_client_steps``.
+
+        Args:
+          state, adapt, values: as in `evaluate`.
 
         Raises:
           ValueError: if the dataset has no new clients.
@@ -397,7 +414,7 @@ class Federation:
             raise ValueError(
                 f"{self.dataset.name} has no new clients; make it with num_new_clients=..."
             )
-        states: Any = ()
+        state, states = self._to_adapt_with(state, values), ()
         if self.algorithm.newcomer is None:
             given = (state.server, state.key)
             states = self._new_clients.init(self._state_of_new_client, given)
@@ -406,6 +423,15 @@ class Federation:
         tables = self._score_new_clients(*arguments, adapt=adapt)
         scores = named_scores(new, self.task.metrics, ["test"], [(staged, tables)])
         return {name.replace("test/", "new_clients/", 1): s for name, s in scores.items()}
+
+    def _to_adapt_with(
+        self, state: FederationState, values: Mapping[str, float]
+    ) -> FederationState:
+        """Return a state in whose evaluation clients are trained with ``values``."""
+        if not values:
+            return state
+        given = self._chosen("evaluate", values)
+        return state._replace(server=state.server._replace(adaptation=given))
 
     # Programs and first states
 

@@ -4,10 +4,12 @@ The name is optax's: `optax.inject_hyperparams` does the same for an optimiser.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from pflalign_jax.federated.algorithm import Algorithm
 
@@ -16,12 +18,33 @@ class InjectedState(NamedTuple):
     """A server's state, or what clients receive of it, with hyperparameters.
 
     Attributes:
-      values: float32 scalars by name.
+      values: float32 scalars by name; of what clients receive, those of this round.
       inner: the algorithm's own state.
+      rounds: int32 scalar, rounds done in which somebody answered; () where no value changes with
+        them, and in what clients receive.
+      adaptation: further values, those that an evaluation adapts clients with; () elsewhere.
     """
 
     values: Mapping[str, jax.Array]
     inner: Any
+    rounds: Any = ()
+    adaptation: Any = ()
+
+
+def adapting(server: Any, received: Any) -> Any:
+    """Return what clients receive, with the values that an evaluation adapts with.
+
+    Args:
+      server: the server's state.
+      received: what clients have downloaded of it.
+    """
+    if not isinstance(server, InjectedState) or not server.adaptation:
+        return received
+    return received._replace(values={**received.values, **server.adaptation})
+
+
+Schedule = Callable[[jax.Array], jax.Array]
+"""From the rounds done to what a value is multiplied by, as optax's schedules of steps."""
 
 
 def hyperparams_of(server: Any) -> Mapping[str, jax.Array]:
@@ -29,7 +52,12 @@ def hyperparams_of(server: Any) -> Mapping[str, jax.Array]:
     return server.values if isinstance(server, InjectedState) else {}
 
 
-def inject_hyperparams(make: Callable[..., Algorithm], **values: float) -> Algorithm:
+def inject_hyperparams(
+    make: Callable[..., Algorithm],
+    *,
+    schedules: Mapping[str, Schedule] = MappingProxyType({}),
+    **values: float,
+) -> Algorithm:
     """Return ``make(**values)`` with the values in the server's state.
 
     So a program that was compiled for one step size runs with others:
@@ -39,12 +67,20 @@ def inject_hyperparams(make: Callable[..., Algorithm], **values: float) -> Algor
     Args:
       make: from hyperparameters to an algorithm; it must not branch on these values. They are
         traced in programs, where they cannot be checked.
+      schedules: from the name of a hyperparameter to what it is multiplied by as rounds go on.
       values: hyperparameters to begin with; they are checked by ``make``.
     """
     plain = make(**values)
 
+    def values_of(state: InjectedState) -> dict[str, jax.Array]:
+        """Return the values of this round."""
+        if isinstance(state.rounds, tuple):  # no schedules, or done by the server
+            return dict(state.values)
+        now = {name: schedule(state.rounds) for name, schedule in schedules.items()}
+        return {name: value * now.get(name, 1) for name, value in state.values.items()}
+
     def with_values(state: InjectedState) -> Algorithm:
-        return make(**state.values)
+        return make(**values_of(state))
 
     def model(state: InjectedState, params: Any) -> Any:
         # `predict` sees a model only: its hyperparameters travel with the model.
@@ -54,7 +90,16 @@ def inject_hyperparams(make: Callable[..., Algorithm], **values: float) -> Algor
         chosen = values | others
         server, client = make(**chosen).init(params, key)
         known = {name: jnp.float32(value) for name, value in chosen.items()}
-        return InjectedState(known, server), client
+        return InjectedState(known, server, jnp.int32(0) if schedules else ()), client
+
+    def broadcast(state):
+        # Clients download the values of the round, and need not know which one it is.
+        return InjectedState(values_of(state), with_values(state).broadcast(state.inner))
+
+    def server_update(state, aggregate):
+        inner = with_values(state).server_update(state.inner, aggregate)
+        rounds = optax.safe_increment(state.rounds) if schedules else ()
+        return InjectedState(state.values, inner, rounds)
 
     def client_update(received, client, data, key):
         output = with_values(received).client_update(received.inner, client, data, key)
@@ -86,8 +131,8 @@ def inject_hyperparams(make: Callable[..., Algorithm], **values: float) -> Algor
         init=init,
         client_update=client_update,
         personal_params=personal_params,
-        server_update=next_state("server_update"),
-        broadcast=next_state("broadcast"),
+        server_update=server_update,
+        broadcast=broadcast,
         deliver=next_state("deliver"),
         between_rounds=next_state("between_rounds"),
         global_params=read_state("global_params"),

@@ -25,6 +25,7 @@ from pflalign_jax.runs.config_checks import ConfigError
 from pflalign_jax.runs.effective import effective_config
 from pflalign_jax.runs.factories import TRANSFORMS, factory, metric
 from pflalign_jax.runs.generation import generation_of
+from pflalign_jax.runs.step_sizes import adapt_learning_rates, in_state, round_schedules
 from pflalign_jax.tasks import TASKS, Moments, Task, infer_task, regression
 
 
@@ -75,11 +76,13 @@ def build(
     # Before anything is compiled: a run must not end at its first evaluation.
     messages.check_accountable(config, participation, dataset.num_clients)
     algorithm, trained = build_with_messages(config, model, dataset, task)
-    if tuned:
+    _check_adaptation(config, algorithm, model, dataset, task)
+    if injected := dict.fromkeys((*tuned, *in_state(config, algorithm.adapts_with))):
         # Messages go around the algorithm with other values as well.
         algorithm = inject_hyperparams(
             lambda **values: build_with_messages(config, model, dataset, task, values)[0],
-            **{name: config.algorithm[name] for name in tuned},
+            schedules=round_schedules(config),
+            **{name: config.algorithm[name] for name in injected},
         )
     try:
         federation = federate(
@@ -113,13 +116,37 @@ def _refuse_unscored(dataset: FederatedDataset) -> None:
         )
 
 
-def check_experiment(config: ConfigDict, dataset: FederatedDataset) -> None:
-    """Refuse a config that does not fit its model or its data.
+def _check_adaptation(
+    config: ConfigDict, algorithm: Algorithm, model: Model, dataset: FederatedDataset, task: Task
+) -> None:
+    """Refuse step sizes of the last adaptation that the algorithm or the data do not allow."""
+    rates, name = adapt_learning_rates(config), algorithm.adapts_with
+    if len(rates) > 1 and not len(dataset.splits["validation"].indices):
+        raise ConfigError(
+            f"config.adapt_learning_rate={rates} are chosen from on validation data, of which "
+            f"{dataset.name} has none; set config.dataset.validation_fraction or validation_count, "
+            "or give one step size"
+        )
+    if rates and config.algorithm.get(name) is None:
+        raise ConfigError(
+            f"config.adapt_learning_rate={config.adapt_learning_rate} goes in place of the "
+            f"argument {name}, which algorithm {config.algorithm.name!r} does not take; leave it "
+            "out"
+        )
+    for rate in rates:
+        try:
+            build_with_messages(config, model, dataset, task, {name: rate})
+        except ConfigError as error:
+            raise ConfigError(f"config.adapt_learning_rate={rate}: {error}") from error
+
+
+def check_experiment(config: ConfigDict, dataset: FederatedDataset) -> Experiment:
+    """Refuse a config that does not fit its model or its data; return what it describes.
 
     Raises:
       ConfigError: as `build`.
     """
-    build(config, pathlib.Path("unused"), dataset)
+    return build(config, pathlib.Path("unused"), dataset)
 
 
 def build_with_messages(

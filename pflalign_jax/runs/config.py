@@ -29,6 +29,7 @@ from pflalign_jax.runs.factories import (
     parameters,
     table_key,
 )
+from pflalign_jax.runs.step_sizes import SCHEDULES, check_step_sizes
 from pflalign_jax.tasks import TASKS
 from pflalign_jax.tasks.metrics import FURTHER
 
@@ -98,6 +99,25 @@ RUN_FIELDS = {
     "cohort_size": RunField(None, int | None, federate),
     "local_epochs": RunField(1, int, local_training),
     "batch_size": RunField(10, int, local_training),
+    "learning_rate_schedule": RunField(
+        "constant",
+        str,
+        "how algorithm.learning_rate changes from the first round to the last: constant, cosine, "
+        "linear or exponential",
+        choices=("constant", *SCHEDULES),
+    ),
+    "learning_rate_final": RunField(
+        0.01,
+        float,
+        "with a learning_rate_schedule other than constant: what share of algorithm.learning_rate "
+        "the last round takes, in [0, 1]; above 0 with exponential",
+    ),
+    "adapt_learning_rate": RunField(
+        None,
+        float | tuple[float, ...] | None,
+        "step size of the local training before an evaluation's score adapted, or several, of "
+        "which every evaluation takes the best on validation; None = that of training",
+    ),
     "drop_last": RunField(False, bool, federate),
     "client_chunk": RunField(None, int | None, federate),
     "compute_dtype": RunField(
@@ -199,6 +219,7 @@ def default_config(algorithm: str = "pflalign", model: str = "mlp") -> ConfigDic
             "extensions": 3,
             "search_rounds": field(None),
             "seeds_together": field(None),
+            "adapt": field(False),
             "variants": ConfigDict(),
         }
     )
@@ -237,6 +258,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     listed = config.get("learning_rates", {}).get(key)  # a config resolved before has no table
     if config.algorithm.get("learning_rate") is None and listed is not None:
         resolved.algorithm.learning_rate = checked(f"learning_rates.{key}", listed, float)
+    check_step_sizes(resolved)
     return resolved
 
 

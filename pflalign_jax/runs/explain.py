@@ -46,6 +46,8 @@ COMPARISON = {
     "compare.search_rounds": "rounds of the search for step sizes; None = as many as the runs",
     "compare.seeds_together": "whether the seeds of a setting run as one vmapped program, where "
     "they fit the devices; None = except on CPUs",
+    "compare.adapt": "whether the step size of the last adaptation is chosen, too: in every "
+    "evaluation the best on validation of the method's step sizes to try",
     "compare.variants": "names for algorithms with other values of their fields than the defaults",
 }
 """Fields of `experiments.compare` alone."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pflalign_jax import algorithms, datasets, models
+from pflalign_jax.algorithms.averaging import heavy_ball
 from pflalign_jax.align import align_transform
 from pflalign_jax.federated import participation, proximal
 from pflalign_jax.runs.config_checks import ConfigError, nearest
@@ -35,6 +36,7 @@ TRANSFORMS: dict[str, Callable[[float], Any]] = {
     "personal_tx": align_transform,
     "body_tx": align_transform,
     "before": proximal,
+    "server_tx": heavy_ball,
 }
 """Arguments of algorithms that are transforms, made from the number that a config has for them."""
 
@@ -135,8 +137,12 @@ def argument_types(section: str, name: str) -> dict[str, Any]:
 
 
 def is_number(name: str, field: str) -> bool:
-    """Tell whether an algorithm's argument is a number that decides on no shapes and no steps."""
-    return argument_types("algorithm", name).get(field) is float or field in TRANSFORMS
+    """Tell whether an algorithm's argument is a number that decides on no shapes and no steps.
+
+    Whether it is None may decide on them.
+    """
+    kind = argument_types("algorithm", name).get(field)
+    return kind in (float, float | None) or field in TRANSFORMS
 
 
 def _imported(field: str, name: str, kind: Any = types.FunctionType) -> Any:

@@ -22,6 +22,7 @@ from pflalign_jax.runs import files
 from pflalign_jax.runs.build import Experiment
 from pflalign_jax.runs.checkpointing import Checkpointing, start_checkpointing
 from pflalign_jax.runs.diagnostics_log import DiagnosticsLog
+from pflalign_jax.runs.evaluation import evaluate, scores_cohort
 from pflalign_jax.runs.generation import GENERATED, Generation, generation_of
 from pflalign_jax.runs.hardware import matmul_peak, room_on_devices, step_flops
 from pflalign_jax.runs.headline import headline_of
@@ -156,8 +157,7 @@ class RunInProgress:
 
     def scores_cohort(self, progress: Progress) -> bool:
         """Tell whether the next round also scores the models that its cohort has trained."""
-        # If the cohort is everyone, nobody needs to train once more to be scored.
-        return self.plan.experiment.federation.everyone and self.is_evaluated(progress.done + 1)
+        return scores_cohort(self.plan.experiment) and self.is_evaluated(progress.done + 1)
 
     def after_round(
         self, before: Progress, state: FederationState, result: RoundResult, seconds: float
@@ -230,10 +230,7 @@ class RunInProgress:
         dataset, federation = experiment.dataset, experiment.federation
         clock = time.perf_counter()
         with room_on_devices(federation.client_chunk):
-            # Where everyone took part, the round itself has scored the adapted models.
-            adapt = not federation.everyone
-            scores = {**federation.evaluate(progress.state, adapt=adapt), **result.adapted}
-            new = {} if dataset.new_clients is None else federation.evaluate_new(progress.state)
+            scores, new, rate = evaluate(experiment, progress.state, result.adapted)
             generated = self._generate(progress)
         # Times and counts are of the rounds since the last row, the row's own evaluation apart.
         tally, devices = progress.tally, federation.mesh.size
@@ -247,6 +244,7 @@ class RunInProgress:
                 **traffic_columns(tally, federation),
                 **privacy_columns(experiment, progress.done),
                 "loss/train/mean": loss,
+                **({} if rate is None else {"adapt_learning_rate": rate}),
                 **summarise({**scores, **new}),
                 **generated,
             }
@@ -258,7 +256,7 @@ class RunInProgress:
                 # New clients have names of their own; their scores begin with new_clients.
                 names = dataset.new_clients.client_names
                 files.append_clients(workdir, progress.done, names, new)
-        return row, scores
+        return row, dict(scores)
 
     def _generate(self, progress: Progress) -> Row:
         """Return scores of generated texts; None for each where it is not their round."""

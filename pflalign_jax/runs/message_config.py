@@ -16,6 +16,7 @@ from pflalign_jax import messages
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import Algorithm, Participation
 from pflalign_jax.runs.config_checks import ConfigError, checked, one_of
+from pflalign_jax.runs.step_sizes import in_state
 
 COMPRESSIONS = ("top_k", "int8", "low_rank")
 ATTACKS = ("label_flip", "sign_flip", "scaled_update")
@@ -226,6 +227,8 @@ def own_states(config: Mapping[str, Any]) -> StatePaths:
     server, clients = (
         ".".join([name] + ["own"] * around.count(name)) for name in ("server", "clients")
     )
+    # Hyperparameters in the state go around all of them.
+    server = server.replace("server", "server.inner", 1) if in_state(config) else server
     return StatePaths(server, clients)
 
 

@@ -165,7 +165,10 @@ def _refuse_another_run(workdir: pathlib.Path, experiment: Experiment) -> None:
     """Refuse a directory whose config or data are not the experiment's."""
     config, dataset, model, federation, _ = experiment
     found = differences(files.read_config(workdir), config, dataset, model, federation)
-    differ = {name: values for name, values in found.items() if name not in MAY_CHANGE}
+    may_change = set(MAY_CHANGE)
+    if config.learning_rate_schedule != "constant":
+        may_change.remove("rounds")  # with another number of them every step size is another one
+    differ = {name: values for name, values in found.items() if name not in may_change}
     files.refuse_other_weights(workdir, model)
     if differ.keys() <= set(OF_DATA):
         _refuse_other_data(workdir, dataset)  # which says who came or went
@@ -187,7 +190,8 @@ def differences(
     """Return the fields in which a ``config.json`` is of another run than a config would make.
 
     None is the same as the value that is used for it, as earlier versions wrote None for more
-    fields. What is decided only by building is not compared where it is not known.
+    fields, and as no such field. What is decided only by building is not compared where it is not
+    known.
 
     Args:
       found: what ``config.json`` holds.
@@ -210,7 +214,7 @@ def differences(
     return {
         name: (before.get(name, "not there"), now.get(name, "not there"))
         for name in sorted((before.keys() | now.keys()) - unknown)
-        if before.get(name) != now.get(name)
+        if before.get(name, repr(None)) != now.get(name, repr(None))
     }
 
 

@@ -374,3 +374,29 @@ def test_a_diverged_trial_is_worst_and_noted(config, tmp_path):
     wild.model.name, wild.model.hidden = "mlp", (4,)
     (entry,) = comparison.compare(wild, ["fedavg"], 1, tmp_path)
     assert entry.learning_rate == 0.1 and entry.searched[1e30] is None
+
+
+def test_the_step_size_of_the_last_adaptation_is_chosen_too(config, tmp_path):
+    plan = config.copy_and_resolve_references()
+    plan.rounds, plan.compare.grids.fedavg, plan.compare.adapt = 1, (0.001, 1.0), True
+    (entry,) = comparison.compare(plan, ["fedavg"], 1, tmp_path)
+    trained = {rate: files.read_summary(tmp_path / "trials" / f"fedavg-{rate:g}-0")["last"]
+               for rate in (0.001, 1.0)}  # fmt: skip
+    chosen = trained[entry.learning_rate]["adapt_learning_rate"]
+    assert entry.adapted_with == [chosen] and chosen in (0.001, 1.0)
+    titles, (row,) = leaderboard.cells([entry])
+    assert row[titles.index("adapted with")] == f"{chosen:g}"
+    # A method with a step size of its own for it has that one searched.
+    plans, _ = comparison._plans(plan, ["fedavg", "perfedavg"], None)
+    assert plans["fedavg"].adapt_learning_rate == (0.001, 1.0)
+    assert plans["perfedavg"].adapt_learning_rate is None
+
+
+def test_a_schedule_of_other_rounds_is_another_program(config, tmp_path):
+    plan = comparison.settings(config, "fedavg")
+    dataset, built = build.build_dataset(resolve(plan)), {}
+    for plan.learning_rate_schedule, programs in (("constant", 1), ("cosine", 3)):
+        for rounds in (1, None):
+            setting = trials.Setting("fedavg", plan, 0.1, rounds=rounds)
+            trials._build(setting, 0, tmp_path, dataset, built)
+        assert len(built) == programs

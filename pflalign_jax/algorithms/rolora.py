@@ -1,7 +1,5 @@
 """RoLoRA: B of every adapter is trained in one round, A in the next."""
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,13 +9,6 @@ from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_training
 from pflalign_jax.federated.validation import has_adapters
 from pflalign_jax.models import Model, cross_entropy
 from pflalign_jax.models.lora import adapter_mask
-
-
-class ServerState(NamedTuple):
-    """The global model, and how many rounds there were, int32."""
-
-    params: Any
-    round: jax.Array
 
 
 def rolora(
@@ -52,7 +43,7 @@ def rolora(
     )
 
     def client_update(server, client, data, key):
-        w, turn_of_a = server.params, (server.round % 2).astype(jnp.float32)
+        w, turn_of_a = server.params, (server.rounds % 2).astype(jnp.float32)
         turn = jax.tree.map(
             lambda is_a, is_b: turn_of_a if is_a else 1 - turn_of_a if is_b else jnp.float32(1),
             adapter_mask(w, "a"),
@@ -62,16 +53,7 @@ def rolora(
         delta = optax.tree.sub(result.params, w)
         return ClientOutput(delta, client, result.params, result.steps, result.metrics)
 
-    def server_update(server, aggregate):
-        params = optax.apply_updates(server.params, aggregate.value)
-        return ServerState(params, server.round + 1)
-
-    return averaged(
-        client_update,
-        personal_params=lambda server, client, data: server.params,
-        init=lambda params, key: (ServerState(params, jnp.int32(0)), ()),
-        server_update=server_update,
-    )
+    return averaged(client_update, lambda server, client, data: server.params, count_rounds=True)
 
 
 def _in_turn() -> optax.GradientTransformationExtraArgs:

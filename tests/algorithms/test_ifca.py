@@ -81,4 +81,4 @@ def test_the_how_to_shows_the_file():
     root = pathlib.Path(__file__).parents[2]
     page = (root / "docs" / "howto" / "own_algorithm.md").read_text()
     source = inspect.getsource(inspect.getmodule(algorithms.ifca))
-    assert source in page and len(source.splitlines()) <= 60
+    assert source in page and len(source.splitlines()) <= 61

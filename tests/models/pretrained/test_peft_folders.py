@@ -12,6 +12,7 @@ import small_models
 from safetensors.numpy import load_file, save_file
 
 from pflalign_jax import models
+from pflalign_jax.models.lora import with_merged
 from pflalign_jax.models.pretrained import (
     PretrainedError,
     find_packaged,
@@ -184,6 +185,8 @@ def test_what_peft_cannot_hold_is_refused(encoder, tmp_path):
     model, params = of_encoder(encoder)
     with pytest.raises(PretrainedError, match=r"params are \['head'\].*\['head', 'lora'\]"):
         save_adapter(tmp_path / "a", model, {"head": params["head"]})
+    with pytest.raises(PretrainedError, match=r"has \['a', 'b', 'merged'\], and PEFT holds a and"):
+        save_adapter(tmp_path / "a", model, with_merged(params))  # as of FLoRA
     head_only, its = of_encoder(encoder, rank=0)
     with pytest.raises(PretrainedError, match="save_adapter: the model has no adapters that PEFT"):
         save_adapter(tmp_path / "a", head_only, its)

@@ -34,8 +34,10 @@ def effective_config(
     # Field to the value that stands for None in it; None where nothing stands for it.
     decided: dict[str, Any] = {"cohort_size": dataset.num_clients}
     # Runs of earlier versions had none of them.
-    later = ("metrics", "standardise_targets", "local_optimizer")
-    later += ("learning_rate_schedule", "learning_rate_final")
+    later = (
+        *("metrics", "standardise_targets", "local_optimizer"),
+        *("learning_rate_schedule", "learning_rate_final"),
+    )
     decided |= {name: RUN_FIELDS[name].default for name in later}
     decided |= {f"dataset.{key}": value for key, value in (dataset.options or {}).items()}
     section = messages.with_defaults(config.get("messages", {}), dataset.num_clients)

@@ -80,7 +80,7 @@ setuptools.setup(
             "l2m4m>=1.0.4",
         ],
         # What experiments.benchmark compares with; a PyTorch for CPUs is enough.
-        "bench": ["fedjax>=0.0.17", "torch>=2.4"],
+        "bench": ["fedjax>=0.0.17", "torch>=2.4", "transformers>=5", "peft>=0.17"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from test_command_line import ROOT
 
-from experiments.benchmark import measuring, peers, tables, workloads
+from experiments.benchmark import measuring, peers, random_weights, tables, workloads
 from pflalign_jax import models
+from pflalign_jax.models import pretrained
 from pflalign_jax.runs import hardware
 
 
@@ -96,6 +97,46 @@ def test_a_missing_peer_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(peers.PeerError, match=r"--against=torch needs.*pflalign-jax\[bench\]"):
         peers.torch_round("cnn", workloads.noise(workloads.WORKLOADS["logistic"]))
+
+
+def test_peers_refuse_work_that_they_do_not_have():
+    with pytest.raises(peers.PeerError, match="--against=peft has no 'cnn' workload, only"):
+        peers.peft_round("cnn", workloads.noise(workloads.WORKLOADS["logistic"]))
+
+
+def test_random_weights_stand_in_for_models_that_are_not_installed(monkeypatch, tmp_path):
+    def missing(name):
+        raise pretrained.PretrainedError(f"{name} is not installed")
+
+    small = {"hidden_size": 12, "intermediate_size": 16, "vocab_size": 20, "num_hidden_layers": 2}
+    name = workloads.ENCODER
+    monkeypatch.setattr(random_weights, "find_packaged", missing)
+    monkeypatch.setitem(random_weights.CONFIGS, name, random_weights.CONFIGS[name] | small)
+    folder = random_weights.packaged_or_random.__wrapped__(name)
+    model = models.pretrained_encoder(3, folder, rank=2, adapt_layers=1, keep_hidden=False)
+    x = jnp.ones((2, 5), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), x)
+    assert jax.eval_shape(model.apply, params, x).shape == (2, 3)
+    assert (
+        workloads.LORA["lora-decoder"].tokens
+        == random_weights.CONFIGS[workloads.DECODER]["vocab_size"]
+    )
+
+
+@pytest.mark.slow
+def test_what_a_round_holds_on_a_device_does_not_depend_on_the_number_of_clients():
+    cases = measuring._cases("clients", workloads.LORA["lora-encoder"], "folder")
+    assert [len(work.sizes) for work, _ in cases.values()] == [10, 100, 1000]
+    held = []
+    for work, options in cases.values():
+        work = work._replace(model=lambda: models.logistic(10), tokens=0, classes=0)
+        run = measuring.OurRound(
+            "pflalign", work.model(), workloads.noise(work), work.batch,
+            cohort_size=work.cohort, mesh=jax.sharding.Mesh(jax.devices()[:1], ("clients",)),
+            **options,
+        )  # fmt: skip
+        held.append(run.program_bytes())
+    assert len(set(held)) == 1 and held[0] > 4 * 7850
 
 
 @pytest.mark.parametrize("peer", ["fedjax", "torch"])

@@ -18,7 +18,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
 }
 SHARED_ARGUMENTS = (
-    *("model", "learning_rate", "loss", "local_epochs", "batch_size"),
+    *("model", "learning_rate", "loss", "local_optimizer", "local_epochs", "batch_size"),
     *("num_clients", "num_classes", "diagnostics"),
 )
 """Of algorithms: what all take, or the runner supplies."""

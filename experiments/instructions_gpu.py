@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.dataset.end_token = None  # the model's own
     config.dataset.length = 512
     config.dataset.num_clients = 4
-    config.algorithm.local_optimizer = "adamw"
+    config.local_optimizer = "adamw"
     config.algorithm.learning_rate = 2e-4
     config.model.rank, config.model.alpha, config.model.dropout = 8, 16.0, 0.05
     config.model.targets = tuple(f"layer_*/{name}_proj" for name in "qkvo")

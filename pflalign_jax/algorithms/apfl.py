@@ -13,6 +13,7 @@ from pflalign_jax.federated import (
     Loss,
     local_sgd,
     local_training,
+    local_tx,
     projected,
 )
 from pflalign_jax.federated.validation import at_most_one
@@ -41,6 +42,7 @@ def apfl(
     alpha: float = 0.5,
     adaptive: bool = True,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -52,8 +54,9 @@ def apfl(
     training.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       alpha: ``α`` in [0, 1], the first share of the own model; the paper tries 0.25, 0.5 and 0.75.
+        It takes steps of SGD, whatever the local optimiser.
       adaptive: whether the share is learnt, as in the paper; False keeps it fixed.
 
     References:
@@ -80,8 +83,9 @@ def apfl(
         return value, Triple(w_grad, optax.tree.scale(alpha, mixed_grad), slope)
 
     # Only the share is kept in [0, 1], at every step: else it would wind up beyond its bounds.
-    sgd, parts = local_sgd(learning_rate), Triple("model", "model", "share")  # type: ignore[arg-type]
-    tx = optax.multi_transform({"model": sgd, "share": optax.chain(sgd, projected(0, 1))}, parts)
+    share_tx = optax.chain(local_sgd(learning_rate), projected(0, 1))
+    transforms = {"model": local_tx(learning_rate, local_optimizer), "share": share_tx}
+    tx = optax.multi_transform(transforms, Triple("model", "model", "share"))  # type: ignore[arg-type]
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True, gradient=gradient)
 
     def client_update(server, client, data, key):

@@ -10,8 +10,8 @@ from pflalign_jax.federated import (
     Algorithm,
     ClientOutput,
     Loss,
-    local_sgd,
     local_training,
+    local_tx,
     proximal,
 )
 from pflalign_jax.models import Model, cross_entropy
@@ -31,6 +31,7 @@ def ditto(
     lam: float = 0.1,
     personal_tx: optax.GradientTransformation | None = None,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -40,11 +41,11 @@ def ditto(
     of ``v_i -= η (∇F(v_i) + λ (v_i - w))``, on the same batches. λ = 0 is local training.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       lam: ``λ`` >= 0, the pull of the personal to the global model; the paper chooses among 0.1, 1
         and 2.
       personal_tx: elementwise optimiser of the personal model, whose state stays with the client
-        and starts its rounds; None: SGD. In a config it is the step size of
+        and starts its rounds; None: ``local_optimizer``. In a config it is the step size of
         `pflalign_jax.align_transform`.
 
     References:
@@ -53,7 +54,7 @@ def ditto(
       drawn clients; the authors' code draws by examples and weights equally.
     """
     loss = loss or cross_entropy(model)
-    tx = local_sgd(learning_rate)
+    tx = local_tx(learning_rate, local_optimizer)
     adapts_with = "learning_rate" if personal_tx is None else "personal_tx"
     personal_tx = optax.chain(proximal(lam, "lam"), tx if personal_tx is None else personal_tx)
     shared = local_training(loss, tx, local_epochs, batch_size, elementwise=True)

@@ -17,13 +17,14 @@ def fedadam(
     b2: float = 0.99,
     tau: float = 1e-3,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
     """Return FedAdam: `fedopt` with Adam on the server, ``τ`` added to its denominator.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       server_learning_rate: ``η``, the step size of the server; the paper tries 0.001 to 1.
       b1: decay of the first moment; the paper takes 0.9.
       b2: decay of the second moment; the paper takes 0.99.
@@ -41,6 +42,7 @@ def fedadam(
         learning_rate,
         server_optimizer=optax.adam(server_learning_rate, b1, b2, tau),
         loss=loss,
+        local_optimizer=local_optimizer,
         local_epochs=local_epochs,
         batch_size=batch_size,
     )

@@ -14,6 +14,7 @@ from pflalign_jax.federated import (
     combine_params,
     local_sgd,
     local_training,
+    local_tx,
     part_mask,
     partition_params,
     projected,
@@ -37,6 +38,7 @@ def fedala(
     weight_learning_rate: float = 1.0,
     weight_epochs: int = 1,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -47,7 +49,7 @@ def fedala(
     ``W = clip(W - η_W ∇F (w - θ), 0, 1)``; then T steps of SGD. The server averages as FedAvg does.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       head: names of the higher layers that are mixed (`pflalign_jax.federated.part_mask`); None:
         the model's head.
       weight_learning_rate: ``η_W``, the step size of the mixing weights; the paper takes 1.
@@ -64,7 +66,7 @@ def fedala(
     at_least_one("fedala", weight_epochs=weight_epochs)
     layers = head_layers("fedala", model, head)
     loss = loss or cross_entropy(model)
-    tx = local_sgd(learning_rate)
+    tx = local_tx(learning_rate, local_optimizer)
     weight_sgd = local_sgd(weight_learning_rate, "weight_learning_rate")
     weight_tx = optax.chain(weight_sgd, projected(0, 1))
     training = local_training(loss, tx, local_epochs, batch_size, elementwise=True)

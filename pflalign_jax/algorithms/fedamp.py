@@ -12,8 +12,8 @@ from pflalign_jax.federated import (
     Algorithm,
     ClientOutput,
     Loss,
-    local_sgd,
     local_training,
+    local_tx,
     proximal,
 )
 from pflalign_jax.federated.validation import nonnegative, positive
@@ -41,6 +41,7 @@ def fedamp(
     sigma: float = 0.1,
     lam: float = 1.0,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -52,7 +53,7 @@ def fedamp(
     of all cloud models.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       num_clients: K, the number of all clients, whose identities are ``0..K-1``.
       alpha: ``α`` > 0, the step size of the attention; the weights of all others together are kept
         at most 1, which the paper asks α to ensure. Where they are capped, as they mostly are with
@@ -68,7 +69,7 @@ def fedamp(
     """
     positive("fedamp", alpha=alpha, sigma=sigma, num_clients=num_clients)
     nonnegative("fedamp", lam=lam)
-    tx = optax.chain(proximal(lam / alpha), local_sgd(learning_rate))
+    tx = optax.chain(proximal(lam / alpha), local_tx(learning_rate, local_optimizer))
     loss = loss or cross_entropy(model)
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 

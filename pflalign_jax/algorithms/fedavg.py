@@ -1,7 +1,7 @@
 """FedAvg; scored after local adaptation it is fine-tuned FedAvg, a strong baseline."""
 
 from pflalign_jax.algorithms.averaging import averaging
-from pflalign_jax.federated import Algorithm, Loss, local_sgd
+from pflalign_jax.federated import Algorithm, Loss, local_tx
 from pflalign_jax.models import Model, cross_entropy
 
 
@@ -10,6 +10,7 @@ def fedavg(
     learning_rate: float = 0.1,
     *,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -21,9 +22,11 @@ def fedavg(
 
     Args:
       model: what is trained.
-      learning_rate: ``η``, the step size of a client's SGD.
+      learning_rate: ``η``, the step size of a client's optimiser.
       loss: ``(params, Batch, key) -> scalar``, the mean over a batch's real examples; None: the
         model's `pflalign_jax.models.cross_entropy`.
+      local_optimizer: what a client steps with, new in every round: "sgd", as in the paper,
+        "momentum" or "adamw"; see `pflalign_jax.federated.local_tx`.
       local_epochs: passes over its data that a client makes in a round.
       batch_size: examples in a local step.
 
@@ -33,7 +36,7 @@ def fedavg(
     """
     return averaging(
         loss or cross_entropy(model),
-        local_sgd(learning_rate),
+        local_tx(learning_rate, local_optimizer),
         local_epochs=local_epochs,
         batch_size=batch_size,
     )

@@ -15,13 +15,14 @@ def fedavgm(
     server_learning_rate: float = 1.0,
     momentum: float = 0.9,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
     """Return FedAvgM: `fedopt` with heavy-ball momentum on the server.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       server_learning_rate: step size of the server; the paper takes 1.
       momentum: ``β``, the server's momentum; the paper searches 0 to 0.997.
 
@@ -37,6 +38,7 @@ def fedavgm(
         learning_rate,
         server_optimizer=optax.sgd(server_learning_rate, momentum=momentum),
         loss=loss,
+        local_optimizer=local_optimizer,
         local_epochs=local_epochs,
         batch_size=batch_size,
     )

@@ -11,8 +11,8 @@ from pflalign_jax.federated import (
     ClientOutput,
     Loss,
     combine_params,
-    local_sgd,
     local_training,
+    local_tx,
     part_mask,
     partition_params,
 )
@@ -35,6 +35,7 @@ def fedbabu(
     fine_tune_learning_rate: float = 0.01,
     fine_tune_epochs: int = 1,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -44,7 +45,7 @@ def fedbabu(
     averages bodies. The adapted model has had ``fine_tune_epochs`` of SGD on body and head.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       head: names of the layers that are fixed (`pflalign_jax.federated.part_mask`); None: the
         model's head.
       fine_tune_learning_rate: step size of the personalisation; the authors' code takes 0.001.
@@ -58,8 +59,8 @@ def fedbabu(
     at_least_one("fedbabu", fine_tune_epochs=fine_tune_epochs)
     layers = head_layers("fedbabu", model, head)
     loss = loss or cross_entropy(model)
-    tx = local_sgd(learning_rate)
-    fine_tx = local_sgd(fine_tune_learning_rate, "fine_tune_learning_rate")
+    tx = local_tx(learning_rate, local_optimizer)
+    fine_tx = local_tx(fine_tune_learning_rate, local_optimizer, "fine_tune_learning_rate")
     tuning = local_training(loss, fine_tx, fine_tune_epochs, batch_size, elementwise=True)
 
     def init(params, key):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pflalign_jax.algorithms.partly_local import partly_local
-from pflalign_jax.federated import Algorithm, Loss, local_sgd, part_mask
+from pflalign_jax.federated import Algorithm, Loss, local_tx, part_mask
 from pflalign_jax.models import Model, cross_entropy
 
 
@@ -13,13 +13,14 @@ def fedbn(
     *,
     norms: Sequence[str] = ("*Norm*",),
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
     """Return FedBN: FedAvg of everything but normalisation layers.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       norms: names or patterns of the layers that stay with the client; with batch normalisation
         that is scale, bias and running statistics, which are parameters here.
 
@@ -33,7 +34,7 @@ def fedbn(
     """
     return partly_local(
         loss or cross_entropy(model),
-        local_sgd(learning_rate),
+        local_tx(learning_rate, local_optimizer),
         own_mask=lambda params: part_mask(params, norms),
         local_epochs=local_epochs,
         batch_size=batch_size,

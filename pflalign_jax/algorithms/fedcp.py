@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax import models
-from pflalign_jax.federated import Algorithm, ClientOutput, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, local_training, local_tx
 from pflalign_jax.federated.validation import nonnegative
 from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
@@ -51,6 +51,7 @@ def fedcp(
     learning_rate: float = 0.1,
     *,
     lam: float = 5.0,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -63,7 +64,7 @@ def fedcp(
 
     Args:
       model: what is trained, with a single dense head.
-      learning_rate, local_epochs, batch_size: as in `fedavg`.
+      learning_rate, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       lam: ``λ``, the pull to the received body's features; the paper takes 5.
 
     References:
@@ -76,7 +77,7 @@ def fedcp(
     """
     nonnegative("fedcp", lam=lam)
     head = single_head("fedcp", model)
-    tx = local_sgd(learning_rate)
+    tx = local_tx(learning_rate, local_optimizer)
 
     def logits(gated, z, noise=0.0):
         """Return ``[N, C]`` logits of ``[N, F]`` features."""

@@ -11,8 +11,8 @@ from pflalign_jax.federated import (
     Algorithm,
     ClientOutput,
     class_features,
-    local_sgd,
     local_training,
+    local_tx,
 )
 from pflalign_jax.federated.validation import nonnegative
 from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
@@ -50,6 +50,7 @@ def feddbe(
     learning_rate: float = 0.1,
     *,
     kappa: float = 1.0,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -62,7 +63,7 @@ def feddbe(
 
     Args:
       model: what is trained, with a single dense head.
-      learning_rate, local_epochs, batch_size: as in `fedavg`.
+      learning_rate, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       kappa: ``κ``, the pull of mean features to the consensus; the paper chooses among 0.001 to
         100. The authors' code halves the square: its 50 for the CNN is 25 here.
 
@@ -74,7 +75,7 @@ def feddbe(
     """
     nonnegative("feddbe", kappa=kappa)
     head = single_head("feddbe", model)
-    tx = local_sgd(learning_rate)
+    tx = local_tx(learning_rate, local_optimizer)
 
     def personal_model(params, bias):
         # W (z + b) is W z + W b: a bias of features is one of logits.

@@ -9,8 +9,8 @@ from pflalign_jax.federated import (
     ClientOutput,
     Loss,
     add_drift,
-    local_sgd,
     local_training,
+    local_tx,
     proximal,
 )
 from pflalign_jax.federated.validation import positive
@@ -24,6 +24,7 @@ def feddyn(
     num_clients: int,
     alpha: float = 0.01,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -35,7 +36,7 @@ def feddyn(
     h in the place of SCAFFOLD's control variates.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       num_clients: K, the number of all clients.
       alpha: ``α`` > 0, the pull to the global model; the paper tries 0.1, 0.01 and 0.001.
 
@@ -47,7 +48,7 @@ def feddyn(
       steps: it is not fine-tuned.
     """
     positive("feddyn", alpha=alpha, num_clients=num_clients)
-    tx = optax.chain(proximal(alpha), add_drift(), local_sgd(learning_rate))
+    tx = optax.chain(proximal(alpha), add_drift(), local_tx(learning_rate, local_optimizer))
     loss = loss or cross_entropy(model)
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 

@@ -3,7 +3,7 @@
 import optax
 
 from pflalign_jax.algorithms.averaging import averaging
-from pflalign_jax.federated import Algorithm, Loss, local_sgd
+from pflalign_jax.federated import Algorithm, Loss, local_tx
 from pflalign_jax.models import Model, cross_entropy
 
 
@@ -13,13 +13,14 @@ def fedopt(
     *,
     server_optimizer: optax.GradientTransformation,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
     """Return FedAvg whose server takes ``-Σ p_i (w_i - w)`` for a gradient.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       server_optimizer: any optax transform; ``optax.sgd(1.0)`` is FedAvg.
 
     References:
@@ -27,7 +28,7 @@ def fedopt(
     """
     return averaging(
         loss or cross_entropy(model),
-        local_sgd(learning_rate),
+        local_tx(learning_rate, local_optimizer),
         server_optimizer,
         local_epochs=local_epochs,
         batch_size=batch_size,

@@ -19,8 +19,8 @@ from pflalign_jax.federated import (
     ClientOutput,
     class_features,
     combine_params,
-    local_sgd,
     local_training,
+    local_tx,
     part_mask,
     partition_params,
 )
@@ -92,6 +92,7 @@ def fedpac(
     head: Sequence[str] | None = None,
     lam: float = 1.0,
     head_epochs: int = 1,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -105,7 +106,7 @@ def fedpac(
 
     Args:
       model: what is trained, with a single dense head.
-      learning_rate: step size of SGD, for head and body.
+      learning_rate: step size, for head and body.
       num_clients: K, the number of all clients, whose identities are ``0..K-1``.
       num_classes: C, the number of labels.
       head: names of the layers that are combined (`pflalign_jax.federated.part_mask`); None: the
@@ -113,7 +114,7 @@ def fedpac(
       lam: ``λ``, the pull of features to the global centroids; the authors' code takes 1.
       head_epochs: passes over the data for the head; the paper takes 1.
       local_epochs: passes over the data for the body; the paper takes 5.
-      batch_size: as in `fedavg`.
+      local_optimizer, batch_size: as in `fedavg`; the optimiser of head and body.
 
     References:
       Xu, Tong and Huang, "Personalized Federated Learning with Feature Alignment and Classifier
@@ -126,7 +127,7 @@ def fedpac(
     layer = single_head("fedpac", model)
     head_names = head_layers("fedpac", model, head)
     at_least_one("fedpac", num_clients=num_clients, head_epochs=head_epochs)
-    tx, objective = local_sgd(learning_rate), models.cross_entropy(model)
+    tx, objective = local_tx(learning_rate, local_optimizer), models.cross_entropy(model)
     work = {"batch_size": batch_size, "elementwise": True}
 
     def client_update(received, client, data, key):

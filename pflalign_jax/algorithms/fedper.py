@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pflalign_jax.algorithms.partly_local import partly_local
-from pflalign_jax.federated import Algorithm, Loss, local_sgd, part_mask
+from pflalign_jax.federated import Algorithm, Loss, local_tx, part_mask
 from pflalign_jax.federated.validation import head_layers
 from pflalign_jax.models import Model, cross_entropy
 
@@ -14,6 +14,7 @@ def fedper(
     *,
     head: Sequence[str] | None = None,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -24,7 +25,7 @@ def fedper(
     an empty head it is FedAvg.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       head: names of the layers that stay with the client (`pflalign_jax.federated.part_mask`);
         None: the model's head.
 
@@ -35,7 +36,7 @@ def fedper(
     layers = head_layers("fedper", model, head)
     return partly_local(
         loss or cross_entropy(model),
-        local_sgd(learning_rate),
+        local_tx(learning_rate, local_optimizer),
         own_mask=lambda params: part_mask(params, layers),
         local_epochs=local_epochs,
         batch_size=batch_size,

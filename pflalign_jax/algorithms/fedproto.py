@@ -10,8 +10,8 @@ from pflalign_jax.federated import (
     Algorithm,
     ClientOutput,
     class_features,
-    local_sgd,
     local_training,
+    local_tx,
 )
 from pflalign_jax.federated.validation import nonnegative
 from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
@@ -47,6 +47,7 @@ def fedproto(
     *,
     num_classes: int,
     lam: float = 1.0,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -59,7 +60,7 @@ def fedproto(
 
     Args:
       model: what is trained, with a single dense head.
-      learning_rate, local_epochs, batch_size: as in `fedavg`.
+      learning_rate, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       num_classes: C, the number of labels.
       lam: ``λ``, the pull of features to their prototypes; the paper takes 0.1 to 1 by dataset.
 
@@ -73,7 +74,7 @@ def fedproto(
     """
     nonnegative("fedproto", lam=lam)
     head = single_head("fedproto", model)
-    tx = local_sgd(learning_rate)
+    tx = local_tx(learning_rate, local_optimizer)
 
     def personal_model(server, params):
         """Return the model with prototypes for a head, where some are known."""

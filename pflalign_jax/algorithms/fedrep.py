@@ -11,8 +11,8 @@ from pflalign_jax.federated import (
     ClientOutput,
     Loss,
     combine_params,
-    local_sgd,
     local_training,
+    local_tx,
     part_mask,
 )
 from pflalign_jax.federated.validation import at_least_one, head_layers
@@ -27,6 +27,7 @@ def fedrep(
     head_epochs: int = 1,
     body_tx: optax.GradientTransformation | None = None,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -37,11 +38,11 @@ def fedrep(
     server averages bodies.
 
     Args:
-      model, learning_rate, loss, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, batch_size: as in `fedavg`.
       head: as in `fedper`.
       head_epochs: passes over the data for the head; the paper takes 10 or more, PFLlib 1.
-      body_tx: elementwise optimiser of the body, new in every round; None: SGD. In a config it is
-        the step size of `pflalign_jax.align_transform`.
+      body_tx: elementwise optimiser of the body, new in every round; None: ``local_optimizer``. In
+        a config it is the step size of `pflalign_jax.align_transform`.
       local_epochs: passes over the data for the body.
 
     References:
@@ -53,7 +54,7 @@ def fedrep(
     at_least_one("fedrep", head_epochs=head_epochs)
     layers = head_layers("fedrep", model, head)
     loss = loss or cross_entropy(model)
-    tx = local_sgd(learning_rate)
+    tx = local_tx(learning_rate, local_optimizer)
     body_tx = tx if body_tx is None else body_tx
     work = {"batch_size": batch_size, "elementwise": True}
 

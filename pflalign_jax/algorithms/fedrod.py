@@ -7,7 +7,7 @@ import optax
 from pflalign_jax import models
 from pflalign_jax.algorithms.averaging import averaged
 from pflalign_jax.algorithms.partly_local import ClientState
-from pflalign_jax.federated import Algorithm, ClientOutput, class_counts, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, class_counts, local_training, local_tx
 from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
 
@@ -16,6 +16,7 @@ def fedrod(
     learning_rate: float = 0.1,
     *,
     num_classes: int,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -28,14 +29,14 @@ def fedrod(
 
     Args:
       model: what is trained, with a single dense head.
-      learning_rate, local_epochs, batch_size: as in `fedavg`.
+      learning_rate, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       num_classes: C, the number of labels.
 
     References:
       Chen and Chao, "On Bridging Generic and Personalized Federated Learning for Image
       Classification", arXiv:2107.00778, Algorithm 1 with equation 6. Departure: H_i starts at 0.
     """
-    head, tx = single_head("fedrod", model), local_sgd(learning_rate)
+    head, tx = single_head("fedrod", model), local_tx(learning_rate, local_optimizer)
 
     def personal_model(params, own_head):
         return {**params, head: optax.tree.add(params[head], own_head)}

@@ -3,7 +3,7 @@
 import jax
 
 from pflalign_jax.algorithms.partly_local import partly_local
-from pflalign_jax.federated import Algorithm, Loss, local_sgd
+from pflalign_jax.federated import Algorithm, Loss, local_tx
 from pflalign_jax.federated.validation import has_adapters
 from pflalign_jax.models import Model, cross_entropy
 from pflalign_jax.models.lora import adapter_mask
@@ -14,6 +14,7 @@ def fedsa_lora(
     learning_rate: float = 0.1,
     *,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -25,14 +26,14 @@ def fedsa_lora(
 
     Args:
       model: what is trained, with adapters; see `pflalign_jax.models.lora`.
-      learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
 
     References:
       Guo et al., "Selective Aggregation for Low-Rank Adaptation in Federated Learning",
       arXiv:2410.01463, section 3.2. The head stays local, as the authors' code has it
       (``local_param: ['lora_B', 'classifier']``).
     """
-    tx = local_sgd(learning_rate)
+    tx = local_tx(learning_rate, local_optimizer)
     has_adapters("fedsa_lora", model)
 
     def own(params):

@@ -17,13 +17,14 @@ def fedyogi(
     b2: float = 0.99,
     tau: float = 1e-3,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
     """Return FedYogi: `fedopt` with Yogi on the server.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       server_learning_rate, b1, b2, tau: as in `fedadam`.
 
     References:
@@ -38,6 +39,7 @@ def fedyogi(
         learning_rate,
         server_optimizer=optax.yogi(server_learning_rate, b1, b2, tau),
         loss=loss,
+        local_optimizer=local_optimizer,
         local_epochs=local_epochs,
         batch_size=batch_size,
     )

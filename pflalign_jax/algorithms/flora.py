@@ -11,8 +11,8 @@ from pflalign_jax.federated import (
     ClientOutput,
     Loss,
     combine_params,
-    local_sgd,
     local_training,
+    local_tx,
     partition_params,
 )
 from pflalign_jax.federated.validation import has_adapters
@@ -25,6 +25,7 @@ def flora(
     learning_rate: float = 0.1,
     *,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -37,7 +38,7 @@ def flora(
 
     Args:
       model: what is trained, with adapters; see `pflalign_jax.models.lora`.
-      learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
 
     References:
       Wang et al., "FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank
@@ -46,7 +47,7 @@ def flora(
       the last round, which they merge themselves. Frozen weights have one copy for all, so the sum
       is kept beside them and is no adapter that PEFT could hold: `pflalign_jax.models.merge`.
     """
-    loss, tx = loss or cross_entropy(model), local_sgd(learning_rate)
+    loss, tx = loss or cross_entropy(model), local_tx(learning_rate, local_optimizer)
     has_adapters("flora", model)
 
     def client_update(server, client, data, key):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax import models
-from pflalign_jax.federated import Algorithm, ClientOutput, class_counts, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, class_counts, local_training, local_tx
 from pflalign_jax.federated.validation import nonnegative
 from pflalign_jax.models.base import dense, labelled_features, mean_of_real, single_head
 
@@ -61,6 +61,7 @@ def gpfl(
     num_classes: int,
     lam: float = 0.01,
     mu: float = 0.1,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -74,7 +75,7 @@ def gpfl(
 
     Args:
       model: what is trained, with a single dense head.
-      learning_rate, local_epochs, batch_size: as in `fedavg`.
+      learning_rate, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       num_classes: C, the number of labels.
       lam: ``λ``, the pull of global features to the received embeddings; the authors take 0.01, for
         ResNet and fastText 0.0001.
@@ -92,7 +93,10 @@ def gpfl(
     nonnegative("gpfl", lam=lam, mu=mu)
     head = single_head("gpfl", model)
     decayed = Trained(model=False, classes=True, valve=True)  # type: ignore[arg-type]
-    tx = optax.chain(optax.masked(optax.add_decayed_weights(mu), decayed), local_sgd(learning_rate))
+    tx = optax.chain(
+        optax.masked(optax.add_decayed_weights(mu), decayed),
+        local_tx(learning_rate, local_optimizer),
+    )
 
     def body_of(params):
         return {name: layer for name, layer in params.items() if name != head}

@@ -15,6 +15,7 @@ def ifca(
     *,
     num_clusters: int = 2,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -24,7 +25,7 @@ def ifca(
     moved. Every model moves by the mean over the clients that chose it. k = 1 is FedAvg.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       num_clusters: k, the number of models; the paper takes 2 to 4.
 
     References:
@@ -32,7 +33,7 @@ def ifca(
       Algorithm 1, option II. Departure: means are weighted by examples, there by clients.
     """
     federated.validation.at_least_one("ifca", num_clusters=num_clusters)
-    loss, tx = loss or cross_entropy(model), federated.local_sgd(learning_rate)
+    loss, tx = loss or cross_entropy(model), federated.local_tx(learning_rate, local_optimizer)
     local = federated.local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def choose(models, data):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from pflalign_jax.algorithms.partly_local import partly_local
-from pflalign_jax.federated import Algorithm, Loss, local_sgd, part_mask
+from pflalign_jax.federated import Algorithm, Loss, local_tx, part_mask
 from pflalign_jax.federated.validation import head_layers
 from pflalign_jax.models import Model, cross_entropy
 
@@ -16,6 +16,7 @@ def lgfedavg(
     *,
     head: Sequence[str] | None = None,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -25,7 +26,7 @@ def lgfedavg(
     sends what the head has moved.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       head: names of the layers that are shared (`pflalign_jax.federated.part_mask`); None: the
         model's head.
 
@@ -42,7 +43,7 @@ def lgfedavg(
 
     return partly_local(
         loss or cross_entropy(model),
-        local_sgd(learning_rate),
+        local_tx(learning_rate, local_optimizer),
         own_mask=body,
         local_epochs=local_epochs,
         batch_size=batch_size,

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_training, local_tx
 from pflalign_jax.models import Model, cross_entropy
 
 
@@ -17,6 +17,7 @@ def local(
     learning_rate: float = 0.1,
     *,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -26,9 +27,9 @@ def local(
     are the client's model before and after a round's steps.
 
     Args:
-      model, learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
     """
-    tx = local_sgd(learning_rate)
+    tx = local_tx(learning_rate, local_optimizer)
     loss = loss or cross_entropy(model)
     training = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.algorithms.averaging import averaged
-from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientOutput,
+    Loss,
+    local_sgd,
+    local_training,
+    local_tx,
+)
 from pflalign_jax.federated.validation import nonnegative, positive
 from pflalign_jax.models import Batch, Model, cross_entropy
 
@@ -18,6 +25,7 @@ def perfedavg(
     hessian_free: bool = False,
     delta: float = 1e-3,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -31,6 +39,8 @@ def perfedavg(
 
     Args:
       model, loss: as in `fedavg`.
+      local_optimizer: of the meta-steps, as in `fedavg`; adaptation is SGD, which the method
+        differentiates.
       learning_rate: ``β``, the step size of the meta-steps.
       alpha: ``α``, the step size of the adaptation; the paper takes 0.01.
       hessian_free: True adds the second-order term; False is the first-order variant.
@@ -65,7 +75,7 @@ def perfedavg(
         )
         return value, optax.tree.add_scale(d, -alpha / (2 * delta), optax.tree.sub(up, down))
 
-    tx, adapting = local_sgd(learning_rate), local_sgd(alpha)
+    tx, adapting = local_tx(learning_rate, local_optimizer), local_sgd(alpha)
     meta = local_training(loss, tx, local_epochs, batch_size, elementwise=True, gradient=gradient)
     adaptation = local_training(loss, adapting, 1, batch_size, elementwise=True)
 

@@ -15,7 +15,7 @@ from pflalign_jax.federated import (
     local_sgd,
     local_training,
 )
-from pflalign_jax.federated.validation import at_least_one, is_concrete, nonnegative
+from pflalign_jax.federated.validation import at_least_one, is_concrete, nonnegative, sgd_only
 from pflalign_jax.models import Model, cross_entropy
 
 
@@ -41,6 +41,7 @@ def pfedme(
     inner_steps: int = 5,
     beta: float = 1.0,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -53,6 +54,7 @@ def pfedme(
     Args:
       model, loss, local_epochs, batch_size: as in `fedavg`.
       learning_rate: ``η`` of the local copy; ``η λ`` is how far it moves to θ in a step.
+      local_optimizer: "sgd" alone: a local step is a share of the way to θ.
       personal_learning_rate: step size of the inner steps, below ``2 / λ``, or they diverge; the
         authors' commands have 0.01 for their CNN to 0.1 for their linear model.
       lam: ``λ``, the pull of the personal model to the local copy; the paper takes 15.
@@ -70,6 +72,7 @@ def pfedme(
     """
     nonnegative("pfedme", personal_learning_rate=personal_learning_rate, lam=lam, beta=beta)
     at_least_one("pfedme", inner_steps=inner_steps)
+    sgd_only("pfedme", local_optimizer)
     pull_per_step = personal_learning_rate * lam
     if is_concrete(pull_per_step) and pull_per_step >= 2:
         raise ValueError(

@@ -9,7 +9,7 @@ import optax
 from pflalign_jax.algorithms.averaging import ServerState, averaged
 from pflalign_jax.align import AlignState, align_transform, direction, new_round, realign
 from pflalign_jax.diagnostics import alignment_metrics
-from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_direction, local_training
 from pflalign_jax.federated.validation import at_most_one
 from pflalign_jax.models import Model, cross_entropy
 
@@ -45,6 +45,7 @@ def pflalign(
     before: optax.GradientTransformation | None = None,
     diagnostics: bool = False,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -79,6 +80,9 @@ def pflalign(
       before: an elementwise transform of gradients in front of the alignment, new in every round,
         whose ``centre`` is the received model. In a config it is ``μ`` of
         `pflalign_jax.federated.proximal`.
+      local_optimizer: what makes of a gradient the direction that is aligned, new in every round:
+        "sgd" takes the gradient, as the method; with "momentum" and "adamw" P scales what they
+        step along, weight decay included, and needs a step size of its own.
       diagnostics: True adds `pflalign_jax.diagnostics.alignment_metrics` to the metrics.
 
     References:
@@ -87,6 +91,8 @@ def pflalign(
     align = align_transform(learning_rate, beta, eps, precondition, correction, memory_dtype)
     _check_staleness(staleness, realignment)
     before = optax.identity() if before is None else before
+    if local_optimizer != "sgd":
+        before = optax.chain(before, local_direction(local_optimizer))
     tx = optax.chain(before, align)
     loss = loss or cross_entropy(model)
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)

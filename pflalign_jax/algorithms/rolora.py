@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.algorithms.averaging import averaged
-from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_sgd, local_training
+from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_training, local_tx
 from pflalign_jax.federated.validation import has_adapters
 from pflalign_jax.models import Model, cross_entropy
 from pflalign_jax.models.lora import adapter_mask
@@ -25,6 +25,7 @@ def rolora(
     learning_rate: float = 0.1,
     *,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -36,7 +37,7 @@ def rolora(
 
     Args:
       model: what is trained, with adapters; see `pflalign_jax.models.lora`.
-      learning_rate, loss, local_epochs, batch_size: as in `fedavg`.
+      learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
 
     References:
       Chen et al., "Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA",
@@ -44,7 +45,7 @@ def rolora(
       sent as zeros and counted, there it is not sent; training and averaging the head is FedAvg's,
       what the authors do with one could not be verified.
     """
-    tx = optax.chain(local_sgd(learning_rate), _in_turn())
+    tx = optax.chain(local_tx(learning_rate, local_optimizer), _in_turn())
     has_adapters("rolora", model)
     local = local_training(
         loss or cross_entropy(model), tx, local_epochs, batch_size, elementwise=True

@@ -14,7 +14,7 @@ from pflalign_jax.federated import (
     local_sgd,
     local_training,
 )
-from pflalign_jax.federated.validation import nonnegative, positive
+from pflalign_jax.federated.validation import nonnegative, positive, sgd_only
 from pflalign_jax.models import Model, cross_entropy
 
 
@@ -38,6 +38,7 @@ def scaffold(
     num_clients: int,
     server_learning_rate: float = 1.0,
     loss: Loss | None = None,
+    local_optimizer: str = "sgd",
     local_epochs: int = 1,
     batch_size: int = 10,
 ) -> Algorithm:
@@ -52,6 +53,7 @@ def scaffold(
     Args:
       model, loss, local_epochs, batch_size: as in `fedavg`.
       learning_rate: ``η`` > 0, the step size of a client's SGD.
+      local_optimizer: "sgd" alone: from its steps the control variates are told.
       num_clients: K, the number of all clients.
       server_learning_rate: ``η_g``, the step size of the server; the paper takes 1.
 
@@ -62,6 +64,7 @@ def scaffold(
     """
     positive("scaffold", learning_rate=learning_rate, num_clients=num_clients)
     nonnegative("scaffold", server_learning_rate=server_learning_rate)
+    sgd_only("scaffold", local_optimizer)
     tx = optax.chain(add_drift(), local_sgd(learning_rate))
     loss = loss or cross_entropy(model)
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)

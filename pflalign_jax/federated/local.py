@@ -139,8 +139,56 @@ def _shaped(tree, like):
     return jax.tree.map(lambda a, b: a.reshape(jnp.shape(b)), tree, like)
 
 
+DIRECTIONS: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "sgd": optax.identity,
+    "momentum": lambda: optax.trace(decay=0.9),
+    "adamw": lambda: optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.01)),
+}
+"""What `local_tx` steps along, by the optimiser's name."""
+
+
+def local_tx(
+    learning_rate: float, local_optimizer: str = "sgd", name: str = "learning_rate"
+) -> optax.GradientTransformation:
+    """Return the local optimiser of most algorithms; its state is new in every round.
+
+    What an algorithm adds to a gradient (a pull to the global model, a drift) is part of the
+    gradient that the optimiser is given. All three are elementwise.
+
+    Args:
+      learning_rate: step size, a number or a traced value.
+      local_optimizer: what clients step with, in algorithms that do not say otherwise: "sgd";
+        "momentum", SGD with momentum 0.9; or "adamw" with the values of PyTorch, β₁ 0.9, β₂ 0.999,
+        ε 1e-8 and a weight decay of 0.01, which is multiplied by the step size.
+      name: what errors call ``learning_rate``.
+
+    Raises:
+      ValueError: for another name, or unless ``learning_rate`` is finite and >= 0.
+
+    References:
+      Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
+    """
+    nonnegative("local_tx", **{name: learning_rate})
+    return optax.chain(
+        local_direction(local_optimizer), optax.scale_by_learning_rate(learning_rate)
+    )
+
+
+def local_direction(local_optimizer: str) -> optax.GradientTransformation:
+    """Return what a local optimiser steps along, before it is scaled by ``-learning_rate``.
+
+    Raises:
+      ValueError: for a name that `local_tx` does not know.
+    """
+    if local_optimizer not in DIRECTIONS:
+        raise ValueError(
+            f"local_optimizer={local_optimizer!r} is unknown; choose from {', '.join(DIRECTIONS)}"
+        )
+    return DIRECTIONS[local_optimizer]()
+
+
 def local_sgd(learning_rate: float, name: str = "learning_rate") -> optax.GradientTransformation:
-    """Return plain SGD, the local optimiser of most algorithms.
+    """Return plain SGD, whatever a config says of local optimisers.
 
     Raises:
       ValueError: unless ``learning_rate`` is finite and >= 0; it calls it ``name``.

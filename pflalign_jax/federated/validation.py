@@ -68,6 +68,15 @@ def has_adapters(function: str, model: Model) -> None:
         )
 
 
+def sgd_only(function: str, local_optimizer: str) -> None:
+    """Raise ValueError unless the local optimiser is SGD."""
+    if local_optimizer != "sgd":
+        raise ValueError(
+            f"{function}: local_optimizer={local_optimizer!r} is not allowed; its formulas hold "
+            "for steps of 'sgd' only"
+        )
+
+
 def is_concrete(value: object) -> bool:
     """Tell whether a value can be looked at, because it is not traced."""
     return not isinstance(value, jax.core.Tracer)

@@ -84,7 +84,8 @@ def pretrained_encoder(
     def apply(params: Any, x: jax.Array) -> jax.Array:
         return dense(params["head"], features(params, x))
 
-    model = Model(init, apply, head=("head",), features=features)
+    check = functools.partial(_check_tokens, path, parts.config)
+    model = Model(init, apply, head=("head",), features=features, prepare=check)
     weights, below = parts.top_weights, None
     if keep_hidden:
         model, below = model._replace(prepare=prepare), parts.lower_weights
@@ -176,7 +177,7 @@ def _encoder(path: str, adapt_layers: int | None, dtype: str) -> tuple[EncoderPa
         raise PretrainedError(f"{path} is no encoder; use model pretrained_decoder")
     layers = loaded.config.layers if adapt_layers is None else adapt_layers
     parts = encoder_parts(loaded.config, loaded.weights, layers, dtype)
-    return parts, _keeping(parts)
+    return parts, _keeping(parts, path)
 
 
 @functools.lru_cache(maxsize=1)
@@ -187,7 +188,7 @@ def _decoder(path: str, adapt_layers: int | None, dtype: str) -> tuple[DecoderPa
         raise PretrainedError(f"{path} is no decoder; use model pretrained_encoder")
     layers = loaded.config.layers if adapt_layers is None else adapt_layers
     parts = decoder_parts(loaded.config, loaded.weights, layers, dtype)
-    return parts, _keeping(parts)
+    return parts, _keeping(parts, path)
 
 
 def _named(model: Model, path: str, config: EncoderConfig | DecoderConfig, task: str) -> Model:
@@ -209,7 +210,18 @@ def _real(hidden: jax.Array) -> jax.Array:
     return jnp.any(hidden != 0, axis=-1)
 
 
-def _keeping(parts: EncoderParts | DecoderParts) -> Prepare:
+def _check_tokens(path: str, config: EncoderConfig | DecoderConfig, x: np.ndarray) -> np.ndarray:
+    """Return tokens ``[N, L]``, or raise an error for one that the model does not have."""
+    if x.max(initial=0) >= config.vocabulary:
+        raise PretrainedError(
+            f"texts have tokens up to {x.max()}, and {path} has embeddings of {config.vocabulary} "
+            "tokens; encode the texts with the tokeniser of this model, e.g. "
+            f"config.dataset.tokenizer={path}"
+        )
+    return x
+
+
+def _keeping(parts: EncoderParts | DecoderParts, path: str) -> Prepare:
     """Return what computes the hidden states below the top layers, zeros where padding is.
 
     ``[N, L]`` tokens become ``[N, L, D]`` float32. What it made of the last tokens it was given is
@@ -225,6 +237,7 @@ def _keeping(parts: EncoderParts | DecoderParts) -> Prepare:
     def prepare(x: np.ndarray) -> np.ndarray:
         if last and last[0] is x:
             return last[1]
+        _check_tokens(path, parts.config, x)
         kept = _room((*x.shape, parts.config.hidden))
         weights = jax.tree.map(jnp.asarray, parts.lower_weights)
         # Batches are of one size, so that one program is compiled.

@@ -327,12 +327,20 @@ def build_algorithm(
     # Every algorithm's own default is the loss of a classification.
     of_classes = task.name in ("classification", "next_token")
     function = factory("algorithm", fields["name"])
+    takes = inspect.signature(function).parameters
+    optimizer = config.get("local_optimizer", "sgd")  # runs of earlier versions have none
+    if optimizer != "sgd" and "local_optimizer" not in takes:
+        raise ConfigError(
+            f"config.local_optimizer={optimizer!r} does not go with algorithm {fields['name']!r}, "
+            "which takes no argument local_optimizer"
+        )
     algorithm = call(
         function,
         fields,
         model=model,
         loss=None if of_classes else task.loss(model),
         num_classes=num_outputs,
+        local_optimizer=optimizer,
         local_epochs=config["local_epochs"],
         batch_size=config["batch_size"],
         num_clients=num_clients,
@@ -343,8 +351,7 @@ def build_algorithm(
             f"config.algorithm.name={fields['name']!r} returned {type(algorithm).__name__}; it "
             "must return a pflalign_jax.Algorithm"
         )
-    takes_loss = "loss" in inspect.signature(function).parameters
-    if not (of_classes or takes_loss or algorithm.classes_only):
+    if not (of_classes or "loss" in takes or algorithm.classes_only):
         raise ConfigError(
             f"config.algorithm.name={fields['name']!r} takes no argument loss and would train a "
             f"classification; task {task.name!r} needs one that does"

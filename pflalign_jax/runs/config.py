@@ -14,8 +14,9 @@ from ml_collections import ConfigDict, FieldReference
 from pflalign_jax.datasets.base import DatasetError
 from pflalign_jax.datasets.options import check_options
 from pflalign_jax.datasets.partition_examples import partition_arguments
-from pflalign_jax.federated import federate, local_training
+from pflalign_jax.federated import federate, local_training, local_tx
 from pflalign_jax.federated.client_states import PLACES
+from pflalign_jax.federated.local import DIRECTIONS
 from pflalign_jax.runs import message_config as messages
 from pflalign_jax.runs.config_checks import ConfigError, checked, in_range, nearest, one_of
 from pflalign_jax.runs.factories import (
@@ -97,6 +98,7 @@ RUN_FIELDS = {
         "examples; scores and predictions keep their units",
     ),
     "cohort_size": RunField(None, int | None, federate),
+    "local_optimizer": RunField("sgd", str, local_tx, choices=tuple(DIRECTIONS)),
     "local_epochs": RunField(1, int, local_training),
     "batch_size": RunField(10, int, local_training),
     "learning_rate_schedule": RunField(

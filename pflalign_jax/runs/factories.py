@@ -45,6 +45,7 @@ SUPPLIED = {
     "loss",
     "model",
     "num_classes",
+    "local_optimizer",
     "local_epochs",
     "batch_size",
     "num_clients",

@@ -31,7 +31,7 @@ def test_all_builders_are_public():
 def test_arguments_have_one_order(name):
     names = list(parameters(name))
     assert names[:2] == ["model", "learning_rate"]
-    last = ["local_epochs", "batch_size"]
+    last = ["local_optimizer", "local_epochs", "batch_size"]
     last = last if name in OWN_LOSS else ["loss", *last]
     assert names[-len(last) :] == last
     own = names[2 : -len(last)]
@@ -49,6 +49,7 @@ def test_arguments_have_one_kind(name):
     if "loss" in found:
         assert found["loss"].default is None
     assert found["local_epochs"].default == 1 and found["batch_size"].default == 10
+    assert found["local_optimizer"].default == "sgd"
 
 
 @pytest.mark.parametrize("name", FACTORIES)

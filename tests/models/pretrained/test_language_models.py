@@ -52,7 +52,7 @@ def test_kept_hidden_states_change_nothing(encoder):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: a + rng.normal(size=a.shape).astype(np.float32), params)
     hidden = made[0].prepare(x)
-    assert hidden.shape == (48, 9, config.hidden) and made[1].prepare is None
+    assert hidden.shape == (48, 9, config.hidden) and made[1].prepare(x) is x
     logits = [np.asarray(m.apply(params, f)) for m, f in zip(made, (hidden, x), strict=True)]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
     assert made[0].prepare(x) is hidden  # of the same texts, once
@@ -84,12 +84,28 @@ def test_the_digest_is_of_all_weights(tmp_path, make, write, name, keep):
 def test_hidden_states_of_many_texts_are_in_a_file(encoder, monkeypatch):
     x, _ = texts(encoder)
     parts, _ = language._encoder(encoder, 1, "float32")
-    small = language._keeping(parts)(x)
+    small = language._keeping(parts, encoder)(x)
     monkeypatch.setattr(language, "LARGE", 1000)
     monkeypatch.setattr(language, "AT_ONCE", 5)
-    large = language._keeping(parts)(x)
+    large = language._keeping(parts, encoder)(x)
     assert isinstance(large, np.memmap) and not isinstance(small, np.memmap)
     np.testing.assert_allclose(large, small, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x: x + 14, r"tokens up to 2\d, and .*encoder has embeddings of 14 tokens; encode"),
+        (lambda x: np.tile(x, 2), r"texts of 18 tokens are longer than the model's context, 12"),
+    ],
+)
+def test_texts_of_another_tokeniser_are_refused_before_training(encoder, keep, change, message):
+    data, _ = intents(encoder)
+    data = data._replace(x=change(data.x))
+    model = models.pretrained_encoder(2, encoder, rank=2, adapt_layers=1, keep_hidden=keep)
+    with pytest.raises(pretrained.PretrainedError, match=message):
+        pfl.federate(pfl.algorithms.fedavg(model, 0.1), model, data)
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -119,6 +135,8 @@ def test_next_tokens_of_a_decoder(decoder):
     model = models.pretrained_decoder(config.vocabulary, decoder, rank=2, adapt_layers=2)
     params = model.init(jax.random.key(0), jnp.zeros((1, 8)))
     assert set(params) == {"lora"} and len(params["lora"]) == 4
+    everywhere = models.pretrained_decoder(config.vocabulary, decoder, rank=2, adapt_layers=None)
+    assert len(everywhere.init(jax.random.key(0), jnp.zeros((1, 8)))["lora"]) == 2 * config.layers
     # Without training the adapters do nothing: logits are those of the pretrained model.
     loaded = pretrained.load(decoder)
     parts = pretrained.decoder_parts(loaded.config, loaded.weights, 2)

@@ -1,0 +1,1 @@
+"""When does gradient alignment pay? A map over data and ways to train."""

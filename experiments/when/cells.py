@@ -1,0 +1,192 @@
+"""The cells of the maps: a comparison each, and what it says about gradient alignment."""
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import stats
+
+from experiments.compare.comparison import compare
+from experiments.compare.leaderboard import RANKED_BY, Entry, paired
+from pflalign_jax.cli.console import ComparisonProgress
+from pflalign_jax.runs import files
+
+CELL = "cell.json"
+
+
+class Map(NamedTuple):
+    """Two fields of the config that vary; all others are those of the base setting.
+
+    Attributes:
+      x, y: their names.
+      xs, ys: their values.
+    """
+
+    x: str
+    xs: Sequence[float]
+    y: str
+    ys: Sequence[float]
+
+
+MAPS = {
+    "data": Map(
+        "dataset.alpha", (0.03, 0.1, 0.5, 100.0), "dataset.examples_per_client", (20, 50, 200)
+    ),
+    "noise": Map("batch_size", (2, 5, 10, 50), "dataset.label_noise", (0.0, 0.2, 0.4)),
+    "work": Map("local_epochs", (1, 2, 5, 10), "cohort_size", (2, 5, 10, 20)),
+    "horizon": Map("rounds", (10, 25, 50, 100, 200), "cohort_size", (2, 5, 20)),
+}
+"""Heterogeneity and amount of data; noise of gradients and of labels; local work and participation;
+the number of rounds and participation."""
+
+
+class Gain(NamedTuple):
+    """How much better a method's clients are than those of the best rival, with a 95 % interval.
+
+    The interval is that of Student's t over clients, each the mean over seeds; NaN without a
+    trained model.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it can be told from zero."""
+        return self.low > 0 or self.high < 0
+
+
+class Cell(NamedTuple):
+    """What a comparison in one setting says.
+
+    Attributes:
+      values: field to value, where they are not those of the base setting.
+      rival: the rival with the best validation score.
+      scores: method to its adapted score on test data, the mean over clients and seeds.
+      gains: variant of pFLAlign to its gain over ``rival``.
+      seconds: that the comparison took.
+    """
+
+    values: Mapping[str, float]
+    rival: str
+    scores: Mapping[str, float]
+    gains: Mapping[str, Gain]
+    seconds: float
+
+
+def cells_of(name: str, config: ConfigDict) -> Iterator[dict[str, float]]:
+    """Yield the values of a map's cells that are not those of the base setting, row by row."""
+    of_map = MAPS[name]
+    for y in of_map.ys:
+        for x in of_map.xs:
+            yield changed(config, {of_map.x: x, of_map.y: y})
+
+
+def changed(config: ConfigDict, values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values that are not those of the config, so that maps share their cells."""
+    base = files.flat_fields(config.to_dict())
+    return {name: value for name, value in values.items() if base[name] != repr(value)}
+
+
+def folder(values: Mapping[str, float]) -> str:
+    """Return the name of a cell's directory.
+
+    >>> folder({"dataset.alpha": 0.5, "rounds": 10}), folder({})
+    ('alpha-0.5_rounds-10', 'base')
+    """
+    parts = (f"{name.rpartition('.')[2]}-{value:g}" for name, value in values.items())
+    return "_".join(parts) or "base"
+
+
+def run_cell(
+    config: ConfigDict,
+    values: Mapping[str, float],
+    rivals: Sequence[str],
+    seeds: int,
+    root: pathlib.Path,
+    progress: ComparisonProgress | None = None,
+    stop: Callable[[], int] = lambda: 0,
+) -> Cell:
+    """Return a cell, which is compared first if it is not in its directory.
+
+    Args:
+      config: the base setting; its ``compare.algorithms`` are compared.
+      values: of the fields that are others in this cell.
+      rivals: those among the algorithms that are not pFLAlign.
+      seeds: of every chosen setting.
+      root: directory of the map.
+      progress, stop: as in `experiments.compare.comparison.compare`.
+
+    Raises:
+      WorkdirError: if the cell was made with another config or other seeds.
+    """
+    path = root / "cells" / folder(values)
+    plan = config.copy_and_resolve_references()
+    plan.update_from_flattened_dict(values)
+    if plan.eval_every == config.rounds:
+        plan.eval_every = plan.rounds  # scored at the end alone, however many rounds there are
+    setting = json.loads(json.dumps({"config": plan.to_dict(), "seeds": seeds}))
+    if (path / CELL).exists():
+        found = json.loads((path / CELL).read_text())
+        if found.pop("setting") != setting:
+            raise files.WorkdirError(
+                f"{path} was made with another config or other --seeds; choose another --workdir"
+            )
+        gains = {name: Gain(*_numbers(gain)) for name, gain in found.pop("gains").items()}
+        return Cell(gains=gains, **found)
+    clock = time.perf_counter()
+    path.mkdir(parents=True, exist_ok=True)
+    entries = compare(plan, list(plan.compare.algorithms), seeds, path, progress, stop)
+    cell = cell_of(values, entries, rivals, time.perf_counter() - clock)
+    files.write_json(path / CELL, {"setting": setting, **_as_json(cell)})
+    return cell
+
+
+def cell_of(
+    values: Mapping[str, float], entries: Sequence[Entry], rivals: Sequence[str], seconds: float
+) -> Cell:
+    """Return what a comparison's entries say."""
+    by_name = {entry.method: entry for entry in entries}
+    # On validation data: the best of several on test data would be too good.
+    best = max((by_name[name] for name in rivals), key=_validation_merit)
+    scores = {
+        name: float(np.mean(entry.scores[RANKED_BY]))
+        for name, entry in by_name.items()
+        if entry.scores.get(RANKED_BY)
+    }
+    gains = {name: gain(entry, best) for name, entry in by_name.items() if name not in rivals}
+    return Cell(dict(values), best.method, scores, gains, seconds)
+
+
+def _validation_merit(entry: Entry) -> float:
+    known = math.isfinite(entry.validation)  # not if all of its runs diverged
+    return entry.headline.merit(entry.validation) if known else -math.inf
+
+
+def gain(found: Entry, rival: Entry) -> Gain:
+    """Return a method's `Gain` over a rival, paired client by client."""
+    _, differences = paired(found.clients, rival.clients, found.headline)
+    if len(differences) < 2:
+        return Gain(math.nan, math.nan, math.nan)
+    mean, error = float(differences.mean()), float(stats.sem(differences))
+    half = float(stats.t.ppf(0.975, len(differences) - 1)) * error
+    return Gain(mean, mean - half, mean + half)
+
+
+def _as_json(cell: Cell) -> dict[str, Any]:
+    """Return a cell with None where json has no number."""
+    gains = {
+        name: [value if math.isfinite(value) else None for value in gain]
+        for name, gain in cell.gains.items()
+    }
+    return {**cell._asdict(), "gains": gains}
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]

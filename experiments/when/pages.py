@@ -1,0 +1,144 @@
+"""Maps as heat maps, as a table for readers, and as a table for programs."""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.when.cells import MAPS, Cell, Gain
+from pflalign_jax.cli import plots
+from pflalign_jax.runs import files
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+LABELS = {
+    "dataset.alpha": "Dirichlet α",
+    "dataset.examples_per_client": "examples per client",
+    "dataset.label_noise": "wrong labels",
+    "batch_size": "batch size",
+    "local_epochs": "local epochs",
+    "cohort_size": "clients per round",
+    "rounds": "rounds",
+}
+"""What fields are called in pictures and tables."""
+
+
+def write(root: pathlib.Path, found: Mapping[str, Sequence[Cell]], command: str) -> None:
+    """Write ``when.csv``, ``when.md`` and ``when.png``.
+
+    Args:
+      root: directory.
+      found: map to its cells, row by row.
+      command: that makes them again.
+    """
+    with (root / "when.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(table(found))
+    files.write_text(root / "when.md", page(found, command))
+    plots.save_figure(picture(found), root / "when.png")
+
+
+def places(name: str, cells: Sequence[Cell]) -> list[tuple[float, float, Cell]]:
+    """Return a map's cells with their x and y."""
+    of_map = MAPS[name]
+    at = [(x, y) for y in of_map.ys for x in of_map.xs]
+    return [(x, y, cell) for (x, y), cell in zip(at, cells, strict=True)]
+
+
+def table(found: Mapping[str, Sequence[Cell]]) -> list[list[Any]]:
+    """Return the titles and a row for each cell and variant."""
+    rows: list[list[Any]] = [
+        ["map", "x", "x_value", "y", "y_value", "method", "gain", "low", "high", "score"]
+        + ["rival", "rival_score", "seconds"]
+    ]
+    for name, cells in found.items():
+        for x, y, cell in places(name, cells):
+            for method, gain in cell.gains.items():
+                rows.append(
+                    [name, MAPS[name].x, x, MAPS[name].y, y, method, *gain]
+                    + [cell.scores.get(method, ""), cell.rival, cell.scores.get(cell.rival, "")]
+                    + [cell.seconds]
+                )
+    return rows
+
+
+def page(found: Mapping[str, Sequence[Cell]], command: str) -> str:
+    """Return a page in Markdown with a table for each map."""
+    seconds = {id(cell): cell.seconds for cells in found.values() for cell in cells}
+    lines = [
+        "# When gradient alignment pays",
+        "",
+        f"    {command}",
+        "",
+        "Gains are paired differences of personal/adapted on test data, client by client, over the "
+        "rival that is best on validation, with the 95 % interval over clients; **bold** where it "
+        f"can be told from zero. The comparisons took {sum(seconds.values()) / 60:.0f} minutes.",
+    ]
+    for name, cells in found.items():
+        methods = list(cells[0].gains)
+        titles = [LABELS.get(field, field) for field in (MAPS[name].x, MAPS[name].y)]
+        titles += ["best rival", *methods]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            "| " + " | ".join(titles) + " |",
+            "|" + "---|" * len(titles),
+        ]
+        for x, y, cell in places(name, cells):
+            row = [f"{x:g}", f"{y:g}", f"{cell.rival} {cell.scores.get(cell.rival, np.nan):.1f}"]
+            row += [_text(cell.gains[method]) for method in methods]
+            lines.append("| " + " | ".join(row) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _text(gain: Gain) -> str:
+    if not np.isfinite(gain.mean):
+        return "diverged"
+    mean = f"{gain.mean:+.1f}"
+    return f"{f'**{mean}**' if gain.is_clear else mean} ({gain.low:+.1f} to {gain.high:+.1f})"
+
+
+def picture(found: Mapping[str, Sequence[Cell]]) -> Figure:
+    """Draw a row of heat maps for each map, one for each variant of pFLAlign.
+
+    Cells whose gain cannot be told from zero are hatched.
+    """
+    methods = list(next(iter(found.values()))[0].gains)
+    gains = [gain.mean for cells in found.values() for c in cells for gain in c.gains.values()]
+    limit = max((abs(g) for g in gains if np.isfinite(g)), default=1.0) or 1.0
+    size = (3.0 * len(methods) + 1.0, 2.6 * len(found))
+    figure = plots.new_figure(size)
+    axes = figure.subplots(len(found), len(methods), squeeze=False)
+    for row, (name, cells) in zip(axes, found.items(), strict=True):
+        for ax, method in zip(row, methods, strict=True):
+            shown = heat_map(ax, name, [cell.gains[method] for cell in cells], limit)
+            ax.set_title(method.replace("_", " "), fontsize="small")
+    figure.colorbar(shown, ax=axes, label="gain over the best rival", shrink=0.6)
+    return figure
+
+
+def heat_map(ax: Axes, name: str, gains: Sequence[Gain], limit: float) -> AxesImage:
+    """Draw one variant's gains over a map's two fields; return what a colour bar needs."""
+    of_map = MAPS[name]
+    values = np.array([gain.mean for gain in gains]).reshape(len(of_map.ys), len(of_map.xs))
+    shown = ax.imshow(values, cmap="PuOr", vmin=-limit, vmax=limit, origin="lower", aspect="auto")
+    for place, gain in enumerate(gains):
+        y, x = divmod(place, len(of_map.xs))
+        if not gain.is_clear:
+            ax.fill_between((x - 0.5, x + 0.5), y - 0.5, y + 0.5, facecolor="none",
+                            edgecolor="#888888", hatch="///", linewidth=0)  # fmt: skip
+        text = f"{gain.mean:+.1f}" if np.isfinite(gain.mean) else "×"
+        ax.text(x, y, text, ha="center", va="center", fontsize="x-small")
+    ax.set_xticks(range(len(of_map.xs)), [f"{value:g}" for value in of_map.xs])
+    ax.set_yticks(range(len(of_map.ys)), [f"{value:g}" for value in of_map.ys])
+    ax.set_xlabel(LABELS.get(of_map.x, of_map.x), fontsize="x-small")
+    ax.set_ylabel(LABELS.get(of_map.y, of_map.y), fontsize="x-small")
+    ax.tick_params(labelsize="x-small")
+    return shown

@@ -41,7 +41,7 @@ def pretrained_encoder(
     rank: int = 8,
     alpha: float = 16.0,
     targets: tuple[str, ...] = ("layer_*/query", "layer_*/value"),
-    adapt_layers: int = 2,
+    adapt_layers: int | None = 2,
     dropout: float = 0.0,
     keep_hidden: bool = True,
     dtype: str = "float32",
@@ -56,7 +56,7 @@ def pretrained_encoder(
       path: of a model folder, or the name of one that a package ships, ``"all-MiniLM-L6-v2"``; see
         `pflalign_jax.models.pretrained.load`.
       rank, alpha, targets, dropout: see `lora`.
-      adapt_layers: how many layers, from the top, may have adapters.
+      adapt_layers: how many layers, from the top, may have adapters; None: all.
       keep_hidden: whether the hidden states below those layers are computed once for every example
         and kept (`Model.prepare`), in memory or above 1 GiB in a temporary file, instead of in
         every step.
@@ -103,7 +103,7 @@ def pretrained_decoder(
     rank: int = 8,
     alpha: float = 16.0,
     targets: tuple[str, ...] = ("layer_*/q_proj", "layer_*/v_proj"),
-    adapt_layers: int = 2,
+    adapt_layers: int | None = 2,
     dropout: float = 0.0,
     keep_hidden: bool = False,
     dtype: str = "float32",
@@ -170,22 +170,24 @@ Prepare = Callable[[np.ndarray], np.ndarray]
 
 # The last one only: runs of one comparison read the same files, and keep the same hidden states.
 @functools.lru_cache(maxsize=1)
-def _encoder(path: str, adapt_layers: int, dtype: str) -> tuple[EncoderParts, Prepare]:
+def _encoder(path: str, adapt_layers: int | None, dtype: str) -> tuple[EncoderParts, Prepare]:
     """Return an encoder in two parts, and what computes the states below the upper one."""
     loaded = load(_place(path))
     if not isinstance(loaded.config, EncoderConfig):
         raise PretrainedError(f"{path} is no encoder; use model pretrained_decoder")
-    parts = encoder_parts(loaded.config, loaded.weights, adapt_layers, dtype)
+    layers = loaded.config.layers if adapt_layers is None else adapt_layers
+    parts = encoder_parts(loaded.config, loaded.weights, layers, dtype)
     return parts, _keeping(parts, path)
 
 
 @functools.lru_cache(maxsize=1)
-def _decoder(path: str, adapt_layers: int, dtype: str) -> tuple[DecoderParts, Prepare]:
+def _decoder(path: str, adapt_layers: int | None, dtype: str) -> tuple[DecoderParts, Prepare]:
     """Return a decoder likewise."""
     loaded = load(_place(path))
     if not isinstance(loaded.config, DecoderConfig):
         raise PretrainedError(f"{path} is no decoder; use model pretrained_encoder")
-    parts = decoder_parts(loaded.config, loaded.weights, adapt_layers, dtype)
+    layers = loaded.config.layers if adapt_layers is None else adapt_layers
+    parts = decoder_parts(loaded.config, loaded.weights, layers, dtype)
     return parts, _keeping(parts, path)
 
 

@@ -135,6 +135,8 @@ def test_next_tokens_of_a_decoder(decoder):
     model = models.pretrained_decoder(config.vocabulary, decoder, rank=2, adapt_layers=2)
     params = model.init(jax.random.key(0), jnp.zeros((1, 8)))
     assert set(params) == {"lora"} and len(params["lora"]) == 4
+    everywhere = models.pretrained_decoder(config.vocabulary, decoder, rank=2, adapt_layers=None)
+    assert len(everywhere.init(jax.random.key(0), jnp.zeros((1, 8)))["lora"]) == 2 * config.layers
     # Without training the adapters do nothing: logits are those of the pretrained model.
     loaded = pretrained.load(decoder)
     parts = pretrained.decoder_parts(loaded.config, loaded.weights, 2)

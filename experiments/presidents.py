@@ -1,0 +1,31 @@
+"""Presidents' addresses, the next token by president; SmolLM2 with adapters in its top layers.
+
+make models, and --config.dataset.path=DIRECTORY with the public speeches.jsonl, are required.
+
+Twelve presidents of those with enough text, the later part of each one's addresses held out.
+"""
+
+from ml_collections import ConfigDict
+
+from pflalign_jax.runs import default_config
+
+MODEL = "SmolLM2-135M-Instruct"
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = default_config(model="pretrained_decoder")
+    config.rounds = 6
+    config.eval_every = 3
+    config.batch_size = 8
+    config.dataset.name = "sotu_presidents"
+    config.dataset.tokenizer = MODEL
+    config.dataset.length = 64
+    config.dataset.num_clients = 12
+    config.dataset.fraction = 0.1
+    config.dataset.min_examples = 50
+    config.dataset.normalise = "fixed"
+    config.model.path = MODEL
+    config.model.adapt_layers = 4
+    config.model.keep_hidden = True
+    return config

@@ -46,7 +46,7 @@ setuptools.setup(
         # What --log=tensorboard,wandb needs.
         "log": ["tensorboardX>=2.6", "wandb>=0.18"],
         # Pretrained language models: their weights, by two formats, and tokenisers.
-        "lm": ["safetensors>=0.5", "gguf>=0.17", "tokenizers>=0.21"],
+        "lm": ["safetensors>=0.5", "gguf>=0.17", "tokenizers>=0.21", "huggingface_hub>=0.25"],
         # What they are compared with in a slow test; a PyTorch for CPUs is enough.
         "lm-reference": ["torch>=2.4", "transformers>=5", "accelerate>=1", "peft>=0.17"],
         # Accounts for differential privacy.

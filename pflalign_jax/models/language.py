@@ -2,7 +2,6 @@
 
 import functools
 import math
-import pathlib
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +20,12 @@ from pflalign_jax.models.pretrained import (
     PretrainedError,
     decoder_parts,
     encoder_parts,
-    find_packaged,
+    find_model,
     load,
     token_losses,
 )
 from pflalign_jax.models.pretrained.layout import dense_modules
-from pflalign_jax.models.pretrained.loading import PACKAGED
+from pflalign_jax.models.pretrained.loading import HUB, PACKAGED
 
 LARGE = 2**30
 """Bytes of hidden states above which they are memory-mapped in a temporary file."""
@@ -53,8 +52,8 @@ def pretrained_encoder(
 
     Args:
       num_classes: width of the head.
-      path: of a model folder, or the name of one that a package ships, ``"all-MiniLM-L6-v2"``; see
-        `pflalign_jax.models.pretrained.load`.
+      path: of a model folder, the name of one that a package ships, ``"all-MiniLM-L6-v2"``, or
+        ``"hub:owner/name"``; see `pflalign_jax.models.pretrained.find_model`.
       rank, alpha, targets, dropout: see `lora`.
       adapt_layers: how many layers, from the top, may have adapters; None: all.
       keep_hidden: whether the hidden states below those layers are computed once for every example
@@ -114,8 +113,8 @@ def pretrained_decoder(
 
     Args:
       num_classes: the vocabulary of the data, at most that of the model.
-      path: of a model folder or a GGUF file, or the name of one that a package ships,
-        ``"SmolLM2-135M-Instruct"``.
+      path: of a model folder or a GGUF file, the name of one that a package ships,
+        ``"SmolLM2-135M-Instruct"``, or ``"hub:owner/name"``.
       rank, alpha, targets, adapt_layers, dropout, keep_hidden, dtype: as in `pretrained_encoder`.
 
     Raises:
@@ -172,7 +171,7 @@ Prepare = Callable[[np.ndarray], np.ndarray]
 @functools.lru_cache(maxsize=1)
 def _encoder(path: str, adapt_layers: int | None, dtype: str) -> tuple[EncoderParts, Prepare]:
     """Return an encoder in two parts, and what computes the states below the upper one."""
-    loaded = load(_place(path))
+    loaded = load(find_model(path))
     if not isinstance(loaded.config, EncoderConfig):
         raise PretrainedError(f"{path} is no encoder; use model pretrained_decoder")
     layers = loaded.config.layers if adapt_layers is None else adapt_layers
@@ -183,7 +182,7 @@ def _encoder(path: str, adapt_layers: int | None, dtype: str) -> tuple[EncoderPa
 @functools.lru_cache(maxsize=1)
 def _decoder(path: str, adapt_layers: int | None, dtype: str) -> tuple[DecoderParts, Prepare]:
     """Return a decoder likewise."""
-    loaded = load(_place(path))
+    loaded = load(find_model(path))
     if not isinstance(loaded.config, DecoderConfig):
         raise PretrainedError(f"{path} is no decoder; use model pretrained_encoder")
     layers = loaded.config.layers if adapt_layers is None else adapt_layers
@@ -196,13 +195,10 @@ def _named(model: Model, path: str, config: EncoderConfig | DecoderConfig, task:
     if model.adapters is None:
         return model
     base = PACKAGED[path].hub if path in PACKAGED else path
+    if path.startswith(HUB):
+        base, _, _ = path.removeprefix(HUB).partition("@")
     named = model.adapters._replace(base=base, task=task, modules=dense_modules(config))
     return model._replace(adapters=named)
-
-
-def _place(path: str) -> str | pathlib.Path:
-    """Return the path of a model, of one that a package ships where it is such a name."""
-    return find_packaged(path) if path in PACKAGED else path
 
 
 def _real(hidden: jax.Array) -> jax.Array:

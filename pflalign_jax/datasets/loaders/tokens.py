@@ -113,7 +113,8 @@ def read_tokeniser(path: str | os.PathLike) -> Tokeniser:
     Args:
       path: of a ``tokenizer.json`` of Hugging Face's ``tokenizers``, of a folder that holds one, or
         of a GGUF file, in which the tokens for padding and the end stand, too; or the name of a
-        model that a package ships (`find_packaged`), e.g. ``"all-MiniLM-L6-v2"``.
+        model that a package ships, e.g. ``"all-MiniLM-L6-v2"``, or ``"hub:owner/name"``; see
+        `pflalign_jax.models.pretrained.find_model`.
 
     Raises:
       DatasetError: naming the file, if it is missing or no tokeniser, or the package is missing.
@@ -158,9 +159,9 @@ def _file_of(path: str | os.PathLike) -> pathlib.Path:
     if file.exists():
         return file
     # Here, as data without such a name do not pay for flax.
-    from pflalign_jax.models.pretrained.loading import PACKAGED, find_packaged
+    from pflalign_jax.models.pretrained import find_model
 
-    return find_packaged(str(path)) if str(path) in PACKAGED else file
+    return find_model(path)
 
 
 def _of_gguf(file: pathlib.Path) -> Tokeniser:

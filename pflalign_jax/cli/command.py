@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from absl import app, flags, logging
 
 from pflalign_jax.errors import UserError
+from pflalign_jax.runs.files import how_to_go_on
 from pflalign_jax.runs.signals import StoppedError
 
 MISTAKE = 2
@@ -79,9 +80,8 @@ def tells_how_to_go_on(workdir: pathlib.Path, tell: bool = True) -> Iterator[Non
         yield
     except StoppedError as stopped:
         if tell:
-            print(f"{stopped}; the same command with --workdir={workdir} goes on", file=sys.stderr)
+            print(f"{stopped}; {how_to_go_on(workdir)}", file=sys.stderr)
         sys.exit(128 + stopped.signum)
     except KeyboardInterrupt:
-        message = f"interrupted; --workdir={workdir} goes on from its last checkpoint"
-        print(message, file=sys.stderr)
+        print(f"interrupted; {how_to_go_on(workdir)}", file=sys.stderr)
         sys.exit(130)  # 128 + SIGINT

@@ -1,0 +1,179 @@
+"""What a run does after damage to each of its files: it ends the same, or refuses by name.
+
+The table is that of docs/resume.md.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from small_runs import go, interrupted, same, small
+
+from pflalign_jax.errors import UserError
+from pflalign_jax.runs import loop
+from pflalign_jax.runs.checkpoints import checkpoint_path
+
+CONFIG = small(client_state_in="disk")
+
+
+class Fault(NamedTuple):
+    """One change to a run that was stopped after round 3, with checkpoints of rounds 2 and 3.
+
+    Attributes:
+      name: of the case.
+      damage: changes the directory.
+      message: what is said or raised.
+      same: whether the run then ends as one that was never disturbed; else it is refused and no
+        file changes.
+    """
+
+    name: str
+    damage: Callable[[Path], object]
+    message: str
+    same: bool
+
+
+def other_bytes(file: Path) -> None:
+    """Write other bytes of the same length, which can be read as well."""
+    content = file.read_bytes()
+    at = next(i for i in reversed(range(len(content))) if content[i : i + 1] in b"123456789")
+    file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    assert len(file.read_bytes()) == len(content) and file.read_bytes() != content
+
+
+def change_states_of_the_last_round(run: Path) -> None:
+    log = np.frombuffer((run / "client_states/rounds.log").read_bytes(), np.int64)
+    start = 0
+    for _ in range(2):
+        start += 2 + 3 * log[start + 1] + 1
+    members = log[start + 1]
+    states = run / "client_states/states.bin"
+    content = bytearray(states.read_bytes())
+    slot_bytes = len(content) // (1 + log[start + 2 + members : start + 2 + 2 * members].max())
+    content[log[start + 2 + members] * slot_bytes + 5] ^= 1
+    states.write_bytes(content)
+
+
+def zero(file: Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def append(file: Path, text: str) -> None:
+    with file.open("a") as opened:
+        opened.write(text)
+
+
+def zero_arrays(run: Path) -> None:
+    for file in (checkpoint_path(run / "checkpoints", 3) / "state").rglob("d/*"):
+        zero(file)
+
+
+ASIDE = "it is set aside as unusable-00000003"
+SLOW = pytest.mark.slow
+
+FAULTS = [
+    Fault("nothing", lambda run: None, "going on in .* after round 3 of 6", True),
+    Fault("a state changed", change_states_of_the_last_round, f"not match.*{ASIDE}", True),
+    Fault("all states zero", lambda run: zero(run / "client_states/states.bin"),
+          "no checkpoint in .* can be used: .* states of clients 0, 1", False),
+    Fault("rounds.log cut", lambda run: (run / "client_states/rounds.log").write_bytes(
+        (run / "client_states/rounds.log").read_bytes()[:-1]), f"only up to round 2.*{ASIDE}",
+        True),
+    Fault("layout.json empty", lambda run: (run / "client_states/layout.json").write_text(""),
+          r"no checkpoint in .* can be used: .*layout\.json cannot be read", False),
+    Fault("config.json gone", lambda run: (run / "config.json").unlink(),
+          r"holds metrics\.jsonl, .* of a run, but its config\.json is missing", False),
+    Fault("data.json gone", lambda run: (run / "data.json").unlink(),
+          r"data\.json is missing, which says .*; put it back", False),
+    Fault("partition.npz gone", lambda run: (run / "partition.npz").unlink(), "going on", True),
+    Fault("partition.npz zero", lambda run: zero(run / "partition.npz"), "going on", True),
+    Fault("clients.csv: other bytes", lambda run: other_bytes(run / "clients.csv"),
+          r"bytes of .*clients\.csv differ .* Put it back", False),
+    Fault("metrics.jsonl: other bytes", lambda run: other_bytes(run / "metrics.jsonl"),
+          r"bytes of .*metrics\.jsonl differ .* Put it back", False),
+    Fault("clients.csv empty", lambda run: (run / "clients.csv").write_text(""),
+          r"clients\.csv has 0 bytes, \d+ when the checkpoint", False),
+    Fault("metrics.jsonl: a torn line", lambda run: append(run / "metrics.jsonl", '{"rou'),
+          "going on", True),
+    Fault("checkpoint: arrays zero", zero_arrays, f"00000003 is damaged.*{ASIDE}", True),
+    Fault("checkpoint: meta gone", lambda run: shutil.rmtree(
+        checkpoint_path(run / "checkpoints", 3) / "meta"), f"00000003 is damaged.*{ASIDE}", True),
+]  # fmt: skip
+
+IN_DEFAULT_RUN = ("a state changed", "all states zero", "config.json gone", "data.json gone",
+                  "clients.csv: other bytes", "metrics.jsonl: other bytes")  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_peak():
+    """Do not measure the machine's peak at every start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "matmul_peak", lambda: 1e11)
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """One directory for all runs: client states on disk are of a directory, and so are programs."""
+    return tmp_path_factory.mktemp("faults") / "run"
+
+
+@pytest.fixture(scope="module")
+def alone(place):
+    go(place, CONFIG)
+    return place.rename(place.parent / "alone")
+
+
+@pytest.fixture(scope="module")
+def half(alone, place):
+    return interrupted(place, CONFIG).rename(place.parent / "half")
+
+
+@pytest.fixture
+def run(half, place):
+    yield shutil.copytree(half, place)
+    shutil.rmtree(place)
+
+
+def contents(path):
+    return {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(f, id=f.name, marks=() if f.name in IN_DEFAULT_RUN else SLOW) for f in FAULTS],
+)
+def test_damage(fault, run, alone):
+    fault.damage(run)
+    before, said = contents(run), []
+    if fault.same:
+        go(run, CONFIG, said)
+        assert_said(fault.message, "\n".join(said))
+        same(run, alone)
+    else:
+        with pytest.raises(UserError) as error:
+            go(run, CONFIG, said)
+        assert_said(fault.message, str(error.value))
+        assert contents(run) == before
+
+
+def assert_said(pattern, text):
+    assert re.search(pattern, text), text
+
+
+def test_a_changed_state_in_the_middle_of_a_round_names_the_client(run, alone):
+    """The run had gone on already; the same command goes back to a whole checkpoint."""
+    federation = built(run, CONFIG).federation
+    experiment = built(run, CONFIG)
+    start = resuming.prepare(run, experiment, [].append)
+
+    def damage(done, row):
+        if done == 4:
+            zero(run / "client_states" / "states.bin")
+
+    plan = RunPlan(experiment, run, start, run / "checkpoints", on_round=damage)
+    with pytest.raises(StoreError, match=r"states\.bin is damaged: the state of client \d \(bytes"):
+        train(plan)

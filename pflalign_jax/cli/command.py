@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 
+from pflalign_jax.cli.output import output_may_fail
 from pflalign_jax.errors import UserError
 from pflalign_jax.runs.files import how_to_go_on
 from pflalign_jax.runs.signals import StoppedError
@@ -61,11 +62,12 @@ def run_command(
         logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
         main(argv[1:])
 
-    try:
-        app.run(start, flags_parser=parse)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(MISTAKE)
+    with output_may_fail():
+        try:
+            app.run(start, flags_parser=parse)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(MISTAKE)
 
 
 @contextlib.contextmanager

@@ -70,6 +70,8 @@ class RunPlan(NamedTuple):
       checkpoints: directory of the run's checkpoints, the same in all processes; None: without.
       on_round: called after every round with the number done and, if it was evaluated, its row.
       stop: the signal to stop for, 0 as long as there is none; asked after every round.
+      on_end: called with what came of the run before ``summary.json`` makes it a finished one: what
+        this writes is there whenever the run is finished.
       save_last: whether the last round's state is saved, too.
     """
 
@@ -79,6 +81,7 @@ class RunPlan(NamedTuple):
     checkpoints: pathlib.Path | None = None
     on_round: Callable[[int, Row | None], None] = lambda done, row: None
     stop: Callable[[], int] = lambda: 0
+    on_end: Callable[["Outcome"], None] = lambda outcome: None
     save_last: bool = True
 
 
@@ -221,9 +224,11 @@ class RunInProgress:
             metrics = experiment.federation.task.metrics
             scores = files.read_scores(workdir, experiment.config.rounds, names, metrics)
         summary = summary_of(experiment, progress.rows)
+        outcome = Outcome(summary, list(progress.rows), scores, experiment)
+        self.plan.on_end(outcome)
         if workdir is not None:
             files.write_summary(workdir, summary)
-        return Outcome(summary, list(progress.rows), scores, experiment)
+        return outcome
 
     def _evaluate(
         self, progress: Progress, result: RoundResult, loss: float

@@ -3,18 +3,24 @@
 The table is that of docs/resume.md.
 """
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from small_runs import go, interrupted, same, small
 
+import pflalign_jax as pfl
 from pflalign_jax.errors import UserError
+from pflalign_jax.federated import StoreError
 from pflalign_jax.runs import loop
 from pflalign_jax.runs.checkpoints import checkpoint_path
+from pflalign_jax.runs.files import RunError
+from pflalign_jax.runs.round_checks import DivergedError
 
 CONFIG = small(client_state_in="disk")
 
@@ -164,16 +170,66 @@ def assert_said(pattern, text):
     assert re.search(pattern, text), text
 
 
-def test_a_changed_state_in_the_middle_of_a_round_names_the_client(run, alone):
-    """The run had gone on already; the same command goes back to a whole checkpoint."""
-    federation = built(run, CONFIG).federation
-    experiment = built(run, CONFIG)
-    start = resuming.prepare(run, experiment, [].append)
+def test_loading_writes_nothing(run):
+    before = contents(run)
+    loaded = pfl.load_run(run)
+    loaded.personal_params(0)
+    assert contents(run) == before
 
-    def damage(done, row):
-        if done == 4:
-            zero(run / "client_states" / "states.bin")
 
-    plan = RunPlan(experiment, run, start, run / "checkpoints", on_round=damage)
-    with pytest.raises(StoreError, match=r"states\.bin is damaged: the state of client \d \(bytes"):
-        train(plan)
+def test_what_a_run_that_went_on_has_written_over_is_not_loaded(run):
+    loaded, wanted = pfl.load_run(run), pfl.load_run(run)
+    states = [wanted.personal_params(k) for k in range(6)]
+    go(run, CONFIG)
+    for k in range(6):
+        try:
+            jax.tree.map(np.testing.assert_array_equal, loaded.personal_params(k), states[k])
+        except RunError as error:
+            assert "goes on and no longer keeps its checkpoint of round 3" in str(error)
+
+
+def test_a_damaged_state_and_changed_metrics_are_not_loaded(run):
+    zero(run / "client_states" / "states.bin")
+    loaded = pfl.load_run(run)
+    k = next(k for k in range(6) if loaded_state_is_damaged(loaded, k))
+    with pytest.raises(StoreError, match=f"the state of client {loaded.client_names[k]} .bytes"):
+        loaded.personal_params(k)
+    other_bytes(run / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"metrics\.jsonl differ from when"):
+        pfl.load_run(run)
+
+
+def loaded_state_is_damaged(loaded, k):
+    try:
+        loaded.personal_params(k)
+    except StoreError:
+        return True
+    return False
+
+
+def test_a_best_checkpoint_that_is_gone_is_not_replaced_by_another(run):
+    shutil.rmtree(checkpoint_path(run / "checkpoints", 2))
+    with pytest.raises(RunError, match=r"round 2 was the best .* which has rounds \[3\]: use one"):
+        pfl.load_run(run, "best")
+
+
+def test_a_run_stopped_before_its_first_evaluation_is_loaded(half, place):
+    loaded = pfl.load_run(interrupted(place, CONFIG, 1))
+    assert (loaded.round, loaded.metrics) == (1, [])
+    assert jax.tree.leaves(loaded.personal_params(0))
+    with pytest.raises(RunError, match="no checkpoint with a validation score"):
+        pfl.load_run(place, "best")
+    shutil.rmtree(place)
+
+
+def test_a_run_that_refused_stays_stopped(tmp_path):
+    config = small(on_nonfinite="raise")
+    config.model.name, config.model.hidden = "mlp", (4,)
+    config.algorithm.name, config.algorithm.learning_rate = "fedavg", 1e30
+    with pytest.raises(DivergedError) as first:
+        go(tmp_path, config)
+    before = contents(tmp_path)
+    with pytest.raises(DivergedError) as again:
+        go(tmp_path, config)
+    assert str(again.value).startswith(str(first.value))
+    assert contents(tmp_path) == before

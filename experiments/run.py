@@ -23,6 +23,7 @@ from pflalign_jax.cli.devices import (
     cache_programs,
     check_devices,
     join_processes,
+    told_if_processes_die,
     use_devices,
 )
 from pflalign_jax.cli.flags import (
@@ -101,7 +102,7 @@ def main(arguments: list[str]) -> None:
     path = pathlib.Path(WORKDIR.value or default_workdir(config.algorithm.name))
     first = is_first_process()
     console = Console(quiet=not first)
-    with tells_how_to_go_on(path, tell=first):
+    with tells_how_to_go_on(path, tell=first), told_if_processes_die(path):
         watch = functools.partial(watched, console)
         outcome = run(config, path, say=say_on(console), watch=watch)
     if not first:

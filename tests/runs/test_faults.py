@@ -5,6 +5,7 @@ The table is that of docs/resume.md.
 
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,14 +13,16 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from small_runs import go, interrupted, same, small
+from small_runs import built, go, interrupted, same, small, stopped_after
 
 import pflalign_jax as pfl
+from pflalign_jax.cli.command import tells_how_to_go_on
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import StoreError
-from pflalign_jax.runs import loop
+from pflalign_jax.runs import files, loop, resuming, signals
 from pflalign_jax.runs.checkpoints import checkpoint_path
 from pflalign_jax.runs.files import RunError
+from pflalign_jax.runs.loop import RunPlan, train
 from pflalign_jax.runs.round_checks import DivergedError
 
 CONFIG = small(client_state_in="disk")
@@ -233,3 +236,59 @@ def test_a_run_that_refused_stays_stopped(tmp_path):
         go(tmp_path, config)
     assert str(again.value).startswith(str(first.value))
     assert contents(tmp_path) == before
+
+
+def test_what_is_drawn_of_a_run_is_there_when_it_is_finished(run, alone):
+    experiment, drawn = built(run, CONFIG), []
+
+    def interrupted_while_drawing(outcome):
+        raise KeyboardInterrupt
+
+    def plan(on_end):
+        start = resuming.prepare(run, experiment, [].append)
+        return RunPlan(experiment, run, start, run / "checkpoints", on_end=on_end)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(plan(interrupted_while_drawing))
+    assert not files.is_finished(run)
+    train(plan(drawn.append))
+    assert drawn[0].scores and files.is_finished(run)
+    same(run, alone)
+
+
+@pytest.mark.parametrize(
+    ("fields", "rounds", "advice"),
+    [
+        ({"checkpoint_every": 1}, 3, r"the same command with --workdir={} goes on from the check"),
+        ({"checkpoint_every": 0}, 1, r"the same command with --workdir={} starts again from ro"),
+        ({"checkpoint_every": 0}, 3, r"it cannot go on, .*checkpoint_every=0.*or delete {}$"),
+    ],
+    ids=["with a checkpoint", "before the first evaluation", "without checkpoints"],
+)
+def test_advice_is_what_the_same_command_does(fields, rounds, advice, tmp_path, capsys):
+    config = small(**fields)
+    with pytest.raises(SystemExit) as ended, tells_how_to_go_on(tmp_path):
+        go(tmp_path, config, asked=stopped_after(rounds))
+    assert ended.value.code == 128 + 15
+    assert_said(advice.format(re.escape(str(tmp_path))), capsys.readouterr().err.strip())
+    said = []
+    if "cannot go on" in advice:
+        with pytest.raises(files.WorkdirError, match="saved no checkpoints"):
+            go(tmp_path, config, said)
+    else:
+        go(tmp_path, config, said)
+        assert_said(r"goes on|going on in .* after round 3|starts again from round 0", said[0])
+
+
+def test_a_closed_terminal_is_a_request_to_stop_unless_it_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with signals.asked_to_stop() as asked:
+            signal.raise_signal(signal.SIGHUP)
+            assert asked() == signal.SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        with signals.asked_to_stop() as asked:
+            signal.raise_signal(signal.SIGHUP)
+            assert asked() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pflalign_jax as pfl
 from pflalign_jax.federated import disk_store as stores
 from pflalign_jax.federated.client_store import HostStore, StoreError
 from pflalign_jax.federated.disk_store import DamagedStateError, DiskStore, damaged_clients
@@ -242,3 +243,36 @@ def test_a_store_of_an_earlier_version_goes_on_without_checksums(tmp_path):
     again.write(np.array([2]), rows([21]), 2)
     assert not again.checked and damaged_clients(tmp_path, 2) == []
     assert_equal(DiskStore(FIRST, 10, tmp_path).read(np.array([7, 2])), rows([70, 21]))
+
+
+@pytest.mark.slow
+def test_what_checksums_cost(tmp_path, monkeypatch):
+    """The figures of docs/resume.md."""
+    first = {"w": np.zeros(250_000, np.float32)}
+    state = {"w": np.random.default_rng(0).normal(size=(20, 250_000)).astype(np.float32)}
+    for checked in (False, True):
+        store = DiskStore(first, 20, tmp_path / str(checked))
+        store.checked = checked
+        took = []
+        for r in range(1, 10):
+            clock = time.process_time()
+            store.write(np.arange(20), state, r)
+            store.read(np.arange(20))
+            took.append((time.process_time() - clock) / 20 * 1000)
+        print(f"a client of 1 MB written and read, {checked=}: {np.median(took):.2f} ms of CPU")
+    config = pfl.runs.default_config()
+    config.rounds, config.eval_every, config.checkpoint_every = 100, 50, 0
+    config.client_state_in = "disk"
+    config.model.hidden = (200,)
+    spent, checksum = [0.0], stores._checksum
+
+    def timed(parts):
+        clock = time.thread_time()
+        found = checksum(parts)
+        spent[0] += time.thread_time() - clock
+        return found
+
+    monkeypatch.setattr(stores, "_checksum", timed)
+    rows = pfl.runs.run(config, tmp_path / "run").rows
+    seconds = sum(50 * row["seconds"] for row in rows)
+    print(f"digits, states on disk: {spent[0] / seconds:.2%} of the rounds' time")

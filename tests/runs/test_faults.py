@@ -4,6 +4,7 @@ The table is that of docs/resume.md.
 """
 
 import re
+import resource
 import shutil
 import signal
 from collections.abc import Callable
@@ -147,6 +148,12 @@ def run(half, place):
     shutil.rmtree(place)
 
 
+@pytest.fixture
+def empty(half, place):
+    yield place
+    shutil.rmtree(place)
+
+
 def contents(path):
     return {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
@@ -171,6 +178,24 @@ def test_damage(fault, run, alone):
 
 def assert_said(pattern, text):
     assert re.search(pattern, text), text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", np.geomspace(1_000, 300_000, 17).astype(int).tolist())
+def test_no_room_for_files_above_a_size(size, run, alone):
+    """The system refuses to write more to a file, as it refuses on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        go(run, CONFIG)
+    except UserError as error:
+        assert_said(r"cannot (be written|take|hold)|[Mm]ake room", str(error))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    print(f"{size} bytes: {'finished' if files.is_finished(run) else 'ended, and goes on'}")
+    if not files.is_finished(run):
+        go(run, CONFIG)
+    same(run, alone)
 
 
 def test_loading_writes_nothing(run):
@@ -216,13 +241,12 @@ def test_a_best_checkpoint_that_is_gone_is_not_replaced_by_another(run):
         pfl.load_run(run, "best")
 
 
-def test_a_run_stopped_before_its_first_evaluation_is_loaded(half, place):
-    loaded = pfl.load_run(interrupted(place, CONFIG, 1))
+def test_a_run_stopped_before_its_first_evaluation_is_loaded(empty):
+    loaded = pfl.load_run(interrupted(empty, CONFIG, 1))
     assert (loaded.round, loaded.metrics) == (1, [])
     assert jax.tree.leaves(loaded.personal_params(0))
     with pytest.raises(RunError, match="no checkpoint with a validation score"):
-        pfl.load_run(place, "best")
-    shutil.rmtree(place)
+        pfl.load_run(empty, "best")
 
 
 def test_a_run_that_refused_stays_stopped(tmp_path):
@@ -265,18 +289,18 @@ def test_what_is_drawn_of_a_run_is_there_when_it_is_finished(run, alone):
     ],
     ids=["with a checkpoint", "before the first evaluation", "without checkpoints"],
 )
-def test_advice_is_what_the_same_command_does(fields, rounds, advice, tmp_path, capsys):
-    config = small(**fields)
-    with pytest.raises(SystemExit) as ended, tells_how_to_go_on(tmp_path):
-        go(tmp_path, config, asked=stopped_after(rounds))
+def test_advice_is_what_the_same_command_does(fields, rounds, advice, empty, capsys):
+    config = small(client_state_in="disk", **fields)
+    with pytest.raises(SystemExit) as ended, tells_how_to_go_on(empty):
+        go(empty, config, asked=stopped_after(rounds))
     assert ended.value.code == 128 + 15
-    assert_said(advice.format(re.escape(str(tmp_path))), capsys.readouterr().err.strip())
+    assert_said(advice.format(re.escape(str(empty))), capsys.readouterr().err.strip())
     said = []
     if "cannot go on" in advice:
         with pytest.raises(files.WorkdirError, match="saved no checkpoints"):
-            go(tmp_path, config, said)
+            go(empty, config, said)
     else:
-        go(tmp_path, config, said)
+        go(empty, config, said)
         assert_said(r"goes on|going on in .* after round 3|starts again from round 0", said[0])
 
 

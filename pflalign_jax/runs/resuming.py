@@ -219,7 +219,7 @@ def _refuse_another_run(workdir: pathlib.Path, experiment: Experiment) -> None:
     differ = {name: values for name, values in found.items() if name not in may_change}
     files.refuse_other_weights(workdir, model)
     if differ.keys() <= set(OF_DATA):
-        _refuse_other_data(workdir, dataset)  # which says who came or went
+        refuse_other_data(workdir, dataset)  # which says who came or went
     if differ:
         said = [f"config.{name} was {was}, is {now}" for name, (was, now) in differ.items()]
         raise WorkdirError(
@@ -266,7 +266,12 @@ def differences(
     }
 
 
-def _refuse_other_data(workdir: pathlib.Path, dataset: FederatedDataset) -> None:
+def refuse_other_data(workdir: pathlib.Path, dataset: FederatedDataset) -> None:
+    """Refuse data that are not those of the run in a directory.
+
+    Raises:
+      WorkdirError: naming what differs and the clients that are gone or new.
+    """
     before = files.read_data(workdir, default={})
     now = files.as_written(files.describe_data(dataset, before))
     if "features_crc32" in before:  # of an earlier version
@@ -277,7 +282,7 @@ def _refuse_other_data(workdir: pathlib.Path, dataset: FederatedDataset) -> None
     differ = sorted(k for k in compared if before[k] != now[k])
     if differ:
         raise WorkdirError(
-            f"workdir {workdir} holds an unfinished run of other data than {dataset.name} is now: "
+            f"workdir {workdir} holds a run of other data than {dataset.name} is now: "
             f"{', '.join(differ)} differ{_who_changed(workdir, dataset, before, now)}. Put the "
             "data back as they were, or choose another --workdir"
         )

@@ -90,12 +90,12 @@ class HostStore:
         """Do nothing: states in memory are of the last round only."""
 
 
-def clients_of(positions):
+def clients_of(positions: np.ndarray) -> list[tuple[int, tuple[int, ...]]]:
     """Return ``[(client, index into the table)]`` of the clients that a table of positions has."""
     return [(int(k), where) for where, k in np.ndenumerate(positions) if k >= 0]
 
 
-def first_rows(first, known):
+def first_rows(first: list[np.ndarray], known: np.ndarray) -> list[np.ndarray]:
     """Return rows for a table of positions, to be filled where ``known``, else first states."""
     rows = [np.empty((*known.shape, *leaf.shape), leaf.dtype) for leaf in first]
     for where in zip(*np.nonzero(~known), strict=True):

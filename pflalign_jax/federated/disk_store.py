@@ -22,10 +22,6 @@ CHECKED = "checksums"
 """Key of ``layout.json``: CRC-32 where records have checksums; earlier versions wrote none."""
 
 
-class DamagedStateError(StoreError):
-    """A client's state that is not what was written."""
-
-
 class DiskStore:
     """A `ClientStore` in files, safe against crashes at round granularity.
 
@@ -54,8 +50,8 @@ class DiskStore:
 
     Raises:
       StoreError: if the directory cannot be written, or holds other shapes or not these rounds; in
-        ``read`` and ``write``, for what the operating system refuses.
-      DamagedStateError: in ``read``, naming the client.
+        ``read`` and ``write``, for what the operating system refuses; in ``read``, naming the
+        client, for a state that is not what was written.
     """
 
     def __init__(
@@ -107,7 +103,7 @@ class DiskStore:
                 parts = _parts(rows, where)
                 _transfer(os.preadv, self._states.fd, parts, slot * self._slot_bytes)
                 if self.checked and _checksum(parts) != self._sums[slot]:
-                    raise DamagedStateError(self._damage(k, slot))
+                    raise StoreError(self._damage(k, slot))
         return self._treedef.unflatten(rows)
 
     def _damage(self, k: int, slot: int) -> str:

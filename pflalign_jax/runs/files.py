@@ -143,6 +143,8 @@ def how_to_go_on(workdir: pathlib.Path) -> str:
     same = f"the same command with --workdir={workdir}"
     if is_comparison(workdir):
         return f"{same} goes on"
+    if is_finished(workdir):
+        return f"the run in {workdir} is finished"
     if rounds := checkpoint_rounds(workdir / CHECKPOINTS):
         return f"{same} goes on from the checkpoint after round {rounds[-1]}"
     if may_start_again(workdir):

@@ -23,6 +23,7 @@ from pflalign_jax.cli.devices import (
     cache_programs,
     check_devices,
     join_processes,
+    told_if_processes_die,
     use_devices,
 )
 from pflalign_jax.cli.flags import (
@@ -37,7 +38,7 @@ from pflalign_jax.cli.loggers import LOGS, check_loggers, log_to
 from pflalign_jax.runs import files, run
 from pflalign_jax.runs.explain import overview
 from pflalign_jax.runs.headline import headline_of
-from pflalign_jax.runs.loop import RunPlan
+from pflalign_jax.runs.loop import Outcome, RunPlan
 from pflalign_jax.runs.metrics import Row
 from pflalign_jax.runs.processes import is_first_process
 from pflalign_jax.runs.signals import asked_to_stop
@@ -77,7 +78,13 @@ def watched(console: Console, plan: RunPlan) -> Iterator[RunPlan]:
                 for write in writers:
                     write(row)
 
-        yield plan._replace(on_round=on_round, stop=stop)
+        def on_end(outcome: Outcome) -> None:
+            if plan.workdir is None:
+                return
+            with files.named_write_errors(plan.workdir / files.PLOTS):
+                plots.write_plots(plan.workdir / files.PLOTS, outcome)
+
+        yield plan._replace(on_round=on_round, stop=stop, on_end=on_end)
 
 
 def main(arguments: list[str]) -> None:
@@ -95,12 +102,11 @@ def main(arguments: list[str]) -> None:
     path = pathlib.Path(WORKDIR.value or default_workdir(config.algorithm.name))
     first = is_first_process()
     console = Console(quiet=not first)
-    with tells_how_to_go_on(path, tell=first):
+    with tells_how_to_go_on(path, tell=first), told_if_processes_die(path):
         watch = functools.partial(watched, console)
         outcome = run(config, path, say=say_on(console), watch=watch)
     if not first:
         return
-    plots.write_plots(path / files.PLOTS, outcome)
     console.print(score_table(outcome.summary))
     console.print(
         f"Files: {path}/ with {', '.join(files.RESULTS)}, plots/. A page of figures: "

@@ -20,7 +20,7 @@ from pflalign_jax.runs.effective import effective_config
 from pflalign_jax.runs.files import TrialName
 from pflalign_jax.runs.loop import RunPlan
 from pflalign_jax.runs.metrics import Row
-from pflalign_jax.runs.resuming import differences, is_unfinished, prepare
+from pflalign_jax.runs.resuming import differences, is_unfinished, prepare, refuse_other_data
 from pflalign_jax.runs.round_checks import DivergedError
 from pflalign_jax.runs.signals import StoppedError
 from pflalign_jax.runs.step_sizes import in_state
@@ -138,7 +138,7 @@ def run_trials(
       built: what trials before these have compiled, and these add; see `_build`.
 
     Raises:
-      WorkdirError: if a trial was run with another config.
+      WorkdirError: if a trial was run with another config or on other data.
       StoppedError: after checkpoints of all, when ``stop`` says so.
     """
     paths = [setting.path(context.root, seed) for seed in seeds]
@@ -263,7 +263,7 @@ def _run(plans: Sequence[RunPlan]) -> None:
 
 
 def _is_done(path: pathlib.Path, plan: ConfigDict, dataset: FederatedDataset) -> bool:
-    """Tell whether a trial was run; not with another config."""
+    """Tell whether a trial was run; not with another config or on other data."""
     if not files.is_finished(path):
         return False
     differ = differences(files.read_config(path), vocabulary.resolve(plan), dataset)
@@ -272,6 +272,7 @@ def _is_done(path: pathlib.Path, plan: ConfigDict, dataset: FederatedDataset) ->
             f"{path} was run with another config; it differs in {', '.join(differ)}. Choose "
             "another --workdir"
         )
+    refuse_other_data(path, dataset)
     return True
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 
+from pflalign_jax.cli.output import output_may_fail
 from pflalign_jax.errors import UserError
+from pflalign_jax.runs.files import how_to_go_on
 from pflalign_jax.runs.signals import StoppedError
 
 MISTAKE = 2
@@ -60,11 +62,12 @@ def run_command(
         logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
         main(argv[1:])
 
-    try:
-        app.run(start, flags_parser=parse)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(MISTAKE)
+    with output_may_fail():
+        try:
+            app.run(start, flags_parser=parse)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(MISTAKE)
 
 
 @contextlib.contextmanager
@@ -79,9 +82,8 @@ def tells_how_to_go_on(workdir: pathlib.Path, tell: bool = True) -> Iterator[Non
         yield
     except StoppedError as stopped:
         if tell:
-            print(f"{stopped}; the same command with --workdir={workdir} goes on", file=sys.stderr)
+            print(f"{stopped}; {how_to_go_on(workdir)}", file=sys.stderr)
         sys.exit(128 + stopped.signum)
     except KeyboardInterrupt:
-        message = f"interrupted; --workdir={workdir} goes on from its last checkpoint"
-        print(message, file=sys.stderr)
+        print(f"interrupted; {how_to_go_on(workdir)}", file=sys.stderr)
         sys.exit(130)  # 128 + SIGINT

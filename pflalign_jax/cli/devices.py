@@ -1,14 +1,21 @@
 """Which devices a run uses; to be called before JAX starts its backends."""
 
+import contextlib
+import faulthandler
 import os
+import pathlib
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from absl import flags
 
 from pflalign_jax.errors import UserError
+from pflalign_jax.runs.checkpoints import CheckpointError
+from pflalign_jax.runs.signals import StoppedError
 
 DEVICES = flags.DEFINE_integer(
     "devices", None, "Simulated devices on a CPU; default: one per core.", lower_bound=1
@@ -21,6 +28,11 @@ PATIENT = (
 )
 """Flags of XLA: simulated devices wait this long for each other. XLA ends the process after 60
 seconds else, and clients of a large model that one device has more than another take longer."""
+
+
+SILENCE = 20
+"""Seconds after which processes of a run take one that is silent for dead, and end. JAX's own are
+100, and 300 at the end."""
 
 
 class DeviceError(UserError, ValueError):
@@ -98,9 +110,45 @@ def join_processes(
                 f"--process_id={process_id} is not possible; use a number in 0..{num_processes - 1}"
             )
     try:
-        jax.distributed.initialize(**{k: v for k, v in given.items() if v is not None})
+        jax.distributed.initialize(
+            **{k: v for k, v in given.items() if v is not None},
+            heartbeat_timeout_seconds=SILENCE,
+            shutdown_timeout_seconds=SILENCE,
+        )
     except (ValueError, RuntimeError) as error:
         raise DeviceError(f"the processes could not be joined: {error}") from error
+
+
+@contextlib.contextmanager
+def told_if_processes_die(workdir: pathlib.Path) -> Iterator[None]:
+    """Say how a run of several processes goes on, if this one is ended from outside.
+
+    When another process dies, JAX aborts this one at once. So a shell says it, which waits for a
+    line that comes only if the process ends by itself.
+
+    Args:
+      workdir: of the run.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    faulthandler.disable()  # where each thread was at that moment helps nobody
+    message = (
+        f"error: process {jax.process_index()} of {jax.process_count()} was killed, or ended as "
+        "another one died or cannot be reached: the output of that one says why. Start them again, "
+        f"as many or another number; the run in {workdir} goes on from its last checkpoint"
+    )
+    waits = ["sh", "-c", 'read line || echo "$0" >&2', message]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE, start_new_session=True) as shell:
+        assert shell.stdin is not None
+        try:
+            yield
+        except (UserError, StoppedError, KeyboardInterrupt) as error:
+            # A connection that is gone may first be noticed by a checkpoint.
+            if not isinstance(error, CheckpointError):
+                shell.stdin.write(b"\n")
+            raise
+        shell.stdin.write(b"\n")
 
 
 def cache_programs(directory: str) -> None:

@@ -16,8 +16,9 @@ from pflalign_jax.federated.client_states import (
     StatesOnDevices,
     choose_place,
 )
-from pflalign_jax.federated.client_store import ClientStore, DiskStore, HostStore
+from pflalign_jax.federated.client_store import ClientStore, HostStore
 from pflalign_jax.federated.device_program import ProgramOptions
+from pflalign_jax.federated.disk_store import DiskStore
 from pflalign_jax.federated.federation import Federation, StateShapes, first_states
 from pflalign_jax.federated.message_size import num_bytes
 from pflalign_jax.federated.metrics import scoring_of
@@ -197,23 +198,25 @@ def _client_states(
         mesh,
         client_chunk,
         cohort_size,
-        _store_opener(place, dataset.num_clients, state_dir),
+        _store_opener(place, dataset.client_names, state_dir),
         in_files=place == "disk",
     )
 
 
 def _store_opener(
-    place: str, num_clients: int, state_dir: str | os.PathLike | None
+    place: str, names: np.ndarray, state_dir: str | os.PathLike | None
 ) -> Callable[..., ClientStore]:
     """Return ``(first, until=None, held=()) -> ClientStore``; see `StatesInStore`."""
     if place == "host":
-        return lambda first, until=None, held=(): HostStore(first, num_clients)
+        return lambda first, until=None, held=(): HostStore(first, len(names))
     if state_dir is None:
         raise ValueError(
             "client_state_in='disk' needs a directory; pass state_dir, it will hold the states"
         )
     directory = state_dir
-    return lambda first, until=None, held=(): DiskStore(first, num_clients, directory, until, held)
+    return lambda first, until=None, held=(): DiskStore(
+        first, len(names), directory, until, held, names
+    )
 
 
 def _step_limit(participation: Participation) -> Callable | None:

@@ -13,8 +13,8 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -40,10 +40,12 @@ class Checkpoints:
     Attributes:
       directory: where.
       manager: orbax's, which writes in the background.
+      scores: of the rounds that have a checkpoint with one.
     """
 
     directory: pathlib.Path
     manager: Any
+    scores: dict[int, float]
 
     def save(self, saved: Snapshot, about: Mapping[str, Any], score: float | None = None) -> None:
         """Copy a state and write it in the background, after the checkpoint before is whole.
@@ -61,12 +63,12 @@ class Checkpoints:
         arrays, meta = _flat(saved)
         meta = {**meta, "score": score, "about": about}
         meta["checksum"] = _checksum(meta)
-        metrics = None if score is None else {"score": float(score), "round": saved.round}
         # The arrays as a tree of numbered leaves, and what they are as json.
         items = {"state": ocp.args.PyTreeSave(arrays), "meta": ocp.args.JsonSave(meta)}
+        if score is not None:
+            self.scores[saved.round] = float(score)
         with _named_write_errors(self.directory):
-            args = ocp.args.Composite(**items)
-            self.manager.save(saved.round, args=args, metrics=metrics, force=True)
+            self.manager.save(saved.round, args=ocp.args.Composite(**items), force=True)
 
     def busy(self) -> bool:
         """Tell whether one is still being written."""
@@ -102,14 +104,9 @@ def open_checkpoints(directory: str | os.PathLike, keep: int = 2) -> Checkpoints
     import orbax.checkpoint as ocp  # half a second that only those pay who write checkpoints
 
     directory = pathlib.Path(directory).absolute()
-    policy = ocp.checkpoint_managers
-    best = policy.BestN(
-        get_metric_fn=lambda metrics: (metrics["score"], -metrics["round"]),
-        n=1,
-        keep_checkpoints_without_metrics=False,
-    )
+    scores = _scores(directory)
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(keep), best]),
+        preservation_policy=_LatestAndBest(keep, scores),
         step_format_fixed_length=DIGITS,
         cleanup_tmp_directories=True,
         # In the background its failure would keep other threads waiting for 20 minutes.
@@ -117,7 +114,39 @@ def open_checkpoints(directory: str | os.PathLike, keep: int = 2) -> Checkpoints
     )
     with _named_write_errors(directory):
         manager = ocp.CheckpointManager(directory, options=options, item_names=("state", "meta"))
-    return Checkpoints(directory, manager)
+    return Checkpoints(directory, manager, scores)
+
+
+class _LatestAndBest(NamedTuple):
+    """Which checkpoints are kept, as orbax asks for it.
+
+    orbax's own policy knows only the scores that were given to this process: after a restart the
+    best checkpoint would be deleted.
+    """
+
+    keep: int
+    scores: Mapping[int, float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Tell for each of them, oldest first, whether it is kept."""
+        rounds = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*rounds[len(rounds) - self.keep :], best_round(rounds, self.scores)}
+        return [round_index in kept for round_index in rounds]
+
+
+def best_round(rounds: Iterable[int], scores: Mapping[int, float]) -> int | None:
+    """Return the earliest of the rounds with the highest score; None if none has one."""
+    scored = [r for r in rounds if r in scores]
+    return max(scored, key=lambda r: (scores[r], -r), default=None)
+
+
+def _scores(directory: pathlib.Path) -> dict[int, float]:
+    """Return the scores of the checkpoints in a directory that have one and are whole."""
+    found = {}
+    for round_index in checkpoint_rounds(directory):
+        with contextlib.suppress(CheckpointError):
+            found[round_index] = read_about(directory, round_index)["score"]
+    return {r: score for r, score in found.items() if score is not None}
 
 
 @contextlib.contextmanager

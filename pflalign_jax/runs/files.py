@@ -10,7 +10,7 @@
     summary.json       the result; a run that has it is finished
     trial.json         which trial of a comparison the run is
     checkpoints/       see `pflalign_jax.runs.checkpoints`
-    client_states/     see `pflalign_jax.federated.client_store`; a folder for every process
+    client_states/     see `pflalign_jax.federated.disk_store`; a folder for every process
     plots/             pictures
     lock               who is writing here now
 
@@ -27,7 +27,6 @@ import json
 import math
 import os
 import pathlib
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,11 +35,13 @@ from ml_collections import ConfigDict
 
 from pflalign_jax import datasets
 from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.datasets.checksum import describe_features
 from pflalign_jax.datasets.queries import client_label_counts, has_labels
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import ClientScores
 from pflalign_jax.federated.metrics import no_scores
 from pflalign_jax.models import Model
+from pflalign_jax.runs.checkpoints import checkpoint_rounds
 from pflalign_jax.runs.factories import table_key
 from pflalign_jax.runs.headline import Headline, headline_of
 from pflalign_jax.tasks import Metric, Task, target_moments
@@ -64,7 +65,7 @@ WANDB_ID = "wandb_id.txt"
 
 CHECKPOINTS = "checkpoints"
 CLIENT_STATES = "client_states"
-CLIENT_STATE_LOG = "rounds.log"  # of `pflalign_jax.federated.client_store`, in each of its folders
+CLIENT_STATE_LOG = "rounds.log"  # of `pflalign_jax.federated.disk_store`, in each of its folders
 PLOTS = "plots"
 TRIALS = "trials"
 SEARCH = "search"
@@ -131,6 +132,37 @@ def make_writable(workdir: pathlib.Path) -> None:
         ) from error
 
 
+def how_to_go_on(workdir: pathlib.Path) -> str:
+    """Return what the same command does with what a run left that ended early, for messages.
+
+    Args:
+      workdir: of the run, of a comparison or of one of its trials.
+    """
+    if (workdir / TRIAL).exists():  # the comparison's command goes on with it
+        workdir = workdir.parent.parent
+    same = f"the same command with --workdir={workdir}"
+    if is_comparison(workdir):
+        return f"{same} goes on"
+    if is_finished(workdir):
+        return f"the run in {workdir} is finished"
+    if rounds := checkpoint_rounds(workdir / CHECKPOINTS):
+        return f"{same} goes on from the checkpoint after round {rounds[-1]}"
+    if may_start_again(workdir):
+        return f"{same} starts again from round 0"
+    return (
+        f"it cannot go on, as it saved no checkpoint (config.checkpoint_every=0); choose another "
+        f"--workdir, or move or delete {workdir}"
+    )
+
+
+def may_start_again(workdir: pathlib.Path) -> bool:
+    """Tell whether a run without a checkpoint starts again from round 0 in its directory.
+
+    One that was not to save any may have come far.
+    """
+    return (workdir / CHECKPOINTS).is_dir() or not (workdir / METRICS).exists()
+
+
 def client_state_dir(workdir: pathlib.Path, process: int) -> pathlib.Path:
     """Return where a process keeps the states of its clients, if they are on disk."""
     return workdir / CLIENT_STATES / str(process)
@@ -168,19 +200,24 @@ def write_description(
     write_json(workdir / CONFIG, _infinities_as_text(config.to_dict()))
     with named_write_errors(workdir / PARTITION):
         datasets.save_partition(workdir / PARTITION, dataset)
-    about = {**describe_data(dataset), "task": _describe_task(task, dataset)}
+    # What was read of large files another time need not be read again.
+    before = read_data(workdir, default={})
+    about = {**describe_data(dataset, before), "task": _describe_task(task, dataset)}
     if model.frozen is not None:
         about["frozen"] = model.frozen.digest
     write_json(workdir / DATA, about)
 
 
-def describe_data(dataset: FederatedDataset) -> dict[str, Any]:
+def describe_data(dataset: FederatedDataset, before: Mapping[str, Any]) -> dict[str, Any]:
     """Return what ``data.json`` holds: what models need of the data, and what tells data apart.
 
-    ``features_crc32`` is over some 4,000 examples, evenly spread; ``label_counts`` has a row for
-    every client, over all splits, and is missing where there are no labels to count.
+    ``label_counts`` has a row for every client, over all splits, and is missing where there are no
+    labels to count.
+
+    Args:
+      dataset: the data.
+      before: ``data.json`` of the run so far; see `describe_features`.
     """
-    sample = np.ascontiguousarray(dataset.x[:: max(1, len(dataset.x) // 4096)])
     labels = {}
     if has_labels(dataset):
         labels["label_counts"] = client_label_counts(dataset).tolist()
@@ -195,7 +232,7 @@ def describe_data(dataset: FederatedDataset) -> dict[str, Any]:
         "client_ids": dataset.client_ids.tolist(),
         "partition_hash": datasets.partition_hash(dataset),
         **labels,
-        "features_crc32": zlib.crc32(sample.tobytes()),
+        **describe_features(dataset.x, before),
     }
 
 
@@ -258,9 +295,14 @@ def has_config(workdir: pathlib.Path) -> bool:
     return (workdir / CONFIG).exists()
 
 
+def has_data(workdir: pathlib.Path) -> bool:
+    """Tell whether a directory says what a run's data are."""
+    return (workdir / DATA).exists()
+
+
 def read_data(workdir: pathlib.Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return ``data.json``, or where there is none ``default`` if one is given."""
-    if default is not None and not (workdir / DATA).exists():
+    if default is not None and not has_data(workdir):
         return default
     return _read_json(workdir / DATA)
 
@@ -271,7 +313,9 @@ def refuse_other_weights(workdir: pathlib.Path, model: Model) -> None:
     Raises:
       RunError: if they differ.
     """
-    before = read_data(workdir, default={}).get("frozen")
+    if not has_data(workdir):  # a run that was killed while it was described
+        return
+    before = read_data(workdir).get("frozen")
     now = None if model.frozen is None else model.frozen.digest
     if before != now:
         raise RunError(
@@ -484,39 +528,6 @@ def read_scores(
     return scores
 
 
-def sync_sizes(workdir: pathlib.Path) -> dict[str, int]:
-    """Push what was appended to disk; return the bytes of each growing file."""
-    found = {}
-    for name in GROWING:
-        path = workdir / name
-        if path.exists():
-            with named_write_errors(path), path.open("rb+") as file:
-                os.fsync(file.fileno())
-        found[name] = path.stat().st_size if path.exists() else 0
-    return found
-
-
-def cut_back(workdir: pathlib.Path, sizes: Mapping[str, int]) -> None:
-    """Take back what was appended after `sync_sizes` was called: whole lines or parts of one.
-
-    Raises:
-      WorkdirError: naming a file that is shorter, before any is changed.
-    """
-    for name, size in sizes.items():
-        path = workdir / name
-        found = path.stat().st_size if path.exists() else 0
-        # Longer is expected: rounds after the checkpoint. Shorter means that rows are lost.
-        if found < size:
-            raise WorkdirError(
-                f"{path} has {found} bytes, {size} when the checkpoint was saved; it was changed "
-                "since. Put it back, or choose another --workdir"
-            )
-    for name, size in sizes.items():
-        if (workdir / name).exists():
-            with named_write_errors(workdir / name):
-                os.truncate(workdir / name, size)
-
-
 # Reading and writing.
 
 
@@ -542,8 +553,7 @@ def named_write_errors(path: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise WorkdirError(
             f"{path} cannot be written: {error.strerror or error}. Make room or change "
-            f"permissions; the same command with --workdir={path.parent} goes on from the last "
-            "checkpoint"
+            f"permissions; {how_to_go_on(path.parent)}"
         ) from error
 
 

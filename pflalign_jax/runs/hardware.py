@@ -169,6 +169,6 @@ def room_on_devices(chunk: int) -> Iterator[None]:
             "--config.client_state_in=host"
         )
         raise MemoryExhaustedError(
-            f"a device is out of memory: {advice}. With the same --workdir an unfinished run goes "
-            f"on from its last checkpoint ({str(error).splitlines()[0]})"
+            f"a device is out of memory: {advice}. With the same --workdir a run that saved a "
+            f"checkpoint goes on from it ({str(error).splitlines()[0]})"
         ) from error

@@ -1,10 +1,11 @@
 """A run's directory, loaded: its config, its metrics, and its models, ready to predict."""
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -12,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pflalign_jax.datasets.features import are_tokens, normalise
-from pflalign_jax.federated import Algorithm
+from pflalign_jax.federated import Algorithm, StoreError
 from pflalign_jax.federated.algorithm import ClientData
-from pflalign_jax.federated.client_store import DiskStore
 from pflalign_jax.federated.device_program import training_data
+from pflalign_jax.federated.disk_store import DiskStore
 from pflalign_jax.federated.federate import prepared
 from pflalign_jax.federated.snapshot import Snapshot, client_of
 from pflalign_jax.models import Model
@@ -23,8 +24,16 @@ from pflalign_jax.models.frozen import as_argument, weights_of
 from pflalign_jax.random_purposes import INIT, STATES
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import build_algorithm, build_dataset, build_model, rebuild_task
-from pflalign_jax.runs.checkpoints import checkpoint_rounds, load_checkpoint, read_about
+from pflalign_jax.runs.checkpoints import (
+    CheckpointError,
+    best_round,
+    checkpoint_path,
+    checkpoint_rounds,
+    load_checkpoint,
+    read_about,
+)
 from pflalign_jax.runs.files import RunError
+from pflalign_jax.runs.growing_files import size_at
 from pflalign_jax.runs.message_config import own_states
 from pflalign_jax.tasks import Task
 
@@ -179,12 +188,19 @@ class Run:
             # A client that never took part has the algorithm's first state.
             found = client_of(self._source.saved.clients, k, None)
             return self._first_state if found is None else found
+        workdir, first, names = self._source.workdir, self._first_state, self.client_names
         # Every process kept the states of its own clients.
-        for directory in files.client_state_dirs(self._source.workdir):
-            store = DiskStore(self._first_state, len(self.client_names), directory, self.round)
-            if store.written()[k]:
-                return jax.tree.map(lambda a: jnp.asarray(a[0]), store.read(np.array([k])))
-        return self._first_state
+        for directory in files.client_state_dirs(workdir):
+            with _while_kept(workdir, self.round):
+                store = DiskStore(
+                    first, len(names), directory, self.round, names=names, read_only=True
+                )
+                if store.written()[k]:
+                    found = store.read(np.array([k]))
+                    if not store.checked:  # of an earlier version: a run that goes on writes there
+                        checkpoint_path(workdir / files.CHECKPOINTS, self.round).stat()
+                    return jax.tree.map(lambda a: jnp.asarray(a[0]), found)
+        return first
 
     def _position(self, client: str | int) -> int:
         names = self.client_names
@@ -245,7 +261,12 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
             f"{directory} holds no checkpoint; run with checkpoints "
             "(config.checkpoint_every is not 0), or let the run come to its first one"
         )
-    chosen, names = _choose(directory, rounds, which), tuple(data["client_names"])
+    with _while_kept(workdir, rounds[-1]):
+        # Rows after the last checkpoint come again when the run goes on.
+        size = size_at(workdir, files.METRICS, read_about(directory, rounds[-1])["about"])
+    rows = files.read_rows(workdir, size)
+    chosen = _best(workdir, rounds, rows) if which == "best" else _choose(directory, rounds, which)
+    names = tuple(data["client_names"])
     task, num_outputs = _task_of(config, data)
     model = build_model(config, num_outputs)
     files.refuse_other_weights(workdir, model)
@@ -255,7 +276,8 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
     shapes = jax.eval_shape(algorithm.init, params, jax.random.key(0))
     # What messages go through may keep states of its own, which predictions do not need.
     own = own_states(config)
-    saved, _ = load_checkpoint(directory, chosen, shapes, own)
+    with _while_kept(workdir, chosen):
+        saved, _ = load_checkpoint(directory, chosen, shapes, own)
     if saved.clients.positions is None and own.clients != "clients":
         raise RunError(
             f"{workdir} keeps client states on disk together with what messages left out; such "
@@ -263,9 +285,6 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
         )
     received = algorithm.broadcast(jax.tree.map(jnp.asarray, saved.server))
     shared = None if algorithm.global_params is None else algorithm.global_params(received)
-    # Rows after the last checkpoint come again when the run goes on.
-    size = read_about(directory, rounds[-1])["about"]["files"][files.METRICS]
-    rows = files.read_rows(workdir, size)
     source = _Source(workdir, data, algorithm, received, saved)
     return Run(config, rows, chosen, task, model, names, shared, source)
 
@@ -285,19 +304,45 @@ def _choose(directory: pathlib.Path, rounds: list[int], which: str | int) -> int
     """Return the round of a checkpoint."""
     if which == "last":
         return rounds[-1]
-    if which == "best":
-        # Checkpoints of rounds that were not evaluated have no score.
-        scores = {r: read_about(directory, r)["score"] for r in rounds}
-        scored = {r: score for r, score in scores.items() if score is not None}
-        if scored:
-            return max(scored, key=lambda r: (scored[r], -r))
-        raise RunError(f"{directory} has no checkpoint with a validation score")
     if not isinstance(which, int) or which not in rounds:
         raise RunError(
             f"which={which!r} is not possible; {directory} has rounds {rounds}: use one of them, "
             "'last' or 'best'"
         )
     return which
+
+
+def _best(workdir: pathlib.Path, rounds: list[int], rows: list[dict[str, float]]) -> int:
+    """Return the round that was the best on validation, which has a checkpoint."""
+    directory, headline = workdir / files.CHECKPOINTS, files.read_headline(workdir)
+    key = headline.key("validation")
+    merits = {
+        int(row["round"]): headline.merit(row[key]) for row in rows if row.get(key) is not None
+    }
+    best = best_round(merits, merits)
+    if best is None:
+        raise RunError(f"{directory} has no checkpoint with a validation score")
+    if best not in rounds:
+        # Versions that forgot it when a run went on; or it was damaged, and set aside.
+        raise RunError(
+            f"round {best} was the best on validation, but its checkpoint is not in {directory} "
+            f"any more, which has rounds {rounds}: use one of them or 'last'"
+        )
+    return best
+
+
+@contextlib.contextmanager
+def _while_kept(workdir: pathlib.Path, round_index: int) -> Iterator[None]:
+    """Tell what cannot be read because the run went on in the meantime from what is damaged."""
+    try:
+        yield
+    except (CheckpointError, StoreError, OSError) as error:
+        if checkpoint_path(workdir / files.CHECKPOINTS, round_index).exists():
+            raise
+        raise RunError(
+            f"the run in {workdir} goes on and no longer keeps its checkpoint of round "
+            f"{round_index}; load it again"
+        ) from error
 
 
 def _example(data: Mapping[str, Any]) -> jax.ShapeDtypeStruct:

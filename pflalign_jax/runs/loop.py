@@ -24,6 +24,7 @@ from pflalign_jax.runs.checkpointing import Checkpointing, start_checkpointing
 from pflalign_jax.runs.diagnostics_log import DiagnosticsLog
 from pflalign_jax.runs.evaluation import evaluate, scores_cohort
 from pflalign_jax.runs.generation import GENERATED, Generation, generation_of
+from pflalign_jax.runs.growing_files import SIZES, GrowingFiles
 from pflalign_jax.runs.hardware import matmul_peak, room_on_devices, step_flops
 from pflalign_jax.runs.headline import headline_of
 from pflalign_jax.runs.metrics import (
@@ -37,7 +38,7 @@ from pflalign_jax.runs.metrics import (
     traffic_columns,
 )
 from pflalign_jax.runs.processes import agree
-from pflalign_jax.runs.round_checks import DivergedError, check_round
+from pflalign_jax.runs.round_checks import DIVERGED, DivergedError, check_round
 from pflalign_jax.runs.signals import StoppedError
 
 
@@ -69,6 +70,8 @@ class RunPlan(NamedTuple):
       checkpoints: directory of the run's checkpoints, the same in all processes; None: without.
       on_round: called after every round with the number done and, if it was evaluated, its row.
       stop: the signal to stop for, 0 as long as there is none; asked after every round.
+      on_end: called with what came of the run before ``summary.json`` makes it a finished one: what
+        this writes is there whenever the run is finished.
       save_last: whether the last round's state is saved, too.
     """
 
@@ -78,6 +81,7 @@ class RunPlan(NamedTuple):
     checkpoints: pathlib.Path | None = None
     on_round: Callable[[int, Row | None], None] = lambda done, row: None
     stop: Callable[[], int] = lambda: 0
+    on_end: Callable[["Outcome"], None] = lambda outcome: None
     save_last: bool = True
 
 
@@ -123,6 +127,7 @@ class RunInProgress:
       plan: what it is to do.
       checkpointing: saves its states; None: it has no checkpoints.
       diagnostics: takes what its rounds measure besides scores.
+      growing: the files that its rounds append to; None: it writes none.
       generation: what its clients' models are asked to complete; None: nothing.
       began: when it began on `time.perf_counter`, without the pauses in which it was interrupted.
       step_flops, matmul_peak: see `speed_columns`.
@@ -131,6 +136,7 @@ class RunInProgress:
     plan: RunPlan
     checkpointing: Checkpointing | None
     diagnostics: DiagnosticsLog
+    growing: GrowingFiles | None
     generation: Generation | None
     began: float
     step_flops: float
@@ -182,9 +188,9 @@ class RunInProgress:
         done = progress.done
         try:
             loss = check_round(done, result, experiment.config, experiment.dataset, plan.workdir)
-        except DivergedError:
-            # The state is kept for whoever wants to see what happened.
-            self._save(progress, None, now=True)
+        except DivergedError as error:
+            # The state is kept for whoever wants to see what happened, not to go on from.
+            self._save(progress, None, now=True, diverged=str(error))
             raise
         examples = examples_visited(experiment, result.cohort)
         progress = progress._replace(tally=progress.tally.plus(result, examples, seconds))
@@ -218,9 +224,12 @@ class RunInProgress:
             metrics = experiment.federation.task.metrics
             scores = files.read_scores(workdir, experiment.config.rounds, names, metrics)
         summary = summary_of(experiment, progress.rows)
+        outcome = Outcome(summary, list(progress.rows), scores, experiment)
+        self.plan.on_end(outcome)
         if workdir is not None:
             files.write_summary(workdir, summary)
-        return Outcome(summary, list(progress.rows), scores, experiment)
+        agree(0)  # all end together: JAX does not wait long at its end for one that still writes
+        return outcome
 
     def _evaluate(
         self, progress: Progress, result: RoundResult, loss: float
@@ -268,18 +277,20 @@ class RunInProgress:
             return dict.fromkeys(GENERATED)
         return generation.scores(self.plan.experiment.federation, progress.state)
 
-    def _save(self, progress: Progress, merit: float | None, now: bool) -> None:
-        """Save a checkpoint if it is time for one, or ``now``."""
+    def _save(
+        self, progress: Progress, merit: float | None, now: bool, diverged: str | None = None
+    ) -> None:
+        """Save a checkpoint if it is time for one, or ``now``; ``diverged`` says why it is last."""
         if self.checkpointing is not None:
-            about = functools.partial(self._about, progress.tally)
+            about = functools.partial(self._about, progress.tally, diverged)
             self.checkpointing.after_round(progress.state, merit, about, now)
 
-    def _about(self, tally: Tally) -> dict[str, Any]:
+    def _about(self, tally: Tally, diverged: str | None) -> dict[str, Any]:
         """Return what a checkpoint says besides the state; `resuming` reads it."""
         self.diagnostics.write()
-        workdir = self.plan.workdir
         return {
-            "files": {} if workdir is None else files.sync_sizes(workdir),
+            **({SIZES: {}} if self.growing is None else self.growing.sync()),
+            **({} if diverged is None else {DIVERGED: diverged}),
             "tally": {**tally._asdict(), "seconds_total": self._seconds()},
             "processes": jax.process_count(),
         }
@@ -318,7 +329,10 @@ def in_progress(plan: RunPlan) -> Iterator[RunInProgress]:
         peak = matmul_peak()
         began = time.perf_counter() - plan.start.seconds
         generation = generation_of(config, plan.experiment.dataset, federation)
-        yield RunInProgress(plan, checkpointing, diagnostics, generation, began, flops, peak)
+        growing = None if plan.workdir is None else GrowingFiles(plan.workdir)
+        yield RunInProgress(
+            plan, checkpointing, diagnostics, growing, generation, began, flops, peak
+        )
 
 
 def timed_rounds(

@@ -10,13 +10,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.federated import Federation, FederationState
+from pflalign_jax.datasets.checksum import sampled_checksum
+from pflalign_jax.federated import Federation, FederationState, StoreError
+from pflalign_jax.federated.disk_store import damaged_clients
 from pflalign_jax.federated.snapshot import Snapshot
 from pflalign_jax.models import Model
-from pflalign_jax.runs import files
+from pflalign_jax.runs import files, growing_files
 from pflalign_jax.runs.build import Experiment
 from pflalign_jax.runs.checkpoints import (
     CheckpointError,
+    checkpoint_path,
     checkpoint_rounds,
     load_checkpoint,
     read_about,
@@ -27,6 +30,7 @@ from pflalign_jax.runs.files import WorkdirError
 from pflalign_jax.runs.loop import Start
 from pflalign_jax.runs.metrics import Tally
 from pflalign_jax.runs.processes import agree, is_first_process
+from pflalign_jax.runs.round_checks import DIVERGED, DivergedError
 
 MAY_CHANGE = ("rounds", "client_chunk", "client_state_in", "checkpoint_every", "checkpoints_kept")
 """Fields that a run may go on with other values of; ``rounds`` not below what is done."""
@@ -90,16 +94,24 @@ def _find(
     """Return the checkpoint that a run goes on from, its files cut back; None for a new run."""
     config, dataset, _, federation, _ = experiment
     if not files.has_config(workdir):
+        _refuse_remains(workdir)
         files.write_description(workdir, config, dataset, federation.task, experiment.model)
         return None
+    if checkpoint_rounds(workdir / files.CHECKPOINTS) and not files.has_data(workdir):
+        raise WorkdirError(  # nothing else tells whether the data are the same
+            f"{workdir / files.DATA} is missing, which says what the run's data are; put it back, "
+            "or choose another --workdir"
+        )
     _refuse_another_run(workdir, experiment)
-    found = _last_usable(workdir / files.CHECKPOINTS, federation.shapes, say)
+    found = _last_usable(workdir, experiment, say)
     if found is None:
         _start_again(workdir)
         files.write_description(workdir, config, dataset, federation.task, experiment.model)
         say(f"{workdir} holds an unfinished run without a checkpoint; it starts again from round 0")
         return None
     saved, about = found
+    if DIVERGED in about:
+        raise DivergedError(f"{about[DIVERGED]} ({workdir} stays as it is)")
     if saved.round > config.rounds:
         raise WorkdirError(
             f"{workdir} is after round {saved.round} already; config.rounds={config.rounds} is too "
@@ -112,7 +124,7 @@ def _find(
             f"with as many, not {jax.process_count()}"
         )
     # Rounds after the checkpoint will come again, and so will their rows.
-    files.cut_back(workdir, about["files"])
+    growing_files.cut_back(workdir, about)
     return found
 
 
@@ -124,13 +136,16 @@ def _restored(federation: Federation, saved: Snapshot, directory: pathlib.Path) 
 
 
 def _last_usable(
-    directory: pathlib.Path, shapes: tuple[Any, Any], say: Callable[[str], None]
+    workdir: pathlib.Path, experiment: Experiment, say: Callable[[str], None]
 ) -> Checkpoint | None:
     """Load the last checkpoint that is whole; set aside those that are not."""
+    directory = workdir / files.CHECKPOINTS
     rounds, reasons = checkpoint_rounds(directory), []
     for round_index in reversed(rounds):
         try:
-            found = load_checkpoint(directory, round_index, shapes)
+            found = load_checkpoint(directory, round_index, experiment.federation.shapes)
+            if found[0].clients.positions is None:
+                _check_states_on_disk(workdir, round_index, experiment.dataset)
         except CheckpointError as error:
             reasons.append(str(error))
             continue
@@ -146,18 +161,51 @@ def _last_usable(
     return None
 
 
+def _check_states_on_disk(
+    workdir: pathlib.Path, round_index: int, dataset: FederatedDataset
+) -> None:
+    """Refuse a checkpoint whose client states, in files beside it, are not what was written.
+
+    Raises:
+      CheckpointError: naming the file and the clients.
+    """
+    checkpoint = checkpoint_path(workdir / files.CHECKPOINTS, round_index)
+    for directory in files.client_state_dirs(workdir):
+        try:
+            damaged = damaged_clients(directory, round_index)
+        except StoreError as error:
+            raise CheckpointError(f"checkpoint {checkpoint}: {error}") from error
+        if damaged:
+            names = dataset.client_names[damaged[:10]].tolist()
+            more = f" and {len(damaged) - 10} more" if len(damaged) > 10 else ""
+            raise CheckpointError(
+                f"checkpoint {checkpoint}: in {directory} the states of clients "
+                f"{', '.join(names)}{more} do not match their checksums"
+            )
+
+
+def _refuse_remains(workdir: pathlib.Path) -> None:
+    """Refuse a directory that holds what rounds leave, but not what they were rounds of."""
+    remains = (*files.GROWING, files.CHECKPOINTS, files.CLIENT_STATES)
+    if held := [name for name in remains if (workdir / name).exists()]:
+        raise WorkdirError(
+            f"workdir {workdir} holds {', '.join(held)} of a run, but its {files.CONFIG} is "
+            "missing; put it back, or choose another --workdir, or move or delete that directory"
+        )
+
+
 def _start_again(workdir: pathlib.Path) -> None:
     """Empty what the first rounds of a run left that has no checkpoint yet.
 
     A run that was not to save checkpoints may have come far; it is refused.
     """
-    if not (workdir / files.CHECKPOINTS).is_dir() and (workdir / files.METRICS).exists():
+    if not files.may_start_again(workdir):
         raise WorkdirError(
             f"workdir {workdir} holds an unfinished run that saved no checkpoints; it is not "
             "overwritten. Choose another --workdir, or move or delete that directory"
         )
     # Nothing is lost that a checkpoint could have brought back.
-    files.cut_back(workdir, dict.fromkeys(files.GROWING, 0))
+    growing_files.empty(workdir)
     files.forget_client_states(workdir)
 
 
@@ -171,7 +219,7 @@ def _refuse_another_run(workdir: pathlib.Path, experiment: Experiment) -> None:
     differ = {name: values for name, values in found.items() if name not in may_change}
     files.refuse_other_weights(workdir, model)
     if differ.keys() <= set(OF_DATA):
-        _refuse_other_data(workdir, dataset)  # which says who came or went
+        refuse_other_data(workdir, dataset)  # which says who came or went
     if differ:
         said = [f"config.{name} was {was}, is {now}" for name, (was, now) in differ.items()]
         raise WorkdirError(
@@ -218,15 +266,23 @@ def differences(
     }
 
 
-def _refuse_other_data(workdir: pathlib.Path, dataset: FederatedDataset) -> None:
+def refuse_other_data(workdir: pathlib.Path, dataset: FederatedDataset) -> None:
+    """Refuse data that are not those of the run in a directory.
+
+    Raises:
+      WorkdirError: naming what differs and the clients that are gone or new.
+    """
     before = files.read_data(workdir, default={})
-    now = files.as_written(files.describe_data(dataset))
-    # What an earlier version did not write cannot differ; label counts follow from the rest.
-    compared = (before.keys() & now.keys()) - {"label_counts"}
+    now = files.as_written(files.describe_data(dataset, before))
+    if "features_crc32" in before:  # of an earlier version
+        now["features_crc32"] = sampled_checksum(dataset.x)
+    # What an earlier version did not write cannot differ; label counts follow from the rest, and
+    # files may be copied.
+    compared = (before.keys() & now.keys()) - {"label_counts", "features_file"}
     differ = sorted(k for k in compared if before[k] != now[k])
     if differ:
         raise WorkdirError(
-            f"workdir {workdir} holds an unfinished run of other data than {dataset.name} is now: "
+            f"workdir {workdir} holds a run of other data than {dataset.name} is now: "
             f"{', '.join(differ)} differ{_who_changed(workdir, dataset, before, now)}. Put the "
             "data back as they were, or choose another --workdir"
         )

@@ -10,6 +10,9 @@ from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import RoundResult
 
+DIVERGED = "diverged"
+"""Key of what a checkpoint says whose round ended the run: the message."""
+
 
 class DivergedError(UserError):
     """Training left the finite numbers."""

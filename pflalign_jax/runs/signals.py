@@ -4,7 +4,8 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterator
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The last comes when a terminal is closed; under nohup it is ignored, and stays so."""
 
 
 class StoppedError(Exception):
@@ -28,6 +29,8 @@ def asked_to_stop() -> Iterator[Callable[[], int]]:
     """
     seen = [0]
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def put_back() -> None:
         for signum, handler in before.items():
@@ -38,7 +41,7 @@ def asked_to_stop() -> Iterator[Callable[[], int]]:
         seen[0] = signum
         put_back()
 
-    for signum in SIGNALS:
+    for signum in before:
         signal.signal(signum, remember)
     try:
         yield lambda: seen[0]

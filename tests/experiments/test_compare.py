@@ -270,6 +270,21 @@ def test_other_settings_in_the_same_place_are_refused(config, finished):
         comparison.compare(changed, ["local"], 1, finished[0])
 
 
+def test_other_data_in_the_same_place_are_refused(config, finished, monkeypatch):
+    path = finished[0]
+    build_dataset = comparison.build_dataset
+
+    def changed(config):
+        dataset = build_dataset(config)
+        x = dataset.x.copy()
+        x[7] += 1  # one example
+        return dataset._replace(x=x)
+
+    monkeypatch.setattr(comparison, "build_dataset", changed)
+    with pytest.raises(WorkdirError, match=r"of other data than digits is now: features_crc32_all"):
+        comparison.compare(config, ["fedavg"], 1, path)
+
+
 def test_a_method_that_does_not_fit_is_named_before_anything_is_run(config, tmp_path):
     with pytest.raises(ConfigError, match=r"^fedbn: .*part like '\*Norm\*'"):
         comparison.compare(config, ["local", "fedbn"], 1, tmp_path)

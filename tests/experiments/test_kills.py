@@ -23,7 +23,7 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def start(workdir, cache, place, rounds, *arguments):
+def start(workdir, cache, place, rounds, *arguments, output=subprocess.PIPE):
     return subprocess.Popen(
         [
             sys.executable, "-m", "experiments.run", "--config=experiments/digits.py",
@@ -34,7 +34,7 @@ def start(workdir, cache, place, rounds, *arguments):
         ],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)},
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
     )  # fmt: skip
@@ -133,9 +133,10 @@ def stop(process, workdir, signum):
 def test_a_kill_and_a_signal(tmp_path, cache):
     """The short form of the tests below: each further process costs seconds."""
     alone, often = tmp_path / "alone", tmp_path / "often"
-    assert finish(start(alone, cache, "disk", 40))[0] == 0
+    with open("/dev/full", "w") as full:  # what cannot be printed stops nothing
+        assert finish(start(alone, cache, "disk", 40, output=full))[0] == 0
     killed(start(often, cache, "disk", 40), often, random.Random(0), while_saving=True)
-    stop(start(often, cache, "disk", 40, "--config.checkpoint_every=1000"), often, signal.SIGTERM)
+    stop(start(often, cache, "disk", 40, "--config.checkpoint_every=1000"), often, signal.SIGHUP)
     code, text = finish_after_a_torn_line(often, cache, "disk", 40)
     assert code == 0 and f"going on in {often} after round" in text.replace("\n", ""), text
     assert_same(often, alone)
@@ -159,8 +160,8 @@ def test_twenty_kills(place, tmp_path, cache):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "signals",
-    [[signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]],
-    ids=["once", "twice"],
+    [[signal.SIGTERM], [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]],
+    ids=["once", "often"],
 )
 def test_terminated_it_saves_and_goes_on(signals, tmp_path, cache):
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"

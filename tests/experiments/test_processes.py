@@ -109,6 +109,33 @@ def test_two_processes_stop_and_go_on_together(place, tmp_path):
                 assert row[name] == other[name], name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_dies_the_other_ends_and_the_run_goes_on_with_one_process(victim, tmp_path):
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    long = ("--config.rounds=60", "--config.checkpoint_every=3")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    joined = (f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2")
+    both = [start(killed, tmp_path / "cache", *long, *joined, f"--process_id={i}") for i in (0, 1)]
+    while not list((killed / "checkpoints").glob("0*[0-9]")):
+        assert both[0].poll() is None
+        time.sleep(0.01)
+    both[victim].send_signal(signal.SIGKILL)
+    clock = time.monotonic()
+    text, _ = both[1 - victim].communicate(timeout=120)
+    print(f"process {victim} killed: the other ended after {time.monotonic() - clock:.0f} s")
+    assert time.monotonic() - clock < 30 and both[1 - victim].returncode != 0
+    assert f"error: process {1 - victim} of 2 was killed, or ended as another one died" in text
+    assert "goes on from its last checkpoint" in text
+    both[victim].communicate()
+    (text,) = finish([start(killed, tmp_path / "cache", *long)])
+    assert "going on in" in text
+    finish([start(alone, tmp_path / "cache", *long)])
+    assert [row["round"] for row in metrics(killed)] == [row["round"] for row in metrics(alone)]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy import ALGORITHMS, MODEL, compilations, dataset, host, mesh
 
-from pflalign_jax.federated import client_store, federate, summarise
+from pflalign_jax.federated import disk_store, federate, summarise
 from pflalign_jax.federated.client_states import choose_place
 from pflalign_jax.federated.client_store import StoreError
 
@@ -138,7 +138,7 @@ def test_a_failed_write_is_told(tmp_path, monkeypatch):
     def full(handle):
         raise OSError("disk full")
 
-    monkeypatch.setattr(client_store, "_to_disk", full)
+    monkeypatch.setattr(disk_store, "_to_disk", full)
     with pytest.raises(StoreError, match=r"cannot take the client states.*disk full"):
         for _ in range(3):
             state, _ = made.run_round(state)

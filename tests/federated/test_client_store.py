@@ -1,5 +1,6 @@
 """Stores of client states: what is written is read, and a crash leaves a whole round."""
 
+import json
 import os
 import pathlib
 import signal
@@ -13,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pflalign_jax.federated import client_store as stores
-from pflalign_jax.federated.client_store import DiskStore, HostStore, StoreError
+import pflalign_jax as pfl
+from pflalign_jax.federated import disk_store as stores
+from pflalign_jax.federated.client_store import HostStore, StoreError
+from pflalign_jax.federated.disk_store import DiskStore, damaged_clients
 
 FIRST = {"a": jnp.arange(3.0), "b": jnp.ones((), jnp.bfloat16), "n": jnp.zeros((), jnp.int32)}
 
@@ -139,7 +142,7 @@ def test_tables_with_nobody_in_them(tmp_path):
 WRITER = textwrap.dedent("""
     import sys
     import numpy as np
-    from pflalign_jax.federated.client_store import DiskStore
+    from pflalign_jax.federated.disk_store import DiskStore
     store = DiskStore({"w": np.zeros(20_000, np.float32)}, 8, sys.argv[1])
     print("ready", flush=True)
     for r in range(store.last_round() + 1, 100_000):
@@ -170,3 +173,106 @@ def test_killed_at_any_moment_it_holds_a_whole_round(tmp_path):
         now, before = w[last % 2 :: 2, 0], w[(last + 1) % 2 :: 2, 0]
         assert (now == last).all() and (before == max(last - 1, 0)).all()
     assert rounds == sorted(rounds) and rounds[-1] > 0
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_changed_byte_of_a_state_is_told_with_the_client(tmp_path):
+    names = [f"user {k}" for k in range(10)]
+    store = DiskStore(FIRST, 10, tmp_path, names=names)
+    store.write(np.array([7, 2]), rows([70, 20]), 1)
+    store.hold([1])
+    store.write(np.array([2]), rows([21]), 2)
+    flip(tmp_path / "states.bin", 3)  # of the slot that client 7 has
+    assert store.read(np.array([2, 0]))["n"].tolist() == [21, 0]
+    with pytest.raises(StoreError, match=r"bin is damaged: .* client user 7 \(bytes"):
+        store.read(np.array([2, 7]))
+    assert damaged_clients(tmp_path, 1) == damaged_clients(tmp_path, 2) == [7]
+    (tmp_path / "states.bin").write_bytes(bytes((tmp_path / "states.bin").stat().st_size))
+    assert damaged_clients(tmp_path, 2) == [2, 7]
+    with pytest.raises(StoreError, match="does not hold client states after round 3, only up to"):
+        damaged_clients(tmp_path, 3)
+
+
+@pytest.mark.parametrize("changes", [50, pytest.param(3000, marks=pytest.mark.slow)])
+def test_no_change_of_a_stores_files_is_read_in_silence(changes, tmp_path):
+    store = DiskStore(FIRST, 10, tmp_path)
+    for r in range(1, 5):
+        store.write(np.array([r, r + 1, 0]), rows([r, 10 * r, 100 * r]), r)
+    wanted = store.read(np.arange(10))
+    rng, whole = np.random.default_rng(0), {p: p.read_bytes() for p in tmp_path.iterdir()}
+    noticed = 0
+    for _ in range(changes):
+        path = sorted(whole)[rng.integers(3)]
+        content = bytearray(whole[path])
+        content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content[: rng.integers(len(content))] if rng.random() < 0.2 else content)
+        try:
+            # As a checkpoint asks for it: after this round, and no other.
+            assert_equal(DiskStore(FIRST, 10, tmp_path, until=4).read(np.arange(10)), wanted)
+        except StoreError:
+            noticed += 1
+        path.write_bytes(whole[path])
+    assert noticed > changes / 2
+
+
+def test_reading_only_writes_nothing(tmp_path):
+    with pytest.raises(StoreError, match=r"layout\.json cannot be read"):
+        DiskStore(FIRST, 10, tmp_path / "none", read_only=True)
+    assert not list(tmp_path.iterdir())
+    DiskStore(FIRST, 10, tmp_path).write(np.array([3]), rows([30]), 1)
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.iterdir()}
+    tmp_path.chmod(0o500)
+    assert_equal(DiskStore(FIRST, 10, tmp_path, read_only=True).read(np.array([3])), rows([30]))
+    tmp_path.chmod(0o700)
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.iterdir()} == before
+
+
+def test_a_store_of_an_earlier_version_goes_on_without_checksums(tmp_path):
+    layout = {"clients": 10, "leaves": [[[3], "float32"], [[], "bfloat16"], [[], "int32"]]}
+    (tmp_path / "layout.json").write_text(json.dumps(layout))
+    store = DiskStore(FIRST, 10, tmp_path)
+    store.write(np.array([7, 2]), rows([70, 20]), 1)
+    # Its records: round, clients, their positions, their slots, a checksum of the record.
+    assert (tmp_path / "rounds.log").stat().st_size == 8 * (2 + 2 * 2 + 1)
+    again = DiskStore(FIRST, 10, tmp_path)
+    again.write(np.array([2]), rows([21]), 2)
+    assert not again.checked and damaged_clients(tmp_path, 2) == []
+    assert_equal(DiskStore(FIRST, 10, tmp_path).read(np.array([7, 2])), rows([70, 21]))
+
+
+@pytest.mark.slow
+def test_what_checksums_cost(tmp_path, monkeypatch):
+    """The figures of docs/resume.md."""
+    first = {"w": np.zeros(250_000, np.float32)}
+    state = {"w": np.random.default_rng(0).normal(size=(20, 250_000)).astype(np.float32)}
+    for checked in (False, True):
+        store = DiskStore(first, 20, tmp_path / str(checked))
+        store.checked = checked
+        took = []
+        for r in range(1, 10):
+            clock = time.process_time()
+            store.write(np.arange(20), state, r)
+            store.read(np.arange(20))
+            took.append((time.process_time() - clock) / 20 * 1000)
+        print(f"a client of 1 MB written and read, {checked=}: {np.median(took):.2f} ms of CPU")
+    config = pfl.runs.default_config()
+    config.rounds, config.eval_every, config.checkpoint_every = 100, 50, 0
+    config.client_state_in = "disk"
+    config.model.hidden = (200,)
+    spent, checksum = [0.0], stores._checksum
+
+    def timed(parts):
+        clock = time.thread_time()
+        found = checksum(parts)
+        spent[0] += time.thread_time() - clock
+        return found
+
+    monkeypatch.setattr(stores, "_checksum", timed)
+    rows = pfl.runs.run(config, tmp_path / "run").rows
+    seconds = sum(50 * row["seconds"] for row in rows)
+    print(f"digits, states on disk: {spent[0] / seconds:.2%} of the rounds' time")

@@ -6,7 +6,7 @@ import pytest
 from toy import ALGORITHMS, MODEL, dataset, host, mesh
 
 from pflalign_jax.federated import StoreError, federate
-from pflalign_jax.federated.client_store import DiskStore
+from pflalign_jax.federated.disk_store import DiskStore
 
 
 def make(place, state_dir, devices=2, cohort_size=3, name="pflalign"):

@@ -89,6 +89,12 @@ def test_the_latest_and_the_earliest_best_are_kept(tmp_path):
     assert write(tmp_path, {7: 0.9, 8: None}, keep=1) == [7, 8]
 
 
+def test_the_best_is_kept_after_a_restart(tmp_path):
+    assert write(tmp_path, {1: 0.1, 2: 0.9, 3: None}) == [2, 3]
+    assert write(tmp_path, {4: 0.8, 5: None, 6: 0.9}) == [2, 5, 6]
+    assert write(tmp_path, {7: 0.95, 8: None, 9: None}) == [7, 8, 9]
+
+
 def test_states_in_a_store_are_not_in_the_checkpoint(tmp_path):
     checkpoints = open_checkpoints(tmp_path)
     checkpoints.save(saved(1)._replace(clients=ClientSnapshot(None, ())), {"offset": 1})

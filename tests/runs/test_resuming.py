@@ -1,21 +1,20 @@
 """A run goes on in its workdir, bit for bit; what does not go together is refused by name."""
 
 import gc
-import itertools
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from small_runs import built, go, interrupted, measured, same, small, stopped_after
 
 from experiments.compare import comparison
 from pflalign_jax.cli.console import ComparisonProgress
 from pflalign_jax.federated import StoreError
-from pflalign_jax.runs import checkpoints, diagnostics_log, files, lock, loop, resuming, signals
+from pflalign_jax.runs import diagnostics_log, files, lock, loop, resuming, signals
 from pflalign_jax.runs.build import build
 from pflalign_jax.runs.checkpoints import CheckpointError, checkpoint_path, checkpoint_rounds
-from pflalign_jax.runs.config import default_config, resolve
 from pflalign_jax.runs.hardware import MemoryExhaustedError
 from pflalign_jax.runs.loop import RunPlan, train
 
@@ -33,68 +32,12 @@ def collected():
     gc.collect()
 
 
-SECONDS = ("second", "fraction_of_matmul_peak")
-
-
-def small(**fields):
-    config = default_config()
-    config.rounds, config.eval_every, config.cohort_size = 6, 2, 4
-    config.dataset.num_clients, config.dataset.fraction = 6, 0.15
-    config.model.name = "logistic"
-    config.algorithm.learning_rate = 3.0
-    config.checkpoint_every = 1
-    for name, value in fields.items():
-        config[name] = value
-    return config
-
-
 @pytest.fixture(scope="module", autouse=True)
 def no_peak():
     """Do not measure the machine's peak at every start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "matmul_peak", lambda: 1e11)
         yield
-
-
-BUILT = {}  # programs are compiled once
-
-
-def built(path, config):
-    of = config.copy_and_resolve_references()
-    kept = {"rounds": 6, "checkpoint_every": None, "checkpoints_kept": 2}
-    resolved = resolve(of)
-    of.update(kept)
-    on_disk = path if config.client_state_in == "disk" else None
-    name = (json.dumps(resolve(of).to_dict()), on_disk)
-    if name not in BUILT:
-        BUILT[name] = build(config, path / "client_states")
-    return BUILT[name]._replace(config=resolved)
-
-
-def go(path, config, said=None, asked=lambda: 0, dataset=None):
-    experiment = built(path, config)
-    if dataset is not None:
-        experiment = experiment._replace(dataset=dataset)
-    files.create(path, go_on=True)
-    start = resuming.prepare(path, experiment, [].append if said is None else said.append)
-    return train(RunPlan(experiment, path, start, path / "checkpoints", stop=asked))
-
-
-def stopped_after(rounds):
-    """Return a ``stop`` that asks to after so many rounds."""
-    turns = itertools.count(1)
-    return lambda: 15 if next(turns) == rounds else 0
-
-
-def interrupted(path, config, rounds=3):
-    with pytest.raises(signals.StoppedError, match=f"stopped by SIGTERM after round {rounds}"):
-        go(path, config, asked=stopped_after(rounds))
-    return path
-
-
-def measured(path):
-    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if not any(s in k for s in SECONDS)} for r in rows]
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +56,6 @@ def half(tmp_path_factory):
 @pytest.fixture
 def run(half, tmp_path):
     return shutil.copytree(half, tmp_path / "run")
-
-
-def same(path, other):
-    assert measured(path) == measured(other)
-    assert (path / "clients.csv").read_bytes() == (other / "clients.csv").read_bytes()
-    last = [checkpoints.read_about(p / "checkpoints", 6)["leaves"] for p in (path, other)]
-    assert last[0] == last[1]  # names, shapes, types and checksums
 
 
 def test_it_goes_on_and_says_so(run, alone):
@@ -234,7 +170,7 @@ def test_other_data_are_refused(run):
     dataset = built(run, small()).dataset
     for changed, message in (
         (dataset._replace(y=(dataset.y + 1) % 10), "partition_hash differ"),
-        (dataset._replace(x=dataset.x + 1), "features_crc32 differ"),
+        (dataset._replace(x=dataset.x + 1), "features_crc32_all differ"),
     ):
         with pytest.raises(files.WorkdirError, match=f"other data than digits is now: {message}"):
             go(run, small(), dataset=changed)
@@ -316,7 +252,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(run, alone, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", full)
         with pytest.raises(files.WorkdirError, match=r"jsonl cannot be written: No space left .* "
-                           f"--workdir={run} goes on from the last checkpoint"):  # fmt: skip
+                           f"--workdir={run} goes on from the checkpoint after"):  # fmt: skip
             go(run, small())
     assert metrics.read_bytes().startswith(kept)
     go(run, small())

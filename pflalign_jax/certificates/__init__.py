@@ -1,0 +1,35 @@
+"""Certificates: upper bounds on the true loss of personal models that hold with a probability."""
+
+from pflalign_jax.certificates.bounds import (
+    binary_kl,
+    chernoff_kl,
+    clopper_pearson,
+    kl_inverse,
+    log_xi,
+)
+from pflalign_jax.certificates.certificate import (
+    Certificate,
+    best_of,
+    holdout,
+    pac_bayes,
+    pooled_holdout,
+    pooled_pac_bayes,
+)
+from pflalign_jax.certificates.gaussians import Gaussian, gaussian_kl, leaf_scales
+
+__all__ = [
+    "Certificate",
+    "Gaussian",
+    "best_of",
+    "binary_kl",
+    "chernoff_kl",
+    "clopper_pearson",
+    "gaussian_kl",
+    "holdout",
+    "kl_inverse",
+    "leaf_scales",
+    "log_xi",
+    "pac_bayes",
+    "pooled_holdout",
+    "pooled_pac_bayes",
+]

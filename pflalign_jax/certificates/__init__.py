@@ -1,5 +1,12 @@
 """Certificates: upper bounds on the true loss of personal models that hold with a probability."""
 
+from pflalign_jax.certificates.bound_training import (
+    bound_training,
+    bounded_cross_entropy,
+    first_posterior,
+    gaussian_prior,
+    in_parameters,
+)
 from pflalign_jax.certificates.bounds import (
     binary_kl,
     chernoff_kl,
@@ -22,10 +29,15 @@ __all__ = [
     "Gaussian",
     "best_of",
     "binary_kl",
+    "bound_training",
+    "bounded_cross_entropy",
     "chernoff_kl",
     "clopper_pearson",
+    "first_posterior",
     "gaussian_kl",
+    "gaussian_prior",
     "holdout",
+    "in_parameters",
     "kl_inverse",
     "leaf_scales",
     "log_xi",

@@ -90,26 +90,6 @@ def gaussian_kl(posterior: Gaussian | Any, prior: Any, scale: Any) -> float:
     return total
 
 
-def traced_kl(posterior: Gaussian, prior: Gaussian) -> jax.Array:
-    """Return the same divergence inside a program, in float32, to be differentiated.
-
-    Args:
-      posterior, prior: leaves of `Gaussian.log_scale` have the shapes of the means, or are scalars.
-    """
-
-    def of_leaf(mean, log_scale, centre, log_s):
-        log_scale, log_s = jnp.asarray(log_scale), jnp.asarray(log_s)
-        log_ratio = 2 * (log_scale - log_s)
-        spread = jnp.expm1(log_ratio) - log_ratio
-        distance = jnp.square((mean - centre) * jnp.exp(-log_s))
-        # A scalar spread is that of every coordinate of the leaf.
-        copies = mean.size // spread.size
-        return 0.5 * (copies * jnp.sum(spread) + jnp.sum(distance))
-
-    terms = jax.tree.map(of_leaf, *posterior, *prior)
-    return jax.tree.reduce(jnp.add, terms)
-
-
 def draw(gaussian: Gaussian, key: jax.Array) -> Any:
     """Return one tree of parameters from a Gaussian; consumes ``key``."""
     leaves, treedef = jax.tree.flatten(gaussian.mean)

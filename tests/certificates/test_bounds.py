@@ -21,7 +21,7 @@ from pflalign_jax.certificates import (
     pooled_holdout,
     pooled_pac_bayes,
 )
-from pflalign_jax.certificates.gaussians import draw, traced_kl
+from pflalign_jax.certificates.gaussians import draw
 
 DELTA = 0.05
 CLIENTS = 2000
@@ -81,9 +81,6 @@ def test_gaussian_kl_is_the_mean_log_ratio():
         ]
         total += (logs[0] - logs[1]).reshape(draws, -1).sum(1).mean()
     assert exact == pytest.approx(total, rel=0.01)
-    with jax.numpy_dtype_promotion("standard"):
-        traced = traced_kl(posterior, Gaussian(prior, jax.tree.map(np.log, scale)))
-    assert float(traced) == pytest.approx(exact, rel=1e-5)
 
 
 def test_gaussian_kl_of_a_moved_mean_is_its_squared_distance():

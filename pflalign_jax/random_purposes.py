@@ -12,6 +12,9 @@ are new.
 The split of client k is drawn from ``[seed, k]`` (`split_clients`), so clients 1 to 4 share a
 stream with these. It stays that way because all published partitions depend on it."""
 
+BOUND = 5
+"""Of a dataset, below a client's ``[seed, k]``: which examples are kept for bounds."""
+
 INIT, COHORT, LOCAL, ADAPT, STATES = range(5)
 """Of a run: first parameters; who is invited; local training; the training that is only scored;
 first states of the algorithm."""

@@ -27,6 +27,7 @@ from pflalign_jax.federated.device_program import (
     sharded_program,
     update_chunk,
 )
+from pflalign_jax.federated.inject_hyperparams import adapting
 from pflalign_jax.federated.sharding import SHARDED, PlacedData
 from pflalign_jax.random_purposes import ADAPT
 
@@ -57,6 +58,7 @@ def _device_models(options, key, round_index, server, clients, data, visits, *, 
     """Return one device's models, leaves ``[1, R, ...]``."""
     clients, data, visits = drop_device_axis(clients, data, visits)
     received = options.algorithm.broadcast(server)
+    to_adapt = adapting(server, received)
     # As in an evaluation: the same draws give the same adapted models.
     adapt_key = jax.random.fold_in(jax.random.fold_in(key, ADAPT), round_index)
     data = _without_examples(data) if stage == "unseen" else data
@@ -70,7 +72,7 @@ def _device_models(options, key, round_index, server, clients, data, visits, *, 
             return start
         steps = options.adapt_steps
         limit = None if steps is None else lambda client_id: steps
-        output = update_chunk(options, received, states, data, chunk, adapt_key, limit)
+        output = update_chunk(options, to_adapt, states, data, chunk, adapt_key, limit)
         finite = finite_rows(chunk, (output.metrics.get("loss"), output.params))
         return select_rows(finite, output.params, start)
 

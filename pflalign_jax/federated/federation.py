@@ -410,6 +410,7 @@ class Federation:
         Raises:
           ValueError: if the dataset has no new clients.
         """
+        state = self._to_adapt_with(state, values)
         new, staged = self._staged_new_clients(state)
         arguments = self._program_arguments(state, staged)
         tables = self._score_new_clients(*arguments, adapt=adapt)
@@ -427,7 +428,7 @@ class Federation:
             raise ValueError(
                 f"{self.dataset.name} has no new clients; make it with num_new_clients=..."
             )
-        state, states = self._to_adapt_with(state, values), ()
+        states: Any = ()
         if self.algorithm.newcomer is None:
             given = (state.server, state.key)
             states = self._new_clients.init(self._state_of_new_client, given)
@@ -436,13 +437,16 @@ class Federation:
 
     # Models
 
-    def adapted_params(self, state: FederationState, clients: str = "train") -> Any:
+    def adapted_params(
+        self, state: FederationState, clients: str = "train", **values: float
+    ) -> Any:
         """Return the models that are scored as ``personal / adapted``; changes nothing.
 
         Args:
           state: of the federation.
           clients: ``"train"``, or ``"new"`` for the dataset's new clients, after
             ``new_client_steps``.
+          values: as in `evaluate`.
 
         Returns:
           NumPy arrays ``[K, ...]`` in the clients' order, all on the host.
@@ -450,7 +454,7 @@ class Federation:
         Raises:
           ValueError: for another word, or if the dataset has no new clients.
         """
-        return self.all_params(state, clients, "adapted")
+        return self.all_params(self._to_adapt_with(state, values), clients, "adapted")
 
     def all_params(
         self, state: FederationState, clients: str = "train", stage: str = "received"

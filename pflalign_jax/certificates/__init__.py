@@ -22,15 +22,20 @@ from pflalign_jax.certificates.certificate import (
     pooled_holdout,
     pooled_pac_bayes,
 )
+from pflalign_jax.certificates.certify import Certified, certify, zero_one_loss
 from pflalign_jax.certificates.gaussians import Gaussian, gaussian_kl, leaf_scales
+from pflalign_jax.certificates.validity import CertificateError
 
 __all__ = [
     "Certificate",
+    "CertificateError",
+    "Certified",
     "Gaussian",
     "best_of",
     "binary_kl",
     "bound_training",
     "bounded_cross_entropy",
+    "certify",
     "chernoff_kl",
     "clopper_pearson",
     "first_posterior",
@@ -44,4 +49,5 @@ __all__ = [
     "pac_bayes",
     "pooled_holdout",
     "pooled_pac_bayes",
+    "zero_one_loss",
 ]

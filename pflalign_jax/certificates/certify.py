@@ -77,7 +77,7 @@ def certify(
     delta: float = 0.05,
     loss: BoundedLoss | None = None,
     tx: optax.GradientTransformation | None = None,
-    local_epochs: int = 20,
+    local_epochs: int = 100,
     batch_size: int = 50,
     draws: int = 4,
 ) -> Certified:

@@ -245,7 +245,7 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
             f"{directory} holds no checkpoint; run with checkpoints "
             "(config.checkpoint_every is not 0), or let the run come to its first one"
         )
-    chosen, names = _choose(directory, rounds, which), tuple(data["client_names"])
+    chosen, names = choose_round(directory, rounds, which), tuple(data["client_names"])
     task, num_outputs = _task_of(config, data)
     model = build_model(config, num_outputs)
     files.refuse_other_weights(workdir, model)
@@ -281,7 +281,7 @@ def _task_of(config: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Task, 
     return rebuild_task(config, about["name"], moments), about["num_outputs"]
 
 
-def _choose(directory: pathlib.Path, rounds: list[int], which: str | int) -> int:
+def choose_round(directory: pathlib.Path, rounds: list[int], which: str | int) -> int:
     """Return the round of a checkpoint."""
     if which == "last":
         return rounds[-1]

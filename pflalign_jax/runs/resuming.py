@@ -171,7 +171,7 @@ def _refuse_another_run(workdir: pathlib.Path, experiment: Experiment) -> None:
     differ = {name: values for name, values in found.items() if name not in may_change}
     files.refuse_other_weights(workdir, model)
     if differ.keys() <= set(OF_DATA):
-        _refuse_other_data(workdir, dataset)  # which says who came or went
+        refuse_other_data(workdir, dataset)  # which says who came or went
     if differ:
         said = [f"config.{name} was {was}, is {now}" for name, (was, now) in differ.items()]
         raise WorkdirError(
@@ -218,7 +218,12 @@ def differences(
     }
 
 
-def _refuse_other_data(workdir: pathlib.Path, dataset: FederatedDataset) -> None:
+def refuse_other_data(workdir: pathlib.Path, dataset: FederatedDataset) -> None:
+    """Refuse data that are not those that a run began with.
+
+    Raises:
+      WorkdirError: naming what differs, and clients that came or went.
+    """
     before = files.read_data(workdir, default={})
     now = files.as_written(files.describe_data(dataset))
     # What an earlier version did not write cannot differ; label counts follow from the rest.

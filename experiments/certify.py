@@ -1,0 +1,237 @@
+"""Certify the models of a run: bounds on the true error of every client, beside its test error.
+
+python -m experiments.certify WORKDIR [--round=best] [--scales=0.1,0.5] [--delta=0.05]
+
+Asks for PAC-Bayes and held-out certificates of the new clients and of those that train, and says
+which are not valid and why; --config.dataset.bound_fraction=0.2 in the run keeps the examples that
+most of them need. Writes certificates/certificates.csv, a row for every client and certificate,
+certificates/summary.json and a figure.
+"""
+
+import csv
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pflalign_jax.certificates import CertificateError, Certified, certify
+from pflalign_jax.cli.command import FlagError, run_command
+from pflalign_jax.cli.console import say_on
+from pflalign_jax.cli.devices import DEVICES, check_devices, use_devices
+from pflalign_jax.cli.plots import new_figure, save_figure
+from pflalign_jax.runs.reopening import reopen
+
+_ROUND = flags.DEFINE_string("round", "last", "last, best (on validation), or a number.")
+_SCALES = flags.DEFINE_list(
+    "scales", ["0.1", "0.5"], "Prior's scales, as factors of the RMS of each layer; a union."
+)
+_DELTA = flags.DEFINE_float("delta", 0.05, "The probability with which a bound may be too low.")
+_EPOCHS = flags.DEFINE_integer("epochs", 100, "Epochs of training on the bound.")
+_DRAWS = flags.DEFINE_integer("draws", 4, "Models drawn for each example of the bound sample.")
+
+DIRECTORY = "certificates"
+"""Where the results go in a run's directory."""
+
+COLUMNS = (
+    *("clients", "kind", "model", "split", "client", "n", "bound", "empirical", "kl", "scale"),
+    *("test", "test_examples"),
+)
+"""Of the csv file."""
+
+
+# Okabe and Ito's palette, safe for colour-blind readers.
+COLOURS = {
+    ("pac_bayes", "received"): "#0072B2",
+    ("pac_bayes", "adapted"): "#E69F00",
+    ("pac_bayes", "bound"): "#009E73",
+    ("holdout", "adapted"): "#D55E00",
+}
+"""Of the figure, by kind and model."""
+
+
+class Asked(NamedTuple):
+    """A question to `certify`."""
+
+    clients: str
+    kind: str
+    model: str
+    split: str
+
+    @property
+    def title(self) -> str:
+        """Return it in a few words."""
+        return f"{self.clients}: {self.kind}, {self.model}, on {self.split}"
+
+
+QUESTIONS = (
+    Asked("new", "pac_bayes", "received", "train"),
+    Asked("new", "pac_bayes", "adapted", "train"),
+    Asked("new", "pac_bayes", "bound", "train"),
+    Asked("new", "holdout", "adapted", "bound"),
+    Asked("train", "pac_bayes", "received", "bound"),
+    Asked("train", "pac_bayes", "bound", "bound"),
+    Asked("train", "holdout", "adapted", "bound"),
+)
+"""What is asked of every run; those that are not valid for it are refused by `certify`."""
+
+
+def main(arguments: list[str]) -> None:
+    """Certify the run in the given directory."""
+    if len(arguments) != 1:
+        raise FlagError(f"give the directory of one run; {len(arguments)} were given")
+    use_devices(DEVICES.value)
+    check_devices()
+    workdir, console = pathlib.Path(arguments[0]), Console()
+    which = int(_ROUND.value) if _ROUND.value.isdigit() else _ROUND.value
+    experiment, state = reopen(workdir, which)
+    answers = answer(
+        experiment.federation,
+        state,
+        say_on(console),
+        scales=_scales(_SCALES.value),
+        delta=_DELTA.value,
+        local_epochs=_EPOCHS.value,
+        draws=_DRAWS.value,
+    )
+    directory = workdir / DIRECTORY
+    directory.mkdir(exist_ok=True)
+    write_rows(directory / "certificates.csv", answers)
+    summary = {asked.title: summary_of(found, seconds) for asked, found, seconds in answers}
+    (directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    title = f"{experiment.config.algorithm.name} on {experiment.dataset.name}"
+    save_figure(figure(title, answers), directory / "certificates.png")
+    console.print(table(title, _DELTA.value, answers))
+    say_on(console)(f"Files: {directory}/ with certificates.csv, summary.json, certificates.png")
+
+
+Answer = tuple[Asked, Certified, float]
+"""A question, what was found, and the seconds that it took, compilation included."""
+
+
+def answer(federation: Any, state: Any, say: Any, **options: Any) -> list[Answer]:
+    """Return the certificates that are valid for a run; ``say`` is told of the others.
+
+    Args:
+      federation, state: of the run.
+      say: takes a line.
+      options: of `certify`.
+
+    Raises:
+      CertificateError: if none is valid.
+    """
+    answers: list[Answer] = []
+    refused: list[CertificateError] = []
+    for asked in QUESTIONS:
+        start = time.perf_counter()
+        try:
+            found = certify(federation, state, **asked._asdict(), **options)
+        except CertificateError as error:
+            refused.append(error)
+            say(f"not certified ({asked.title}): {error}")
+            continue
+        answers.append((asked, found, time.perf_counter() - start))
+    if not answers:
+        raise refused[0]
+    return answers
+
+
+def summary_of(found: Certified, seconds: float) -> dict[str, float]:
+    """Return a certificate's numbers over clients: means of those with examples, and pooled."""
+    some, tested = found.clients.n > 0, found.test_examples > 0
+    return {
+        "clients": int(some.sum()),
+        "examples": float(found.clients.n[some].mean()),
+        "bound_mean": float(found.clients.bound[some].mean()),
+        "bound_pooled": float(found.pooled.bound),
+        "kl_mean": float(found.clients.kl[some].mean()),
+        "empirical_mean": float(found.clients.empirical[some].mean()),
+        "test_mean": float(found.test[tested].mean()) if tested.any() else float("nan"),
+        "below_test": int((found.clients.bound[tested] < found.test[tested]).sum()),
+        "seconds_per_100_clients": 100 * seconds / len(some),
+    }
+
+
+def write_rows(path: pathlib.Path, answers: Sequence[Answer]) -> None:
+    """Write a row for every client of every certificate as csv."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for asked, found, _ in answers:
+            c = found.clients
+            columns = (found.names, c.n, c.bound, c.empirical, c.kl, found.scales, found.test)
+            for row in zip(*columns, found.test_examples, strict=True):
+                writer.writerow([asked.clients, asked.kind, asked.model, asked.split, *row])
+
+
+def table(title: str, delta: float, answers: Sequence[Answer]) -> Table:
+    """Return the table to print: a row for every certificate."""
+    shown = Table(
+        title=f"{title}: errors at most, with probability {1 - delta:g}",
+        caption="Clients, kind, model and bound sample. mean: of the clients' own bounds; pooled: "
+        "one bound on the mean error over all examples; gap: mean - test; above: clients whose "
+        "test error is above their bound, by chance of it or of the few test examples",
+        box=box.SIMPLE_HEAD,
+    )
+    for column in ("certificate", "clients", "n", "mean", "pooled", "KL", "test", "gap", "above"):
+        justify: Any = "left" if column == "certificate" else "right"
+        shown.add_column(column, justify=justify, no_wrap=True)
+    for asked, found, seconds in answers:
+        s = summary_of(found, seconds)
+        shown.add_row(
+            asked.title,
+            str(s["clients"]),
+            f"{s['examples']:.0f}",
+            f"{s['bound_mean']:.3f}",
+            f"{s['bound_pooled']:.3f}",
+            f"{s['kl_mean']:.3g}" if asked.kind == "pac_bayes" else "",
+            f"{s['test_mean']:.3f}",
+            f"{s['bound_mean'] - s['test_mean']:.3f}",
+            str(s["below_test"]),
+        )
+    return shown
+
+
+def figure(title: str, answers: Sequence[Answer]) -> Figure:
+    """Draw certificate against test error for every client, sorted; a panel for each group.
+
+    The gap between a line and the dots of its colour is what a certificate leaves open.
+    """
+    groups = [g for g in ("new", "train") if any(asked.clients == g for asked, *_ in answers)]
+    drawn = new_figure((5.5 * len(groups), 4.2))
+    panels = drawn.subplots(1, len(groups), squeeze=False)[0]
+    for axes, group in zip(panels, groups, strict=True):
+        for asked, found, _ in (each for each in answers if each[0].clients == group):
+            # Each certificate in its own order: curves that rise can be compared.
+            order = np.argsort(found.clients.bound)
+            share = 100 * (np.arange(len(order)) + 0.5) / len(order)
+            style = "-" if asked.kind == "holdout" else "--"
+            colour, label = COLOURS[asked.kind, asked.model], f"{asked.kind}, {asked.model}"
+            axes.plot(share, found.clients.bound[order], style, color=colour, label=label)
+            axes.plot(share, found.test[order], ".", color=colour, markersize=4)
+        axes.set(
+            xlabel="clients, by their certificate (%)",
+            ylabel="error: certificate (line), test (dots)",
+            title=f"{title}: {group} clients",
+            ylim=(0, 1.02),
+        )
+        axes.legend(fontsize="x-small")
+    return drawn
+
+
+def _scales(texts: Sequence[str]) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, texts))
+    except ValueError as error:
+        raise FlagError(f"--scales={','.join(texts)}: {error}; give numbers") from error
+
+
+if __name__ == "__main__":
+    run_command(main)

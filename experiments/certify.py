@@ -15,18 +15,17 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from experiments.report.certificates import PLACE, draw_certificates, read_certificates
 from pflalign_jax.certificates import CertificateError, Certified, certify
 from pflalign_jax.cli.command import FlagError, run_command
 from pflalign_jax.cli.console import say_on
 from pflalign_jax.cli.devices import DEVICES, check_devices, use_devices
-from pflalign_jax.cli.plots import new_figure, save_figure
+from pflalign_jax.cli.plots import save_figure
 from pflalign_jax.runs.reopening import reopen
 
 _ROUND = flags.DEFINE_string("round", "last", "last, best (on validation), or a number.")
@@ -37,24 +36,11 @@ _DELTA = flags.DEFINE_float("delta", 0.05, "The probability with which a bound m
 _EPOCHS = flags.DEFINE_integer("epochs", 100, "Epochs of training on the bound.")
 _DRAWS = flags.DEFINE_integer("draws", 4, "Models drawn for each example of the bound sample.")
 
-DIRECTORY = "certificates"
-"""Where the results go in a run's directory."""
-
 COLUMNS = (
     *("clients", "kind", "model", "split", "client", "n", "bound", "empirical", "kl", "scale"),
     *("test", "test_examples"),
 )
 """Of the csv file."""
-
-
-# Okabe and Ito's palette, safe for colour-blind readers.
-COLOURS = {
-    ("pac_bayes", "received"): "#0072B2",
-    ("pac_bayes", "adapted"): "#E69F00",
-    ("pac_bayes", "bound"): "#009E73",
-    ("holdout", "adapted"): "#D55E00",
-}
-"""Of the figure, by kind and model."""
 
 
 class Asked(NamedTuple):
@@ -101,13 +87,14 @@ def main(arguments: list[str]) -> None:
         local_epochs=_EPOCHS.value,
         draws=_DRAWS.value,
     )
-    directory = workdir / DIRECTORY
+    directory = (workdir / PLACE).parent
     directory.mkdir(exist_ok=True)
-    write_rows(directory / "certificates.csv", answers)
+    write_rows(workdir / PLACE, answers)
     summary = {asked.title: summary_of(found, seconds) for asked, found, seconds in answers}
     (directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     title = f"{experiment.config.algorithm.name} on {experiment.dataset.name}"
-    save_figure(figure(title, answers), directory / "certificates.png")
+    drawn = draw_certificates(title, read_certificates(workdir))
+    save_figure(drawn, directory / "certificates.png")
     console.print(table(title, _DELTA.value, answers))
     say_on(console)(f"Files: {directory}/ with certificates.csv, summary.json, certificates.png")
 
@@ -197,33 +184,6 @@ def table(title: str, delta: float, answers: Sequence[Answer]) -> Table:
             str(s["below_test"]),
         )
     return shown
-
-
-def figure(title: str, answers: Sequence[Answer]) -> Figure:
-    """Draw certificate against test error for every client, sorted; a panel for each group.
-
-    The gap between a line and the dots of its colour is what a certificate leaves open.
-    """
-    groups = [g for g in ("new", "train") if any(asked.clients == g for asked, *_ in answers)]
-    drawn = new_figure((5.5 * len(groups), 4.2))
-    panels = drawn.subplots(1, len(groups), squeeze=False)[0]
-    for axes, group in zip(panels, groups, strict=True):
-        for asked, found, _ in (each for each in answers if each[0].clients == group):
-            # Each certificate in its own order: curves that rise can be compared.
-            order = np.argsort(found.clients.bound)
-            share = 100 * (np.arange(len(order)) + 0.5) / len(order)
-            style = "-" if asked.kind == "holdout" else "--"
-            colour, label = COLOURS[asked.kind, asked.model], f"{asked.kind}, {asked.model}"
-            axes.plot(share, found.clients.bound[order], style, color=colour, label=label)
-            axes.plot(share, found.test[order], ".", color=colour, markersize=4)
-        axes.set(
-            xlabel="clients, by their certificate (%)",
-            ylabel="error: certificate (line), test (dots)",
-            title=f"{title}: {group} clients",
-            ylim=(0, 1.02),
-        )
-        axes.legend(fontsize="x-small")
-    return drawn
 
 
 def _scales(texts: Sequence[str]) -> tuple[float, ...]:

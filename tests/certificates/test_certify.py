@@ -129,8 +129,19 @@ def test_certificates_do_not_depend_on_devices_or_chunk(run):
             np.testing.assert_allclose(first.clients.bound, other.clients.bound, atol=0.02)
 
 
-def question(run, **asked):
-    return lambda: certify(*run, **asked)
+@pytest.mark.slow
+def test_low_rank_adapters_have_a_divergence_of_their_own_parameters_alone():
+    """Frozen weights are an argument of the program, and cost nothing."""
+    base = models.mlp(3, hidden=(16,))
+    weights = base.init(jax.random.key(5), np.zeros((1, 3), np.float32))
+    model = models.lora(base, jax.tree.map(np.asarray, weights), rank=1)
+    federation = federate(algorithms.pflalign(model, 3.0), model, data(), mesh=mesh(2))
+    state, _ = federation.run_round(federation.init(jax.random.key(0)))
+    found = certify(federation, state, "new", **QUICK)
+    assert np.isfinite(found.clients.kl).all() and (found.clients.bound < 1).all()
+    params = federation.adapted_params(state, "new")
+    count = sum(a[0].size for a in jax.tree.leaves(params))
+    assert count < sum(a.size for a in jax.tree.leaves(weights))
 
 
 @pytest.mark.parametrize(

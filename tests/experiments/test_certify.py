@@ -11,6 +11,7 @@ from rich.console import Console
 
 from experiments import certify as command
 from experiments.certify import Asked
+from experiments.report.certificates import PLACE, draw_certificates, read_certificates
 from pflalign_jax.certificates import CertificateError, Certified, holdout, pac_bayes
 from pflalign_jax.certificates.certificate import pooled_holdout
 
@@ -46,11 +47,13 @@ def test_table_file_and_figure(tmp_path):
     console.print(command.table("toy", 0.05, answers()))
     text = console.export_text()
     assert "new: pac_bayes, bound, on train" in text and "train: holdout, adapted, on bound" in text
-    command.write_rows(tmp_path / "rows.csv", answers())
-    rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
+    (tmp_path / "certificates").mkdir()
+    assert read_certificates(tmp_path) == []
+    command.write_rows(tmp_path / PLACE, answers())
+    rows = read_certificates(tmp_path)
     assert len(rows) == 6 and tuple(rows[0]) == command.COLUMNS
-    assert float(rows[0]["bound"]) == answers()[0][1].clients.bound[0] and rows[1]["client"] == "b"
-    drawn = command.figure("toy", answers())
+    assert rows[0]["bound"] == answers()[0][1].clients.bound[0] and rows[1]["client"] == "b"
+    drawn = draw_certificates("toy", rows)
     assert [axes.get_title() for axes in drawn.axes] == ["toy: new clients", "toy: train clients"]
 
 

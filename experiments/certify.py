@@ -58,9 +58,9 @@ class Asked(NamedTuple):
 
 
 QUESTIONS = (
-    Asked("new", "pac_bayes", "received", "train"),
-    Asked("new", "pac_bayes", "adapted", "train"),
-    Asked("new", "pac_bayes", "bound", "train"),
+    Asked("new", "pac_bayes", "received", "all"),
+    Asked("new", "pac_bayes", "adapted", "all"),
+    Asked("new", "pac_bayes", "bound", "all"),
     Asked("new", "holdout", "adapted", "bound"),
     Asked("train", "pac_bayes", "received", "bound"),
     Asked("train", "pac_bayes", "bound", "bound"),

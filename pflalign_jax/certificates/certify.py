@@ -92,8 +92,8 @@ def certify(
         steps; ``"bound"``, for PAC-Bayes: trained from the received one on the bound itself with
         `bound_training`, mean and scales. None: ``"bound"``, for held-out bounds ``"adapted"``.
       split: the bound sample. ``"bound"``: what ``bound_fraction`` keeps; or a split of the
-        dataset, where that is valid. None: ``"train"`` for PAC-Bayes and new clients, else
-        ``"bound"``.
+        dataset, or ``"all"`` but the test examples, where that is valid. None: ``"all"`` for
+        PAC-Bayes and new clients, else ``"bound"``.
       scales: G factors of the prior's scales, of which each client takes the best; each costs a
         part of delta (``delta / G``). A factor that was chosen on other clients is free.
       delta: the probability with which a bound may be too low.

@@ -2,16 +2,18 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from pflalign_jax.certificates.certificate import HOLDOUT, PAC_BAYES
-from pflalign_jax.datasets import FederatedDataset, Owned
+from pflalign_jax.datasets import SPLITS, FederatedDataset, Owned
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import Federation
 
 MODELS = {PAC_BAYES: ("bound", "received", "adapted"), HOLDOUT: ("received", "adapted")}
 """By kind of certificate, which models can be certified; the first of PAC-Bayes is the default."""
 
-SAMPLES = ("bound", "train", "validation", "test")
-"""What the bound sample can be."""
+SAMPLES = ("bound", "train", "validation", "test", "all")
+"""What the bound sample can be; ``"all"`` is all of a client's examples but those of the test."""
 
 
 class CertificateError(UserError, ValueError):
@@ -36,7 +38,7 @@ class Question(NamedTuple):
         _choose("kind", self.kind, (PAC_BAYES, HOLDOUT))
         randomised = self.kind == PAC_BAYES
         model = self.model or ("bound" if randomised else "adapted")
-        split = self.split or ("train" if randomised and self.clients == "new" else "bound")
+        split = self.split or ("all" if randomised and self.clients == "new" else "bound")
         _choose(f"model of kind={self.kind!r},", model, MODELS[self.kind])
         _choose("split", split, SAMPLES)
         return self._replace(model=model, split=split)
@@ -86,7 +88,12 @@ def check_valid(federation: Federation, question: Question, own_loss: bool) -> s
 
 
 def bound_sample(dataset: FederatedDataset, split: str | None) -> Owned:
-    """Return what the clients own of a split, or of what is kept for bounds."""
+    """Return what the clients own of a bound sample, one of `SAMPLES`."""
+    if split == "all":
+        parts = [dataset.splits[name] for name in SPLITS if name != "test"]
+        parts += [] if dataset.bound is None else [dataset.bound]
+        clients = range(dataset.num_clients)
+        return Owned.from_parts(np.concatenate([p.of_client(k) for p in parts]) for k in clients)
     if split != "bound":
         return dataset.splits[str(split)]
     if dataset.bound is None:
@@ -115,9 +122,9 @@ def _refuse_trained_on(question: Question) -> None:
     """Refuse a bound sample that the prior, or the held-out model, depends on."""
     new, split = question.clients == "new", question.split
     cure = "use split='bound', for which the dataset needs bound_fraction=..."
-    if not new and split == "train":
+    if not new and split in ("train", "all"):
         raise CertificateError(
-            "split='train' of clients='train' took part in training the model that the "
+            f"split={split!r} of clients='train' took part in training the model that the "
             f"certificate would start from; {cure}"
         )
     if not new and split == "validation":
@@ -125,10 +132,10 @@ def _refuse_trained_on(question: Question) -> None:
             "split='validation' of clients='train' is what rounds and step sizes are chosen on, "
             f"so the model depends on it; {cure}"
         )
-    if question.kind == HOLDOUT and question.model == "adapted" and split == "train":
+    if question.kind == HOLDOUT and question.model == "adapted" and split in ("train", "all"):
         raise CertificateError(
-            "kind='holdout' with split='train': the adapted model was trained on these examples; "
-            f"{cure}, or kind='pac_bayes'"
+            f"kind='holdout' with split={split!r}: the adapted model was trained on these "
+            f"examples; {cure}, or kind='pac_bayes'"
         )
 
 

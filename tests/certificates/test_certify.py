@@ -53,7 +53,8 @@ def test_new_clients_are_certified_from_the_received_model(run):
     before = jax.tree.map(np.array, (state.server, state.clients))
     found = certify(federation, state, "new", **QUICK)
     new = federation.dataset.new_clients
-    assert found.clients.n.tolist() == new.splits["train"].sizes.tolist()
+    splits = (*(new.splits[name] for name in ("train", "validation")), new.bound)
+    assert found.clients.n.tolist() == sum(owned.sizes for owned in splits).tolist()
     assert (found.clients.kl > 0).all() and (found.clients.empirical < 0.5).all()
     assert (found.clients.bound > found.test).all() and (found.clients.bound < 1).all()
     assert found.pooled.n == found.clients.n.sum()
@@ -147,12 +148,13 @@ def test_low_rank_adapters_have_a_divergence_of_their_own_parameters_alone():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"clients": "train", "split": "train"}, "took part in training the model"),
+        ({"clients": "train", "split": "train"}, "split='train' of clients='train' took part in"),
+        ({"clients": "train", "split": "all"}, "split='all' of clients='train' took part in"),
         ({"clients": "train", "split": "validation"}, "rounds and step sizes are chosen on"),
         ({"kind": "holdout", "split": "train"}, "the adapted model was trained on these"),
         ({"kind": "pac"}, r"kind 'pac' is unknown; choose from \('pac_bayes', 'holdout'\)"),
         ({"kind": "holdout", "model": "bound"}, "model of kind='holdout', 'bound' is unknown"),
-        ({"split": "all"}, "split 'all' is unknown"),
+        ({"split": "some"}, "split 'some' is unknown"),
     ],
 )
 def test_what_is_not_valid_is_refused_by_name(run, asked, message):
@@ -178,7 +180,7 @@ def test_datasets_without_a_valid_sample_are_refused(options, asked, message):
 def test_splits_of_unknown_origin_and_numbers_out_of_range_are_refused(run):
     unknown = data()._replace(options=None)
     federation, state = trained(algorithms.fedavg(MODEL, 0.1), 0, dataset=unknown)
-    with pytest.raises(CertificateError, match="how split='train' was drawn is not known"):
+    with pytest.raises(CertificateError, match="how split='all' was drawn is not known"):
         certify(federation, state)
     for wrong in ({"scales": ()}, {"scales": (0.0,)}, {"delta": 0.0}, {"draws": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):

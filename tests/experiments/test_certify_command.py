@@ -16,7 +16,7 @@ from pflalign_jax.certificates import CertificateError, Certified, holdout, pac_
 from pflalign_jax.certificates.certificate import pooled_holdout
 
 NEW, TRAIN = (
-    Asked("new", "pac_bayes", "bound", "train"),
+    Asked("new", "pac_bayes", "bound", "all"),
     Asked("train", "holdout", "adapted", "bound"),
 )
 
@@ -46,7 +46,7 @@ def test_table_file_and_figure(tmp_path):
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(command.table("toy", 0.05, answers()))
     text = console.export_text()
-    assert "new: pac_bayes, bound, on train" in text and "train: holdout, adapted, on bound" in text
+    assert "new: pac_bayes, bound, on all" in text and "train: holdout, adapted, on bound" in text
     (tmp_path / "certificates").mkdir()
     assert read_certificates(tmp_path) == []
     command.write_rows(tmp_path / PLACE, answers())

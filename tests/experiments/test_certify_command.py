@@ -14,6 +14,7 @@ from experiments.certify import Asked
 from experiments.report.certificates import PLACE, draw_certificates, read_certificates
 from pflalign_jax.certificates import CertificateError, Certified, holdout, pac_bayes
 from pflalign_jax.certificates.certificate import pooled_holdout
+from pflalign_jax.cli.command import FlagError
 
 NEW, TRAIN = (
     Asked("new", "pac_bayes", "bound", "all"),
@@ -65,12 +66,14 @@ def test_what_is_refused_is_told_and_the_rest_certified(monkeypatch):
 
     monkeypatch.setattr(command, "certify", certify)
     said = []
-    found = command.answer(None, None, said.append)
+    found = command.answer(None, None, said.append, ["new", "train"])
     assert {asked.clients for asked, *_ in found} == {"new"} and len(said) == 3
     assert said[0] == "not certified (train: pac_bayes, received, on bound): no examples"
     monkeypatch.setattr(command, "QUESTIONS", (TRAIN,))
     with pytest.raises(CertificateError, match="no examples"):
-        command.answer(None, None, said.append)
+        command.answer(None, None, said.append, ["train"])
+    with pytest.raises(FlagError, match="--clients=old"):
+        command.answer(None, None, said.append, ["old"])
 
 
 @pytest.mark.slow

@@ -3,7 +3,16 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pflalign_jax import algorithms, datasets, diagnostics, federated, messages, models, tasks
+from pflalign_jax import (
+    algorithms,
+    certificates,
+    datasets,
+    diagnostics,
+    federated,
+    messages,
+    models,
+    tasks,
+)
 from pflalign_jax.align import (
     AlignState,
     align_transform,
@@ -53,6 +62,7 @@ __all__ = [
     "algorithms",
     "align_transform",
     "aligned_part",
+    "certificates",
     "datasets",
     "diagnostics",
     "direction",

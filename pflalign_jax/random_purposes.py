@@ -12,9 +12,12 @@ are new.
 The split of client k is drawn from ``[seed, k]`` (`split_clients`), so clients 1 to 4 share a
 stream with these. It stays that way because all published partitions depend on it."""
 
-INIT, COHORT, LOCAL, ADAPT, STATES = range(5)
+BOUND = 5
+"""Of a dataset, below a client's ``[seed, k]``: which examples are kept for bounds."""
+
+INIT, COHORT, LOCAL, ADAPT, STATES, CERTIFY = range(6)
 """Of a run: first parameters; who is invited; local training; the training that is only scored;
-first states of the algorithm."""
+first states of the algorithm; posteriors of certificates."""
 
 GROUP, OWN_CHANCE, PHASE, AWAKE, DROPOUT, OWN_SPEED, SPEED = range(2**30, 2**30 + 7)
 """Below ``COHORT``'s key: of `pflalign_jax.federated.participation`. Its invitations are keyed by

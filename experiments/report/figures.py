@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.compare.leaderboard import RIVALS, paired
+from experiments.report.certificates import CAPTION, draw_certificates, read_certificates
 from experiments.report.read import Series
 from pflalign_jax.diagnostics import GAMMA_EDGES
 from pflalign_jax.runs.headline import Headline
@@ -99,6 +100,10 @@ def figures(series: Sequence[Series]) -> dict[str, tuple[Figure, str]]:
         f"Examples of each label in each client, all splits, beside its {headline.metric} with "
         f"{series[0].name}; the worst client first.",
     )
+    for number, each in enumerate(some):
+        rows = read_certificates(each.runs[0].path)
+        if rows:
+            made[f"certificates_{number}"] = (draw_certificates(each.name, rows), CAPTION)
     return {name: (figure, text) for name, (figure, text) in made.items() if figure is not None}
 
 

@@ -136,6 +136,9 @@ class FederatedDataset(NamedTuple):
       options: keyword arguments of `partition_examples` that made it, with what every None stood
         for; None for a dataset that was made otherwise.
       task: what the data are for, as in `Examples`; None: as `pflalign_jax.tasks.infer_task` finds.
+      bound: further examples of each client, drawn at random, that nothing reads but
+        `pflalign_jax.certificates`: no training, score, choice or normalisation. No split has them;
+        None: there are none.
     """
 
     name: str
@@ -152,6 +155,7 @@ class FederatedDataset(NamedTuple):
     notes: tuple[str, ...] = ()
     options: Mapping[str, Any] | None = None
     task: str | None = None
+    bound: Owned | None = None
 
     @property
     def num_clients(self) -> int:

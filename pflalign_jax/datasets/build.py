@@ -26,10 +26,16 @@ class Group(NamedTuple):
     Attributes:
       names: ``[K]`` str.
       splits: split to `Owned`.
+      bound: as in `FederatedDataset`.
     """
 
     names: np.ndarray
     splits: Mapping[str, Owned]
+    bound: Owned | None = None
+
+    def owned(self) -> list[Owned]:
+        """Return all that the clients own: the splits, and what is kept for bounds."""
+        return [*self.splits.values(), *([] if self.bound is None else [self.bound])]
 
 
 def assemble(
@@ -81,7 +87,7 @@ def assemble(
     if label_shift is not None:
         maps = shift.label_shift(examples.num_classes, num_all, label_shift, shift_groups, seed)
         y = _relabelled(y, maps, groups)
-    drawn = _feature_shift(examples.x, num_all, feature_shift, strength, shift_groups, seed)
+    drawn = _feature_shift(examples.x, groups, feature_shift, strength, shift_groups, seed)
 
     # Ids of new clients follow those of the others, so that no two clients share their draws.
     def dataset(
@@ -101,6 +107,7 @@ def assemble(
             new_clients=new_clients,
             notes=notes,
             task=examples.task,
+            bound=group.bound,
         )
 
     new_clients = dataset(new, np.arange(num_trained, num_all), None) if len(new.names) else None
@@ -109,7 +116,7 @@ def assemble(
 
 def _feature_shift(
     x: np.ndarray,
-    num_clients: int,
+    clients: Sequence[Group],
     kind: str | None,
     strength: float | None,
     groups: int | None,
@@ -118,6 +125,10 @@ def _feature_shift(
     """Draw the clients' feature shift; None without one."""
     if kind is None or strength is None:
         return None
+    kept = [group.bound.indices for group in clients if group.bound is not None]
+    if kept:  # their range of features must not depend on what is kept for bounds
+        x = np.delete(x, np.concatenate(kept), axis=0)
+    num_clients = sum(len(group.names) for group in clients)
     return shift.feature_shift(x, num_clients, kind, strength, groups, seed)
 
 
@@ -195,7 +206,7 @@ def _relabelled(y: np.ndarray, maps: np.ndarray, groups: Sequence[Group]) -> np.
     """
     y, first = y.copy(), 0  # a copy: the loader's labels may be used for another dataset
     for group in groups:
-        for owned in group.splits.values():
+        for owned in group.owned():
             client = first + np.repeat(np.arange(len(group.names)), owned.sizes)
             # For sequences, one client against all positions of its example.
             client = client.reshape(-1, *[1] * (y.ndim - 1))

@@ -27,6 +27,7 @@ LEAST = {
     "shift_groups": 1,
     "validation_count": 0,
     "test_count": 0,
+    "bound_count": 0,
 }
 """The smallest value of whole numbers."""
 
@@ -74,6 +75,8 @@ def _check_splits(options: Mapping[str, Any]) -> None:
         options["test_fraction"],
         options["validation_count"],
         options["test_count"],
+        options["bound_fraction"],
+        options["bound_count"],
     )
 
 

@@ -13,7 +13,7 @@ from pflalign_jax.datasets.build import Group, assemble
 from pflalign_jax.datasets.checks import checked_examples
 from pflalign_jax.datasets.options import check_options
 from pflalign_jax.datasets.partition_file import read_partition, refuse_other_data
-from pflalign_jax.datasets.split import split_clients
+from pflalign_jax.datasets.split import draw_bound, split_clients
 from pflalign_jax.models.base import IGNORED
 from pflalign_jax.random_purposes import NEW_CLIENTS, OWNER_CHOICE
 
@@ -84,6 +84,8 @@ class PartitionOptions(TypedDict, total=False):
     test_fraction: float
     validation_count: int | None
     test_count: int | None
+    bound_fraction: float
+    bound_count: int | None
     split_by: str | None
     source_split: bool
     feature_shift: str | None
@@ -114,6 +116,8 @@ def partition_examples(
     test_fraction: float = 0.25,
     validation_count: int | None = None,
     test_count: int | None = None,
+    bound_fraction: float = 0.0,
+    bound_count: int | None = None,
     split_by: str | None = None,
     source_split: bool = True,
     feature_shift: str | None = None,
@@ -157,6 +161,10 @@ def partition_examples(
         natural partition a test split that the data came with is kept instead.
       validation_count: examples of each client held out for choices, instead of a fraction.
       test_count: examples of each client held out for test scores, instead of a fraction.
+      bound_fraction: part of each client's examples kept for bounds (`pflalign_jax.certificates`),
+        in [0, 1): drawn first and at random, read by nothing else; the other fractions are then
+        parts of the rest. Of a split that the data came with, a part of the training examples.
+      bound_count: examples of each client kept for bounds, instead of a fraction.
       split_by: which of a client's examples are held out: ``"stratified"`` (evenly by label),
         ``"random"``, or ``"temporal"`` (the last ones in the order stored); None: stratified, but
         temporal for sequences of tokens and random for several numbers or labels of an example.
@@ -253,14 +261,14 @@ def partition_arguments(partition: str, given: Mapping[str, Any]) -> dict[str, A
 def _divide(examples: Examples, options: Mapping[str, Any]) -> tuple[list[Group], Examples]:
     """Return the clients that train and the new ones, and the examples with notes on owners."""
     names, parts, notes = _partition(examples, options)
-    splits = _split(examples, parts, options)
+    splits, bound = _split(examples, parts, options)
     if examples.split is not None and not any(map(len, splits["validation"])):
         notes.append(
             "there are no validation examples: rounds and step sizes cannot be chosen; set "
             "validation_fraction to take some from each client's training examples."
         )
     examples = examples._replace(notes=(*examples.notes, *notes))
-    groups = _hold_out(names, splits, options["num_new_clients"], options["seed"])
+    groups = _hold_out(names, splits, bound, options["num_new_clients"], options["seed"])
     return groups, examples
 
 
@@ -395,12 +403,15 @@ def _natural_owners(
 
 def _split(
     examples: Examples, parts: Sequence[np.ndarray], options: Mapping[str, Any]
-) -> dict[str, list[np.ndarray]]:
+) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray] | None]:
     """Split every client's examples, or keep the source's own split.
 
     Returns:
-      ``{"train", "validation", "test"}`` to K index arrays.
+      ``{"train", "validation", "test"}`` to K index arrays, and those of what is kept for bounds,
+      None if nothing is.
     """
+    seed, amount = options["seed"], (options["bound_fraction"], options["bound_count"])
+    wanted = any(amount)
     # A source's own split is kept for its natural owners only. A partition mixes the source's
     # train and test examples in every client, as PFLlib does.
     keep = options["partition"] == "natural" and options["source_split"]
@@ -408,25 +419,33 @@ def _split(
     split = functools.partial(
         split_clients,
         validation_fraction=options["validation_fraction"],
-        seed=options["seed"],
+        seed=seed,
         by=options["split_by"],
         labels=examples.y,
         validation_count=options["validation_count"],
     )
+    kept = None
     if given is None:
-        return split(
-            parts, test_fraction=options["test_fraction"], test_count=options["test_count"]
-        )
+        if wanted:
+            kept, parts = draw_bound(parts, amount[0], seed, amount[1])
+        tests = {name: options[name] for name in ("test_fraction", "test_count")}
+        return split(parts, **tests), kept
     splits = {name: [part[given[part] == name] for part in parts] for name in SPLITS}
+    if wanted:
+        kept, splits["train"] = draw_bound(splits["train"], amount[0], seed, amount[1])
     if not any(map(len, splits["validation"])):
         # Most sources have train and test only: validation is taken from their training examples.
         inner = split(splits["train"], test_fraction=0.0)
         splits.update(train=inner["train"], validation=inner["validation"])
-    return splits
+    return splits, kept
 
 
 def _hold_out(
-    names: np.ndarray, splits: Mapping[str, Sequence[np.ndarray]], num_new: int, seed: int
+    names: np.ndarray,
+    splits: Mapping[str, Sequence[np.ndarray]],
+    bound: Sequence[np.ndarray] | None,
+    num_new: int,
+    seed: int,
 ) -> list[Group]:
     """Return the clients that train, and the new ones, chosen at random."""
     if num_new >= len(names):
@@ -440,6 +459,7 @@ def _hold_out(
 
     def group(clients: list[int]) -> Group:
         owned = {s: Owned.from_parts(parts[k] for k in clients) for s, parts in splits.items()}
-        return Group(names[clients], owned)
+        kept = None if bound is None else Owned.from_parts(bound[k] for k in clients)
+        return Group(names[clients], owned, kept)
 
     return [group(np.flatnonzero(chosen).tolist()) for chosen in (~new, new)]

@@ -28,7 +28,7 @@ def partition_hash(dataset: FederatedDataset) -> str:
         digest.update("\n".join(group.client_names.tolist()).encode())
         # Always little-endian, whatever the machine's order: the hash is the same everywhere.
         digest.update(np.ascontiguousarray(group.y, f"<{group.y.dtype.kind}8").tobytes())
-        for array in (a for split in SPLITS for a in group.splits[split]):
+        for array in (a for owned in _owned(group).values() for a in owned):
             digest.update(np.ascontiguousarray(array, "<i8").tobytes())
         if group.shift is not None:
             digest.update(f"{group.shift.kind} {group.shift.seed}".encode())
@@ -39,9 +39,10 @@ def partition_hash(dataset: FederatedDataset) -> str:
 def save_partition(path: str | os.PathLike, dataset: FederatedDataset) -> None:
     """Write who owns what to an npz file, whole or not at all.
 
-    Arrays: ``client_names``, and for every split ``<split>_indices`` and ``<split>_offsets``; the
-    same for new clients, with names that begin with ``new_``; ``dataset``, ``num_examples`` and
-    ``hash`` say which data the partition belongs to.
+    Arrays: ``client_names``, and for every split ``<split>_indices`` and ``<split>_offsets``, where
+    ``bound`` is one more if examples are kept for bounds; the same for new clients, with names that
+    begin with ``new_``; ``dataset``, ``num_examples`` and ``hash`` say which data the partition
+    belongs to.
     """
     path = pathlib.Path(path)
     temporary = path.with_name(path.name + ".partial")
@@ -53,9 +54,9 @@ def save_partition(path: str | os.PathLike, dataset: FederatedDataset) -> None:
     # Not strict: without new clients there is one group.
     for prefix, group in zip(GROUP_PREFIXES, _groups(dataset), strict=False):
         arrays[f"{prefix}client_names"] = group.client_names
-        for split in SPLITS:
+        for split, owned in _owned(group).items():
             for field in Owned._fields:
-                arrays[f"{prefix}{split}_{field}"] = getattr(group.splits[split], field)
+                arrays[f"{prefix}{split}_{field}"] = getattr(owned, field)
     with temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
     temporary.replace(path)  # readers find either the old file or the whole new one
@@ -87,7 +88,7 @@ def read_partition(path: str | os.PathLike, examples: Examples) -> list[Group]:
             f"partition file {path} cannot be read ({type(error).__name__}: {error}); it must be a "
             "partition.npz that a run or experiments.partition wrote"
         ) from error
-    indices = np.concatenate([owned.indices for g in groups for owned in g.splits.values()])
+    indices = np.concatenate([owned.indices for g in groups for owned in g.owned()])
     if len(np.unique(indices)) != len(indices) or not _inside(indices, len(examples.y)):
         raise DatasetError(
             f"partition file {path} is damaged: an example belongs to two clients or does not exist"
@@ -99,11 +100,12 @@ def _group(arrays: Mapping[str, np.ndarray], prefix: str) -> Group:
     """Return the clients whose arrays begin with ``prefix``; an empty group if there are none."""
     if f"{prefix}client_names" not in arrays:
         return Group(np.zeros(0, "U1"), dict.fromkeys(SPLITS, Owned.from_parts([])))
-    splits = {
-        split: Owned(*(arrays[f"{prefix}{split}_{field}"] for field in Owned._fields))
-        for split in SPLITS
-    }
-    return Group(arrays[f"{prefix}client_names"], splits)
+
+    def owned(split: str) -> Owned:
+        return Owned(*(arrays[f"{prefix}{split}_{field}"] for field in Owned._fields))
+
+    bound = owned("bound") if f"{prefix}bound_indices" in arrays else None
+    return Group(arrays[f"{prefix}client_names"], {s: owned(s) for s in SPLITS}, bound)
 
 
 def refuse_other_data(path: str | os.PathLike, dataset: FederatedDataset) -> None:
@@ -121,6 +123,12 @@ def refuse_other_data(path: str | os.PathLike, dataset: FederatedDataset) -> Non
             f"that of these data is {actual[:12]}.... Labels, their order, or the shifts differ "
             "from those that it was made for"
         )
+
+
+def _owned(dataset: FederatedDataset) -> dict[str, Owned]:
+    """Return all that clients own, by split; ``bound`` last, and only if there is some."""
+    owned = {split: dataset.splits[split] for split in SPLITS}
+    return owned if dataset.bound is None else {**owned, "bound": dataset.bound}
 
 
 def _groups(dataset: FederatedDataset) -> list[FederatedDataset]:

@@ -19,6 +19,7 @@ def dataset_summary(dataset: FederatedDataset) -> dict[str, object]:
         "clients": dataset.num_clients,
         "classes": dataset.num_classes,
         **{split: len(dataset.splits[split].indices) for split in SPLITS},
+        **({} if dataset.bound is None else {"bound": len(dataset.bound.indices)}),
         "train_per_client": [int(sizes.min()), float(np.median(sizes)), int(sizes.max())],
         "new_clients": 0 if dataset.new_clients is None else dataset.new_clients.num_clients,
         "notes": list(dataset.notes),
@@ -103,6 +104,7 @@ def select_clients(dataset: FederatedDataset, positions: np.ndarray) -> Federate
     shift = dataset.shift
     return dataset._replace(
         splits={split: owned.of_clients(positions) for split, owned in dataset.splits.items()},
+        bound=dataset.bound and dataset.bound.of_clients(positions),
         client_names=dataset.client_names[positions],
         client_ids=dataset.client_ids[positions],
         shift=shift and shift._replace(amounts=shift.amounts[positions]),

@@ -1,10 +1,11 @@
-"""Train, validation and test inside every client."""
+"""Train, validation and test inside every client, and what is kept for bounds."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError
+from pflalign_jax.random_purposes import BOUND
 
 SPLIT_BY = ("stratified", "random", "temporal")
 """How a client's examples can be split."""
@@ -78,18 +79,55 @@ def split_clients(
     return splits
 
 
+def draw_bound(
+    parts: Sequence[np.ndarray], fraction: float, seed: int, count: int | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Draw what every client keeps for bounds, whatever way the rest is then split.
+
+    It comes first, by plain random draws: of a client's i.i.d. examples it is then an i.i.d. sample
+    that is independent of the rest. What is left of a stratified split would not be.
+
+    Args:
+      parts: K index arrays, none empty.
+      fraction: part of each client's examples, in [0, 1); one example always stays.
+      seed: of the draws; client k's are ``default_rng([seed, k, BOUND])``.
+      count: examples of each client, instead of a fraction.
+
+    Returns:
+      K index arrays of what is kept, in ascending order, and K of the rest, in the order given.
+    """
+    kept, rest = [], []
+    for k, part in enumerate(parts):
+        size = _share(len(part), fraction, count, max(len(part) - 1, 0))
+        order = np.random.default_rng([seed, k, BOUND]).permutation(len(part))
+        kept.append(np.sort(part[order[:size]]))
+        rest.append(part[np.sort(order[size:])])
+    return kept, rest
+
+
 def check_amounts(
     validation_fraction: float,
     test_fraction: float,
     validation_count: int | None,
     test_count: int | None,
+    bound_fraction: float = 0.0,
+    bound_count: int | None = None,
 ) -> None:
     """Raise an error for fractions or counts out of range."""
-    fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
+    fractions = {
+        "validation_fraction": validation_fraction,
+        "test_fraction": test_fraction,
+        "bound_fraction": bound_fraction,
+    }
     for name, fraction in fractions.items():
         if not 0 <= fraction < 1:
             raise DatasetError(f"{name}={fraction} is not allowed; it must be in [0, 1)")
-    for name, count in (("validation_count", validation_count), ("test_count", test_count)):
+    counts = {
+        "validation_count": validation_count,
+        "test_count": test_count,
+        "bound_count": bound_count,
+    }
+    for name, count in counts.items():
         if count is not None and count < 0:
             raise DatasetError(f"{name}={count} is not allowed; it must be >= 0")
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from pflalign_jax.datasets.base import FederatedDataset
 from pflalign_jax.datasets.features import input_dtype
 from pflalign_jax.federated.algorithm import Algorithm
+from pflalign_jax.federated.client_models import STAGES, gather_models, models_program
 from pflalign_jax.federated.client_states import ClientStates, StagedClients, StatesOnDevices
 from pflalign_jax.federated.cohort_visit import Counts
 from pflalign_jax.federated.device_program import ProgramOptions, training_data
@@ -409,20 +410,78 @@ class Federation:
         Raises:
           ValueError: if the dataset has no new clients.
         """
+        state = self._to_adapt_with(state, values)
+        new, staged = self._staged_new_clients(state)
+        arguments = self._program_arguments(state, staged)
+        tables = self._score_new_clients(*arguments, adapt=adapt)
+        scores = named_scores(new, self.task.metrics, ["test"], [(staged, tables)])
+        return {name.replace("test/", "new_clients/", 1): s for name, s in scores.items()}
+
+    def _staged_new_clients(self, state: FederationState) -> tuple[FederatedDataset, StagedClients]:
+        """Return the new clients, and where they are on devices with their first states.
+
+        Raises:
+          ValueError: if the dataset has none.
+        """
         new = self.dataset.new_clients
         if new is None:
             raise ValueError(
                 f"{self.dataset.name} has no new clients; make it with num_new_clients=..."
             )
-        state, states = self._to_adapt_with(state, values), ()
+        states: Any = ()
         if self.algorithm.newcomer is None:
             given = (state.server, state.key)
             states = self._new_clients.init(self._state_of_new_client, given)
         (staged,) = self._new_clients.every(states)
-        arguments = self._program_arguments(state, staged)
-        tables = self._score_new_clients(*arguments, adapt=adapt)
-        scores = named_scores(new, self.task.metrics, ["test"], [(staged, tables)])
-        return {name.replace("test/", "new_clients/", 1): s for name, s in scores.items()}
+        return new, staged
+
+    # Models
+
+    def adapted_params(
+        self, state: FederationState, clients: str = "train", **values: float
+    ) -> Any:
+        """Return the models that are scored as ``personal / adapted``; changes nothing.
+
+        Args:
+          state: of the federation.
+          clients: ``"train"``, or ``"new"`` for the dataset's new clients, after
+            ``new_client_steps``.
+          values: as in `evaluate`.
+
+        Returns:
+          NumPy arrays ``[K, ...]`` in the clients' order, all on the host.
+
+        Raises:
+          ValueError: for another word, or if the dataset has no new clients.
+        """
+        return self.all_params(self._to_adapt_with(state, values), clients, "adapted")
+
+    def all_params(
+        self, state: FederationState, clients: str = "train", stage: str = "received"
+    ) -> Any:
+        """Return the models of all clients, as `adapted_params` does.
+
+        Args:
+          state, clients: as there.
+          stage: ``"received"``: as a round starts with them; ``"adapted"``: after its local steps;
+            ``"unseen"``: as a round would start if the client had no example, so that nothing of
+            its data is in them but what its state has from earlier rounds.
+        """
+        if clients not in ("train", "new") or stage not in STAGES:
+            raise ValueError(
+                f"clients={clients!r}, stage={stage!r}: choose from ('train', 'new') and {STAGES}"
+            )
+        if clients == "new":
+            dataset, staged = self._staged_new_clients(state)
+            blocks, program = iter([staged]), self._models_of_new_clients
+        else:
+            dataset, blocks = self.dataset, self._client_states.every(state.clients)
+            program = self._models_of_clients
+        parts = (
+            (staged, program(*self._program_arguments(state, staged), stage=stage))
+            for staged in blocks
+        )
+        return gather_models(dataset.num_clients, parts)
 
     def _to_adapt_with(
         self, state: FederationState, values: Mapping[str, float]
@@ -460,10 +519,21 @@ class Federation:
 
     @functools.cached_property
     def _score_new_clients(self) -> Callable:
-        options = self._options._replace(
+        return eval_program(self._options_of_new_clients)
+
+    @functools.cached_property
+    def _models_of_clients(self) -> Callable:
+        return models_program(self._options)
+
+    @functools.cached_property
+    def _models_of_new_clients(self) -> Callable:
+        return models_program(self._options_of_new_clients)
+
+    @property
+    def _options_of_new_clients(self) -> ProgramOptions:
+        return self._options._replace(
             adapt_steps=self.new_client_steps, newcomers=self.algorithm.newcomer is not None
         )
-        return eval_program(options)
 
     @functools.cached_property
     def _new_clients(self) -> ClientStates:

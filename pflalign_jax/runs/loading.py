@@ -255,17 +255,7 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
     workdir = pathlib.Path(workdir)
     config, data = files.read_config(workdir), files.read_data(workdir)
     directory = workdir / files.CHECKPOINTS
-    rounds = checkpoint_rounds(directory)
-    if not rounds:
-        raise RunError(
-            f"{directory} holds no checkpoint; run with checkpoints "
-            "(config.checkpoint_every is not 0), or let the run come to its first one"
-        )
-    with _while_kept(workdir, rounds[-1]):
-        # Rows after the last checkpoint come again when the run goes on.
-        size = size_at(workdir, files.METRICS, read_about(directory, rounds[-1])["about"])
-    rows = files.read_rows(workdir, size)
-    chosen = _best(workdir, rounds, rows) if which == "best" else _choose(directory, rounds, which)
+    chosen, rows = choose_round(workdir, which)
     names = tuple(data["client_names"])
     task, num_outputs = _task_of(config, data)
     model = build_model(config, num_outputs)
@@ -300,16 +290,33 @@ def _task_of(config: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Task, 
     return rebuild_task(config, about["name"], moments), about["num_outputs"]
 
 
-def _choose(directory: pathlib.Path, rounds: list[int], which: str | int) -> int:
-    """Return the round of a checkpoint."""
+def choose_round(workdir: pathlib.Path, which: str | int) -> tuple[int, list[dict[str, float]]]:
+    """Return the round of a checkpoint, and the rows of metrics up to the last checkpoint.
+
+    Raises:
+      RunError: if there is no checkpoint, or not of this round.
+    """
+    directory = workdir / files.CHECKPOINTS
+    rounds = checkpoint_rounds(directory)
+    if not rounds:
+        raise RunError(
+            f"{directory} holds no checkpoint; run with checkpoints "
+            "(config.checkpoint_every is not 0), or let the run come to its first one"
+        )
+    with _while_kept(workdir, rounds[-1]):
+        # Rows after the last checkpoint come again when the run goes on.
+        size = size_at(workdir, files.METRICS, read_about(directory, rounds[-1])["about"])
+    rows = files.read_rows(workdir, size)
+    if which == "best":
+        return _best(workdir, rounds, rows), rows
     if which == "last":
-        return rounds[-1]
+        return rounds[-1], rows
     if not isinstance(which, int) or which not in rounds:
         raise RunError(
             f"which={which!r} is not possible; {directory} has rounds {rounds}: use one of them, "
             "'last' or 'best'"
         )
-    return which
+    return which, rows
 
 
 def _best(workdir: pathlib.Path, rounds: list[int], rows: list[dict[str, float]]) -> int:

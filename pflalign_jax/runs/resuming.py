@@ -267,10 +267,10 @@ def differences(
 
 
 def refuse_other_data(workdir: pathlib.Path, dataset: FederatedDataset) -> None:
-    """Refuse data that are not those of the run in a directory.
+    """Refuse data that are not those that a run began with.
 
     Raises:
-      WorkdirError: naming what differs and the clients that are gone or new.
+      WorkdirError: naming what differs, and clients that came or went.
     """
     before = files.read_data(workdir, default={})
     now = files.as_written(files.describe_data(dataset, before))

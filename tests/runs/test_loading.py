@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,8 @@ from experiments import predict
 from pflalign_jax.runs import loop
 from pflalign_jax.runs.checkpoints import CheckpointError, checkpoint_path
 from pflalign_jax.runs.config import default_config
+from pflalign_jax.runs.files import RunError
+from pflalign_jax.runs.reopening import reopen
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -205,3 +208,15 @@ def test_predictions_of_next_tokens_leave_out_what_does_not_count():
     outputs = np.log([[[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]])
     found = predict.score(pfl.tasks.next_token(), outputs, np.array([[0, -1]]))
     assert found["accuracy"] == 1 and found["perplexity"] == pytest.approx(2)
+
+
+def test_a_run_is_opened_again_with_its_federation(run):
+    path, experiment = run
+    again, state = reopen(path)
+    loaded = pfl.load_run(path)
+    assert int(state.round) == loaded.round == 4
+    for k in range(experiment.dataset.num_clients):
+        found, wanted = again.federation.personal_params(state, k), loaded.personal_params(k)
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    with pytest.raises(RunError, match="which=3 is not possible"):
+        reopen(path, 3)

@@ -85,7 +85,7 @@ def test_a_step_descends_along_the_gradient_of_the_bound():
         np.testing.assert_allclose(new - old, moved * s**2, rtol=2e-2, atol=1e-7)
 
 
-@pytest.mark.parametrize("tx", ["adam", "align"])
+@pytest.mark.parametrize("tx", [pytest.param("adam", marks=pytest.mark.slow), "align"])
 def test_training_lowers_the_bound_and_not_the_sample_error_at_any_price(tx):
     data, start = client(), prior()
     make = {"adam": optax.adam(0.05), "align": align_transform(5.0)}

@@ -31,20 +31,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from pflalign_jax import datasets
-from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.datasets.checksum import describe_features
-from pflalign_jax.datasets.queries import client_label_counts, has_labels
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import ClientScores
 from pflalign_jax.federated.metrics import no_scores
 from pflalign_jax.models import Model
 from pflalign_jax.runs.checkpoints import checkpoint_rounds
 from pflalign_jax.runs.factories import table_key
-from pflalign_jax.runs.headline import Headline, headline_of
-from pflalign_jax.tasks import Metric, Task, target_moments
+from pflalign_jax.runs.headline import Headline
+from pflalign_jax.tasks import Metric
 
 COMMAND = "command.txt"
 CONFIG = "config.json"
@@ -179,7 +174,7 @@ def forget_client_states(workdir: pathlib.Path) -> None:
         (directory / CLIENT_STATE_LOG).unlink()
 
 
-# Small files, written once.
+# Small files, written once; those that say what a run is by `pflalign_jax.runs.description`.
 
 
 def write_command(workdir: pathlib.Path, command: str) -> None:
@@ -191,61 +186,6 @@ def read_command(workdir: pathlib.Path) -> str | None:
     """Return the command that does a run or a comparison again; None if it is not known."""
     path = workdir / COMMAND
     return path.read_text().strip() if path.exists() else None
-
-
-def write_description(
-    workdir: pathlib.Path, config: ConfigDict, dataset: FederatedDataset, task: Task, model: Model
-) -> None:
-    """Write what a run is: ``config.json``, ``partition.npz``, ``data.json``."""
-    write_json(workdir / CONFIG, _infinities_as_text(config.to_dict()))
-    with named_write_errors(workdir / PARTITION):
-        datasets.save_partition(workdir / PARTITION, dataset)
-    # What was read of large files another time need not be read again.
-    before = read_data(workdir, default={})
-    about = {**describe_data(dataset, before), "task": _describe_task(task, dataset)}
-    if model.frozen is not None:
-        about["frozen"] = model.frozen.digest
-    write_json(workdir / DATA, about)
-
-
-def describe_data(dataset: FederatedDataset, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``data.json`` holds: what models need of the data, and what tells data apart.
-
-    ``label_counts`` has a row for every client, over all splits, and is missing where there are no
-    labels to count.
-
-    Args:
-      dataset: the data.
-      before: ``data.json`` of the run so far; see `describe_features`.
-    """
-    labels = {}
-    if has_labels(dataset):
-        labels["label_counts"] = client_label_counts(dataset).tolist()
-    return {
-        "name": dataset.name,
-        "num_classes": dataset.num_classes,
-        "features_shape": list(dataset.x.shape[1:]),
-        "features_dtype": str(dataset.x.dtype),
-        "mean": np.asarray(dataset.mean, np.float64).tolist(),
-        "std": np.asarray(dataset.std, np.float64).tolist(),
-        "client_names": dataset.client_names.tolist(),
-        "client_ids": dataset.client_ids.tolist(),
-        "partition_hash": datasets.partition_hash(dataset),
-        **labels,
-        **describe_features(dataset.x, before),
-    }
-
-
-def _describe_task(task: Task, dataset: FederatedDataset) -> dict[str, Any]:
-    """Return what models and reports must know of a task."""
-    # The numbers that standardised targets are turned back with, when the data are not at hand.
-    moments = target_moments(dataset) if task.outputs is not None else None
-    return {
-        "name": task.name,
-        "num_outputs": task.num_outputs(dataset),
-        "target_moments": moments and [part.tolist() for part in moments],
-        "headline": headline_of(task)._asdict(),
-    }
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -269,20 +209,20 @@ def flat_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def as_written(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config, or what describes data, as it will be read: tuples are lists there."""
-    return _infinities_of_text(json.loads(json.dumps(_infinities_as_text(value))))
+    return _infinities_of_text(json.loads(json.dumps(infinities_as_text(value))))
 
 
-def _infinities_as_text(value: Any) -> Any:
+def infinities_as_text(value: Any) -> Any:
     """Return a tree of json with infinity, for which json has no word, as a text."""
     if isinstance(value, Mapping):
-        return {key: _infinities_as_text(item) for key, item in value.items()}
+        return {key: infinities_as_text(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_infinities_as_text(item) for item in value]
+        return [infinities_as_text(item) for item in value]
     return INFINITIES.get(value, value) if isinstance(value, float) else value
 
 
 def _infinities_of_text(value: Any) -> Any:
-    """Undo `_infinities_as_text`."""
+    """Undo `infinities_as_text`."""
     if isinstance(value, Mapping):
         return {key: _infinities_of_text(item) for key, item in value.items()}
     if isinstance(value, list):

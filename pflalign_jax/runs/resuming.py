@@ -25,6 +25,7 @@ from pflalign_jax.runs.checkpoints import (
     read_about,
     set_aside,
 )
+from pflalign_jax.runs.description import describe_data, write_description
 from pflalign_jax.runs.effective import BUILT, effective_config
 from pflalign_jax.runs.files import WorkdirError
 from pflalign_jax.runs.loop import Start
@@ -73,7 +74,7 @@ def prepare(workdir: pathlib.Path, experiment: Experiment, say: Callable[[str], 
     state = _restored(federation, saved, directory)
     if first:
         # Fields that may change have changed.
-        files.write_description(workdir, config, dataset, federation.task, experiment.model)
+        write_description(workdir, config, dataset, federation.task, experiment.model)
         where = f"going on in {workdir} after round {saved.round} of {config.rounds}"
         say(f"{where}{_other_versions(directory, saved)}")
     rows = tuple(files.read_rows(workdir)) if first else ()
@@ -95,7 +96,7 @@ def _find(
     config, dataset, _, federation, _ = experiment
     if not files.has_config(workdir):
         _refuse_remains(workdir)
-        files.write_description(workdir, config, dataset, federation.task, experiment.model)
+        write_description(workdir, config, dataset, federation.task, experiment.model)
         return None
     if checkpoint_rounds(workdir / files.CHECKPOINTS) and not files.has_data(workdir):
         raise WorkdirError(  # nothing else tells whether the data are the same
@@ -106,7 +107,7 @@ def _find(
     found = _last_usable(workdir, experiment, say)
     if found is None:
         _start_again(workdir)
-        files.write_description(workdir, config, dataset, federation.task, experiment.model)
+        write_description(workdir, config, dataset, federation.task, experiment.model)
         say(f"{workdir} holds an unfinished run without a checkpoint; it starts again from round 0")
         return None
     saved, about = found
@@ -273,7 +274,7 @@ def refuse_other_data(workdir: pathlib.Path, dataset: FederatedDataset) -> None:
       WorkdirError: naming what differs, and clients that came or went.
     """
     before = files.read_data(workdir, default={})
-    now = files.as_written(files.describe_data(dataset, before))
+    now = files.as_written(describe_data(dataset, before))
     if "features_crc32" in before:  # of an earlier version
         now["features_crc32"] = sampled_checksum(dataset.x)
     # What an earlier version did not write cannot differ; label counts follow from the rest, and

@@ -9,8 +9,6 @@ one. --out gets ``predicted`` labels and ``probabilities``, or ``predicted`` num
 """
 
 import pathlib
-import zipfile
-import zlib
 from typing import Any
 
 import jax
@@ -20,6 +18,8 @@ from absl import flags
 
 from pflalign_jax.cli.command import refuse_arguments, run_command
 from pflalign_jax.cli.devices import check_devices, use_devices
+from pflalign_jax.datasets.array_files import ArrayFileError, open_npz
+from pflalign_jax.datasets.values import held_by
 from pflalign_jax.errors import UserError
 from pflalign_jax.models.base import IGNORED
 from pflalign_jax.runs import load
@@ -43,10 +43,9 @@ def read_examples(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
       DataError: if it cannot be read, has no ``x``, or as many labels as examples.
     """
     try:
-        # np.load itself leaves a file that it cannot read open.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
+        with open_npz(path) as file:
+            arrays = dict(file)
+    except ArrayFileError as error:
         raise DataError(
             f"--data={path} cannot be read ({type(error).__name__}: {error}); it must be an npz "
             "file with an array x and perhaps y, without Python objects"
@@ -101,7 +100,7 @@ def _checked(task: Task, outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
             f"y of type {y.dtype} and shape {list(y.shape)} must be {needed} for task "
             f"{task.name!r}; the model's outputs are {list(outputs.shape)}"
         )
-    return y.astype(np.float32 if numbers else np.int32)
+    return held_by(y, np.float32 if numbers else np.int32, "y")
 
 
 def predictions(task: Task, outputs: np.ndarray) -> dict[str, np.ndarray]:

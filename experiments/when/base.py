@@ -16,6 +16,7 @@ from pflalign_jax.datasets import (
     FederatedDataset,
     partition_examples,
 )
+from pflalign_jax.datasets.array_files import ArrayFileError, open_npz
 from pflalign_jax.datasets.loaders.digits import load_digits
 from pflalign_jax.datasets.loaders.mnist import load_fashion_mnist, load_mnist
 from pflalign_jax.datasets.partition_examples import PartitionOptions
@@ -37,9 +38,9 @@ def load_arrays(path: str | None) -> Examples:
     for split in ("train", "test"):
         file = pathlib.Path(path) / f"{split}.npz"
         try:
-            with np.load(file) as arrays:
+            with open_npz(file) as arrays:
                 parts.append((arrays["x"], arrays["y"]))
-        except (OSError, ValueError, KeyError) as error:
+        except (ArrayFileError, KeyError) as error:
             raise DatasetError(
                 f"when: {file} cannot be read as npz with x and y: {error}"
             ) from error

@@ -9,7 +9,13 @@ from collections.abc import Callable
 import numpy as np
 
 from pflalign_jax.datasets.base import SPLITS, TASK_NAMES, DatasetError, Examples
-from pflalign_jax.datasets.values import as_text, numbers_or_names, refuse_missing
+from pflalign_jax.datasets.values import (
+    as_text,
+    held_by,
+    numbers_or_names,
+    refuse_missing,
+    refuse_unwritable,
+)
 from pflalign_jax.models.base import IGNORED
 
 ROWS_AT_ONCE = 8192
@@ -118,15 +124,18 @@ def check_lengths(
 def _checked_owners(where: object, owner: np.ndarray) -> np.ndarray:
     """Return owners as ints or strings; raise an error if one is missing."""
     refuse_missing(where, owner, "client")
-    if owner.dtype.kind in "iuU":
+    if owner.dtype.kind in "iu":
         return owner
-    owner = numbers_or_names(owner)
+    if owner.dtype.kind == "U":  # names as they are, even if they are numbers
+        refuse_unwritable(owner, f"{where}: client")
+        return owner
+    owner = numbers_or_names(owner, f"{where}: client")
     return owner if owner.dtype.kind in "iu" else owner.astype(str)
 
 
 def _checked_splits(where: object, split: np.ndarray) -> np.ndarray:
     """Return splits as strings; raise an error for an unknown one."""
-    split = as_text(split)
+    split = as_text(split, f"{where}: split")
     unknown = ~np.isin(split, SPLITS)
     if unknown.any():
         i = int(np.argmax(unknown))
@@ -214,7 +223,7 @@ def _checked_labels(
         if y.dtype.kind == "f":
             _check_finite_labels(where, y, lambda i: _example(i, owner))
         numbers = y.dtype.kind == "f" or task == "regression"
-        return y.astype(np.float32 if numbers else np.int32, copy=False)
+        return held_by(y, np.float32 if numbers else np.int32, f"{where}: y")
     if y.dtype.kind == "f":
         refuse_other_numbers(where, y, lambda i: _example(i, owner))
     _check_classes(where, x, y, owner, examples)
@@ -223,7 +232,7 @@ def _checked_labels(
             f"{where}: x has token {x.max()}, outside 0..{num_classes - 1}; tokens of x and y are "
             f"of one vocabulary: correct x or num_classes={num_classes}"
         )
-    return y.astype(np.int32, copy=False)
+    return held_by(y, np.int32, f"{where}: y")
 
 
 def _check_classes(

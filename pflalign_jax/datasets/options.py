@@ -31,6 +31,9 @@ LEAST = {
 }
 """The smallest value of whole numbers."""
 
+MOST_SEED = 2**32 - 1
+"""The largest seed."""
+
 RANGES: Mapping[str, Callable[[str, float], None]] = {
     "alpha": check_alpha,
     "sigma": check_sigma,
@@ -54,6 +57,9 @@ def check_options(options: Mapping[str, Any]) -> None:
             raise DatasetError(
                 f"{name}={value} is not allowed; it must be a whole number >= {least}"
             )
+    # Keys of random draws on devices have 32 bits: others would be those of another seed.
+    if options["seed"] > MOST_SEED:
+        raise DatasetError(f"seed={options['seed']} is not allowed; it must be <= {MOST_SEED}")
     fraction = options["fraction"]
     if not 0 < fraction <= 1:
         raise DatasetError(f"fraction={fraction} is not allowed; it must be in (0, 1]")
@@ -110,7 +116,9 @@ def _check_normalisation(options: Mapping[str, Any]) -> None:
         return
     if normalise == "train":
         raise DatasetError(f"mean={mean} does not go with normalise='train'; drop one of them")
-    if not np.all(np.isfinite(mean)):
-        raise DatasetError(f"mean={mean} is not allowed; it must be finite")
-    if not (np.all(np.isfinite(std)) and np.min(std) > 0):
-        raise DatasetError(f"std={std} is not allowed; it must be finite and > 0")
+    with np.errstate(over="ignore", under="ignore"):
+        mean32, std32 = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    if not np.isfinite(mean32).all():
+        raise DatasetError(f"mean={mean} is not allowed; it must be finite in float32")
+    if not (np.isfinite(std32).all() and std32.min() > 0):
+        raise DatasetError(f"std={std} is not allowed; it must be finite and > 0 in float32")

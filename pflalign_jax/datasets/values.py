@@ -1,6 +1,7 @@
 """Values as files have them: which are missing, which are numbers, which are names."""
 
 import re
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +62,7 @@ def refuse_missing(
         )
 
 
-def numbers_or_names(values: np.ndarray) -> np.ndarray:
+def numbers_or_names(values: np.ndarray, where: object) -> np.ndarray:
     """Return integers where all values are whole numbers, floats for other numbers, else names.
 
     ``"1"``, ``" 1.0"`` and ``1.0`` are the same number. ``"007"`` is a name: two clients ``"7"``
@@ -69,18 +70,22 @@ def numbers_or_names(values: np.ndarray) -> np.ndarray:
 
     Args:
       values: ``[N]`` owners or labels, none missing, of any type.
+      where: the file or the dataset, for messages.
 
     Returns:
       ``[N]`` int64, float64, or strings without spaces around them.
 
-    >>> numbers_or_names(np.array(["0", "1.0", " 1"])).tolist()
+    Raises:
+      DatasetError: see `as_text`.
+
+    >>> numbers_or_names(np.array(["0", "1.0", " 1"]), "pets.csv").tolist()
     [0, 1, 1]
     """
     if values.dtype.kind in "iub":
         return values.astype(np.int64) if values.dtype.kind == "b" else values
     if values.dtype.kind == "f":
         return _as_whole(values)
-    texts = as_text(values)
+    texts = as_text(values, where)
     names, position = np.unique(texts, return_inverse=True)  # few names, even of many values
     if any(re.match(r"[+-]?0\d", name) for name in names.tolist()):
         return texts
@@ -98,11 +103,45 @@ def numbers_or_names(values: np.ndarray) -> np.ndarray:
     return numbers[position.reshape(texts.shape)]
 
 
-def as_text(values: np.ndarray) -> np.ndarray:
-    """Return values as strings without spaces around them."""
-    if values.dtype.kind == "S":
-        return np.char.strip(np.char.decode(values, "utf-8", "replace"))
-    return np.char.strip(values.astype(str))
+def as_text(values: np.ndarray, where: object) -> np.ndarray:
+    """Return ``[N]`` values as strings without spaces around them.
+
+    Raises:
+      DatasetError: naming one that is bytes, but not of UTF-8, and as `refuse_unwritable`.
+    """
+    try:
+        texts = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{where} has the text {error.object!r}, which is not UTF-8; save texts as strings, or "
+            "bytes as UTF-8"
+        ) from error
+    texts = np.char.strip(texts)
+    refuse_unwritable(texts, where)
+    return texts
+
+
+def refuse_unwritable(texts: np.ndarray, where: object) -> None:
+    """Refuse texts that cannot be written to a file or shown in a line.
+
+    Args:
+      texts: ``[N]`` strings.
+      where: the file or the dataset, for messages.
+
+    Raises:
+      DatasetError: naming one with parts of characters, line breaks or other signs to terminals.
+    """
+    for text in dict.fromkeys(texts.tolist()):  # few, even of many values
+        if not text.isprintable() and any(map(_is_control, text)):
+            raise DatasetError(
+                f"{where} has the text {text!r}, which has characters that cannot be written or "
+                "shown; give it another name"
+            )
+
+
+def _is_control(character: str) -> bool:
+    """Tell whether a character is a part of one, or moves cursors instead of being shown."""
+    return unicodedata.category(character) in ("Cc", "Cs")
 
 
 def _as_whole(numbers: np.ndarray) -> np.ndarray:
@@ -110,6 +149,42 @@ def _as_whole(numbers: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         whole = (np.abs(numbers) < 2**53) & (numbers == np.round(numbers))
     return numbers.astype(np.int64) if whole.all() else numbers
+
+
+def held_by(values: np.ndarray, dtype: Any, where: object) -> np.ndarray:
+    """Return numbers as ``dtype``; only digits beyond its precision are lost.
+
+    Args:
+      values: ``[N, ...]`` finite numbers.
+      dtype: of integers or floats.
+      where: the file or the dataset and what of it, for messages.
+
+    Raises:
+      DatasetError: naming one that ``dtype`` cannot hold. NumPy would return another number.
+
+    >>> held_by(np.array([2**40 + 7]), np.int32, "a.npz: x")
+    Traceback (most recent call last):
+    ...
+    pflalign_jax.datasets.base.DatasetError: a.npz: x has 1099511627783 at example 0, which int32 \
+cannot hold; numbers go from -2147483648 to 2147483647
+    """
+    dtype = np.dtype(dtype)
+    if values.dtype == dtype or not values.size:
+        return values.astype(dtype, copy=False)
+    limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    least, most = (float(limits.min), float(limits.max)) if dtype.kind == "f" else (
+        int(limits.min), int(limits.max)
+    )  # fmt: skip
+    # Python's numbers: NumPy's own would be converted before they are compared.
+    if not (values.min().item() >= least and values.max().item() <= most):
+        bad = (values < least) | (values > most)
+        first = int(np.argmax(bad.reshape(len(values), -1).any(1)))
+        value = values[first][bad[first]].flat[0] if bad.ndim > 1 else values[first]
+        raise DatasetError(
+            f"{where} has {value} at example {first}, which {dtype} cannot hold; numbers go from "
+            f"{least} to {most}"
+        )
+    return values.astype(dtype)
 
 
 def finite_numbers(

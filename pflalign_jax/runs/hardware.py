@@ -147,11 +147,11 @@ def memory() -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def room_on_devices(chunk: int) -> Iterator[None]:
+def room_on_devices(chunk: int | None) -> Iterator[None]:
     """Say what to make smaller when a device runs out of memory.
 
     Args:
-      chunk: clients trained at a time.
+      chunk: clients trained at a time; None: nobody is trained yet.
 
     Raises:
       MemoryExhaustedError: then.
@@ -159,15 +159,17 @@ def room_on_devices(chunk: int) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        # XLA has no class of its own for this.
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        # XLA has no class of its own for this, and two ways to say it.
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
             raise
         advice = (
             f"pass --config.client_chunk={chunk // 2} (now {chunk}), clients trained at a time"
-            if chunk > 1
+            if chunk is not None and chunk > 1
             else "config.client_chunk is 1 already; use a smaller model or batch, more devices, or "
             "--config.client_state_in=host"
         )
+        if chunk is None:
+            advice = "use a smaller model (config.model)"
         raise MemoryExhaustedError(
             f"a device is out of memory: {advice}. With the same --workdir a run that saved a "
             f"checkpoint goes on from it ({str(error).splitlines()[0]})"

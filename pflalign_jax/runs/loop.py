@@ -149,7 +149,8 @@ class RunInProgress:
         if state is None:
             # Hyperparameters that the compiled programs take as data.
             values = {name: config.algorithm[name] for name in hyperparams_of(federation.shapes[0])}
-            state = federation.init(jax.random.key(config.seed), **values)
+            with room_on_devices(None):
+                state = federation.init(jax.random.key(config.seed), **values)
         return Progress(int(state.round), state, start.tally, start.rows, {})
 
     def is_over(self, progress: Progress) -> bool:

@@ -161,12 +161,12 @@ def test_missing_values_and_numbers():
         True, False, True, True,
     ]  # fmt: skip
     assert is_missing(np.array([b"NA", b"b"])).tolist() == [True, False]
-    assert numbers_or_names(np.array(["1.0", "1", "+1", "2e0"])).tolist() == [1, 1, 1, 2]
-    assert numbers_or_names(np.array(["7", "007"])).tolist() == ["7", "007"]
-    assert numbers_or_names(np.array(["inf", "1"])).tolist() == ["inf", "1"]
+    assert numbers_or_names(np.array(["1.0", "1", "+1", "2e0"]), "a file").tolist() == [1, 1, 1, 2]
+    assert numbers_or_names(np.array(["7", "007"]), "a file").tolist() == ["7", "007"]
+    assert numbers_or_names(np.array(["inf", "1"]), "a file").tolist() == ["inf", "1"]
     long = ["9007199254740993", "9007199254740992"]  # one number in float64
-    assert len(set(numbers_or_names(np.array(long)).tolist())) == 2
-    assert len(set(numbers_or_names(np.array([long[0], long[1], "1.0"])).tolist())) == 3
+    assert len(set(numbers_or_names(np.array(long), "a file").tolist())) == 2
+    assert len(set(numbers_or_names(np.array([long[0], long[1], "1.0"]), "a file").tolist())) == 3
 
 
 def test_bytes_without_image_axes_are_no_pixels():

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from pflalign_jax.errors import UserError
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import build
 from pflalign_jax.runs.config import default_config
+from pflalign_jax.runs.hardware import room_on_devices
 from pflalign_jax.runs.loop import RunPlan, train
 from pflalign_jax.runs.round_checks import DivergedError
 
@@ -204,3 +206,16 @@ def test_what_the_user_can_mend_has_one_base(tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="holds no run"):
         runs.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "said", "advice"),
+    [
+        (8, "RESOURCE_EXHAUSTED: 9 bytes", r"pass --config\.client_chunk=4 \(now 8\)"),
+        (1, "RESOURCE_EXHAUSTED: 9 bytes", r"config\.client_chunk is 1 already"),
+        (None, "INTERNAL: Failed: Out of memory", r"use a smaller model \(config\.model\)"),
+    ],
+)
+def test_no_room_on_a_device(chunk, said, advice):
+    with pytest.raises(UserError, match=f"out of memory: {advice}.*{said}"), room_on_devices(chunk):
+        raise jax.errors.JaxRuntimeError(said)

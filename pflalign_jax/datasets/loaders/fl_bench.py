@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pflalign_jax.datasets.array_files import ArrayFileError, read_npy
 from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.loaders.cifar import load_cifar10, load_cifar100
 from pflalign_jax.datasets.loaders.labels import mapped_labels
@@ -152,8 +153,8 @@ def _arrays(folder: pathlib.Path, shape: tuple[int, ...] | None) -> Examples:
 
 def _array(file: pathlib.Path) -> np.ndarray:
     try:
-        return np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return read_npy(file)
+    except ArrayFileError as error:
         raise DatasetError(
             f"{file} cannot be read as npy without pickle ({error}); it is missing, truncated or "
             "damaged"

@@ -11,6 +11,7 @@ import numpy as np
 from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.loaders.images import read_pixels
 from pflalign_jax.datasets.loaders.labels import targets
+from pflalign_jax.datasets.values import held_by
 
 ADVICE = (
     "read is a folder of Dataset.save_to_disk or DatasetDict.save_to_disk, one with parquet files "
@@ -238,8 +239,10 @@ def _features(file: pathlib.Path, table: Any, names: Sequence[str]) -> np.ndarra
     if x.dtype == np.uint8:
         return x[..., None] if x.ndim == 3 else x  # grey images
     tokens = len(names) == 1 and columns[0].ndim == 2 and x.dtype.kind in "iu"
+    if tokens:
+        return held_by(x, np.int32, f"{file}: column {names[0]!r}")
     with np.errstate(over="ignore"):  # numbers above float32 become infinite: refused below
-        x = x.astype(np.int32 if tokens else np.float32)
+        x = x.astype(np.float32)
     bad = ~np.isfinite(x.reshape(len(x), -1)).all(1)
     if bad.any():
         raise DatasetError(

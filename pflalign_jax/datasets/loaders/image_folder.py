@@ -172,7 +172,7 @@ def _of_table(
         place=table.place,
         names=[f"column {name!r}" for name in required[2:]],
     )
-    owner = numbers_or_names(table.columns[required[1]])
+    owner = numbers_or_names(table.columns[required[1]], file)
     images = [file.parent / str(name) for name in table.columns[required[0]].tolist()]
     places = [table.place(row) for row in range(len(images))]
     first: dict[pathlib.Path, str] = {}

@@ -6,7 +6,7 @@ import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError
 from pflalign_jax.datasets.checks import QUANTITY, check_task, refuse_other_numbers
-from pflalign_jax.datasets.values import finite_numbers, numbers_or_names, refuse_missing
+from pflalign_jax.datasets.values import finite_numbers, held_by, numbers_or_names, refuse_missing
 
 MANY_CLASSES = 20
 """Numbers with more different values than this may be no classes."""
@@ -123,7 +123,7 @@ def _two_labels(
         )
     y, count, notes = mapped_labels(values, where, None, place)
     if count != 2:
-        labels = np.unique(numbers_or_names(values))
+        labels = np.unique(numbers_or_names(values, where))
         shown = ", ".join(repr(label) for label in labels[:5].tolist())
         raise DatasetError(
             f"{where}: task='binary' needs exactly two labels, and there are {len(labels)}: "
@@ -181,7 +181,7 @@ def mapped_labels(
     if not labels.size:
         raise DatasetError(f"{where} has no labels; it is empty")
     refuse_missing(where, labels, "label", place)
-    labels = numbers_or_names(labels)
+    labels = numbers_or_names(labels, where)
     if labels.dtype.kind == "f":
         refuse_other_numbers(where, labels, place)
     names, y = np.unique(labels, return_inverse=True)
@@ -196,7 +196,7 @@ def mapped_labels(
         # Sorted, different and not negative: if the last is C-1, they are exactly 0..C-1.
         if not two and (num_classes is not None or names[-1] == len(names) - 1):
             count = len(names) if num_classes is None else num_classes
-            return labels.astype(np.int32), count, ()
+            return held_by(labels, np.int32, f"{where}: y"), count, ()
         _refuse_quantity(where, names, len(labels))
     if num_classes is not None and len(names) > num_classes:
         raise DatasetError(

@@ -2,12 +2,11 @@
 
 import os
 import pathlib
-import zipfile
-import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pflalign_jax.datasets.array_files import ArrayFileError, open_npz, read_npy
 from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.checks import check_lengths, with_image_axes
 from pflalign_jax.datasets.loaders.labels import WITHOUT_CLASSES, targets
@@ -21,12 +20,6 @@ ADVICE = (
     "is read by pflalign_jax.datasets.pfllib, dataset.name=pfllib; tables (csv, parquet) by "
     "pflalign_jax.datasets.tables, dataset.name=tables"
 )
-
-UNREADABLE = (
-    OSError, ValueError, EOFError, AttributeError, TypeError, RuntimeError, NotImplementedError,
-    MemoryError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-"""What reading a damaged, encrypted or mislabelled file raises."""
 
 
 class _Arrays(NamedTuple):
@@ -124,7 +117,8 @@ def _with_labels(
         highest = int(max(y.max(), x.max()))
         num_classes = highest + 1 if num_classes is None else num_classes
         # Not int64, which is what NumPy gives most users: a quarter of the memory on devices.
-        if x.min() >= 0:  # else refused where all examples are checked
+        # Others are refused where all examples are checked.
+        if x.min() >= 0 and highest < 2**31:
             x = x.astype(np.uint16 if highest < 2**16 else np.int32)
     else:
         y, num_classes, notes = targets(y, path, task, num_classes)
@@ -157,17 +151,15 @@ def _read(path: pathlib.Path, split: str | None, several: bool) -> _Arrays:
         raise DatasetError(f"{path} does not exist; {ADVICE}")
     required = ("x", "y", "client")
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            missing = [name for name in required if name not in file.files]
+        with open_npz(path) as file:
+            missing = [name for name in required if name not in file]
             if missing:
                 raise DatasetError(
-                    f"{path} has no array {missing[0]!r}, only {file.files}; {ADVICE}"
+                    f"{path} has no array {missing[0]!r}, only {list(file)}; {ADVICE}"
                 )
             x, y, client = (file[name] for name in required)
-            splits = file["split"] if split is None and "split" in file.files else None
-    except DatasetError:  # a ValueError too: it must not be told as a damaged file
-        raise
-    except UNREADABLE as error:
+            splits = file.get("split") if split is None else None
+    except ArrayFileError as error:
         raise DatasetError(
             f"{path} cannot be read as npz without pickle ({error}); write it with numpy.savez and "
             "arrays of numbers or strings"
@@ -187,8 +179,8 @@ def _read_mapped(path: pathlib.Path, several: bool) -> _Arrays:
         if not file.is_file():
             raise DatasetError(f"{file} does not exist; {ADVICE}")
         try:
-            arrays.append(np.load(file, mmap_mode="r" if name == "x" else None))
-        except UNREADABLE as error:
+            arrays.append(read_npy(file, mapped=name == "x"))
+        except ArrayFileError as error:
             raise DatasetError(
                 f"{file} cannot be read as npy without pickle ({error}); write it with numpy.save"
             ) from error

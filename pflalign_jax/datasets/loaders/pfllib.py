@@ -12,6 +12,7 @@ import numpy as np
 from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.loaders.labels import mapped_labels
 from pflalign_jax.datasets.loaders.plain_pickle import load_plain
+from pflalign_jax.datasets.values import held_by
 
 ADVICE = (
     "PFLlib's data are a folder that its generate_*.py wrote, dataset/NAME, with config.json, "
@@ -143,8 +144,10 @@ def _features(x: Any) -> np.ndarray:
         raise ValueError(f"it is {x.dtype}")
     if x.dtype == np.uint8:
         return x
+    if x.dtype.kind in "iu":
+        return held_by(x, np.int32, "x")
     with np.errstate(over="ignore"):  # numbers above float32 become infinite: refused later
-        return x.astype(np.int32 if x.dtype.kind in "iu" else np.float32)
+        return x.astype(np.float32)
 
 
 def _first_bad(example: np.ndarray) -> Any:

@@ -104,7 +104,7 @@ def load_tables(
         names=[f"column {name!r}" for name in labels],
     )
     if single:
-        owner = numbers_or_names(tables[0].columns[client_column])
+        owner = numbers_or_names(tables[0].columns[client_column], tables[0].file)
         owner = owner if owner.dtype.kind in "iu" else owner.astype(str)
     else:
         owner = np.repeat([client_name(table.file) for table in tables], lengths)

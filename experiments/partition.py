@@ -118,7 +118,7 @@ def main(arguments: list[str]) -> None:
     path = files.create(WORKDIR.value or default_workdir("partition"))
     rows = table_rows(dataset)
     datasets.save_partition(path / files.PARTITION, dataset)
-    with (path / "partition.csv").open("w", newline="") as file:
+    with (path / "partition.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

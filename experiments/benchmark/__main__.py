@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
         figures["scaling"][f"{name} over {over}"] = rows
         console.print(scaling_table(f"pflalign on {name} over {over}", rows))
     if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(figures, indent=2) + "\n")
+        pathlib.Path(_JSON.value).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,9 @@ def write_random(folder: pathlib.Path, values: dict[str, Any]) -> None:
         for entry in entries
     }
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(values))
+    (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
     tokeniser = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0}, unk_token="[PAD]"))
     tokeniser.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"pad_token": "[PAD]"}), encoding="utf-8"
+    )

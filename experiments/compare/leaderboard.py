@@ -331,7 +331,7 @@ def write(
     headline = entries[0].headline
     better = "" if headline.higher_is_better else "less is better, and a gain is a decrease; "
     points = "percentage points" if headline.percent else f"units of {headline.metric}"
-    with (root / "leaderboard.csv").open("w", newline="") as file:
+    with (root / "leaderboard.csv").open("w", newline="", encoding="utf-8") as file:
         names, values = numbers(entries)
         csv.writer(file).writerows([names, *values])
     lines = [

@@ -52,10 +52,11 @@ def write(
     title = (
         f"{', '.join(each.name for each in series[:4])}{' ...' * (len(series) > 4)} on {dataset}"
     )
+    style, script = ((HERE / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         '<meta name=viewport content="width=device-width, initial-scale=1">',
-        f"<title>{html.escape(title)}</title><style>{(HERE / 'page.css').read_text()}</style>",
+        f"<title>{html.escape(title)}</title><style>{style}</style>",
         f"<h1>{html.escape(title)}</h1>",
         *_about(series),
         *(
@@ -68,9 +69,9 @@ def write(
         "<h2>To have it again</h2>",
         *(f"<pre>{html.escape(command)}</pre>" for command in commands),
         *_settings(series),
-        f"<div id=tip role=status hidden></div><script>{(HERE / 'page.js').read_text()}</script>",
+        f"<div id=tip role=status hidden></div><script>{script}</script>",
     ]
-    (path / "report.html").write_text("\n".join(parts))
+    files.write_text(path / "report.html", "\n".join(parts))
 
 
 def _about(series: Sequence[Series]) -> list[str]:

@@ -133,7 +133,7 @@ def run_cell(
         plan.eval_every = plan.rounds  # scored at the end alone, however many rounds there are
     setting = json.loads(json.dumps({"config": plan.to_dict(), "seeds": seeds}))
     if (path / CELL).exists():
-        found = json.loads((path / CELL).read_text())
+        found = json.loads((path / CELL).read_text(encoding="utf-8"))
         if found.pop("setting") != setting:
             raise files.WorkdirError(
                 f"{path} was made with another config or other --seeds; choose another --workdir"

@@ -38,7 +38,7 @@ def write(root: pathlib.Path, found: Mapping[str, Sequence[Cell]], command: str)
       found: map to its cells, row by row.
       command: that makes them again.
     """
-    with (root / "when.csv").open("w", newline="") as file:
+    with (root / "when.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(table(found))
     files.write_text(root / "when.md", page(found, command))
     plots.save_figure(picture(found), root / "when.png")

@@ -65,7 +65,7 @@ def _csv(
     path = workdir / files.METRICS_CSV
     with contextlib.ExitStack() as stack:
         with files.named_write_errors(path):  # not around the yield: other errors are not its
-            file = stack.enter_context(path.open("w", newline=""))
+            file = stack.enter_context(path.open("w", newline="", encoding="utf-8"))
 
         @functools.cache
         def writer(columns: tuple[str, ...]) -> csv.DictWriter:
@@ -109,7 +109,7 @@ def _wandb(
     file = workdir / files.WANDB_ID
     if not file.exists():
         files.write_text(file, uuid.uuid4().hex[:8] + "\n")
-    name = file.read_text().strip()
+    name = file.read_text(encoding="utf-8").strip()
     run = package.init(
         project="pflalign", name=workdir.name, id=name, resume="allow", dir=workdir, config=config
     )

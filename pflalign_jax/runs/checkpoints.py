@@ -183,7 +183,7 @@ def read_about(directory: str | os.PathLike, round_index: int) -> dict[str, Any]
     """
     path = checkpoint_path(directory, round_index)
     try:
-        meta = json.loads((path / "meta" / "metadata").read_text())
+        meta = json.loads((path / "meta" / "metadata").read_text(encoding="utf-8"))
         known, written = meta["pflalign_jax_checkpoint"], meta["round"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(

@@ -185,7 +185,7 @@ def write_command(workdir: pathlib.Path, command: str) -> None:
 def read_command(workdir: pathlib.Path) -> str | None:
     """Return the command that does a run or a comparison again; None if it is not known."""
     path = workdir / COMMAND
-    return path.read_text().strip() if path.exists() else None
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -384,7 +384,7 @@ def append_clients(
     A metric that has no value for a client is ``nan``.
     """
     path = workdir / CLIENTS
-    with named_write_errors(path), path.open("a", newline="") as file:
+    with named_write_errors(path), path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         for name, score in scores.items():
             if file.tell() == 0:
@@ -420,7 +420,7 @@ def read_clients(
     """Yield the rows of ``clients.csv``, all or those of one score and of one round."""
     path = workdir / CLIENTS
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 name = "/".join(filter(None, (row["split"], row["model"], row["stage"])))
                 if score not in (None, name) or round_index not in (None, int(row["round"])):
@@ -481,7 +481,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
     # Renaming replaces a file at once: a reader sees the old or the new one, never a part.
     temporary = path.with_name(path.name + ".partial")
     with named_write_errors(path):
-        temporary.write_text(text)
+        # Paths may have bytes that are no characters.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
 
 
@@ -500,7 +501,7 @@ def named_write_errors(path: pathlib.Path) -> Iterator[None]:
 def _append_lines(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append lines of json and push them to disk."""
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    with named_write_errors(path), path.open("a") as file:
+    with named_write_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -518,7 +519,7 @@ def _read_lines(path: pathlib.Path, size: int | None = None) -> list[dict[str, A
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(
             f"{path.parent} holds no run: {path.name} is missing; name the --workdir of "

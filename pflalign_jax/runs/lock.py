@@ -23,7 +23,7 @@ def locked(path: pathlib.Path, say: Callable[[str], None] = lambda text: None) -
       WorkdirError: naming who holds it.
     """
     # Opened for appending, so that a holder's name is not lost before it is read.
-    with (path / files.LOCK).open("a+") as file:
+    with (path / files.LOCK).open("a+", encoding="utf-8") as file:
         file.seek(0)
         holder = file.read().strip()
         try:

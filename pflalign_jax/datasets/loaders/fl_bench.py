@@ -185,7 +185,7 @@ def _check_counts(
     if not file.is_file():
         return
     try:
-        stats = json.loads(file.read_text())
+        stats = json.loads(file.read_text(encoding="utf-8"))
         # Partitions by domain, and of users, are counted in other ways.
         counted = {k: stats[k]["y"] for k in stats if k.isdecimal() and stats[k].get("y")}
         expected = {int(k): {int(c): n for c, n in v.items() if n} for k, v in counted.items()}

@@ -159,7 +159,7 @@ def _arrow_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _json(file: pathlib.Path, key: str) -> Any:
     try:
-        return json.loads(file.read_text())[key]
+        return json.loads(file.read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{file} cannot be read, or has no {key!r} ({error!r}); save the dataset again"

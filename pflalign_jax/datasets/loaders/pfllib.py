@@ -171,7 +171,7 @@ def _labels(
     if not file.is_file():
         return mapped_labels(y, folder)
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
         clients = int(config["num_clients"])
         # Early versions of PFLlib did not write it.
         classes = int(config["num_classes"]) if "num_classes" in config else None

@@ -65,7 +65,7 @@ def load_tiny_imagenet(path: str | None = None) -> Examples:
 def _lines(file: pathlib.Path) -> list[str]:
     """Return the lines of a text file that are not empty."""
     try:
-        return [line for line in file.read_text().splitlines() if line]
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line]
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(
             f"tiny_imagenet: {file} cannot be read ({error}); unpack {SOURCE.homepage} and pass "

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
     # Methods that were asked for by name must fit, others may be left out.
     left_out: dict[str, str] = {}
     leave_out = None if _ALGORITHMS.value else left_out
-    files.make_writable(root)
+    files.create_comparison(root)
     with (
         tells_how_to_go_on(root),
         comparison_progress(console) as progress,

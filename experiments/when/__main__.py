@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
     root = pathlib.Path(WORKDIR.value or default_workdir("when"))
     command = command_of("when", sys.argv[1:])
     found: dict[str, list[Cell]] = {}
-    files.make_writable(root)
+    files.create_comparison(root)
     with (
         tells_how_to_go_on(root),
         comparison_progress(console) as progress,

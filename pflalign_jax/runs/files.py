@@ -27,15 +27,18 @@ import json
 import math
 import os
 import pathlib
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pflalign_jax.datasets.array_files import ArrayFileError, open_npz
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import ClientScores
 from pflalign_jax.federated.metrics import no_scores
 from pflalign_jax.models import Model
+from pflalign_jax.runs import read_types
 from pflalign_jax.runs.checkpoints import checkpoint_rounds
 from pflalign_jax.runs.factories import table_key
 from pflalign_jax.runs.headline import Headline
@@ -97,7 +100,12 @@ def create(workdir: str | os.PathLike, go_on: bool = False) -> pathlib.Path:
       WorkdirError: if it holds a run already, or cannot be written.
     """
     workdir = pathlib.Path(workdir)
-    held = [name for name in RESULTS if (workdir / name).exists()]
+    if is_comparison(workdir):
+        raise WorkdirError(
+            f"workdir {workdir} holds a comparison ({TRIALS}/); choose another --workdir"
+        )
+    # os.path, as a name may be too long for the file system: `make_writable` says so.
+    held = [name for name in RESULTS if os.path.exists(workdir / name)]
     if held and not (go_on and SUMMARY not in held):
         state = "a finished run" if SUMMARY in held else "an unfinished run"
         raise WorkdirError(
@@ -107,6 +115,21 @@ def create(workdir: str | os.PathLike, go_on: bool = False) -> pathlib.Path:
     make_writable(workdir)
     (workdir / PLOTS).mkdir(exist_ok=True)
     return workdir
+
+
+def create_comparison(root: pathlib.Path) -> None:
+    """Make the directory of a comparison, unless it is there.
+
+    Raises:
+      WorkdirError: if it holds a run, or cannot be made or written.
+    """
+    held = [name for name in (*RESULTS, CHECKPOINTS) if os.path.exists(root / name)]
+    if held:
+        raise WorkdirError(
+            f"workdir {root} holds a run ({', '.join(held)}); choose another --workdir for a "
+            "comparison"
+        )
+    make_writable(root)
 
 
 def make_writable(workdir: pathlib.Path) -> None:
@@ -194,7 +217,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       RunError: if it is missing or damaged; so do the other readers of this module.
     """
-    return _infinities_of_text(_read_json(workdir / CONFIG))
+    return _infinities_of_text(_read_json(workdir / CONFIG, read_types.CONFIG, required=True))
 
 
 def flat_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -244,7 +267,7 @@ def read_data(workdir: pathlib.Path, default: dict[str, Any] | None = None) -> d
     """Return ``data.json``, or where there is none ``default`` if one is given."""
     if default is not None and not has_data(workdir):
         return default
-    return _read_json(workdir / DATA)
+    return _read_json(workdir / DATA, read_types.DATA)
 
 
 def refuse_other_weights(workdir: pathlib.Path, model: Model) -> None:
@@ -266,13 +289,21 @@ def refuse_other_weights(workdir: pathlib.Path, model: Model) -> None:
 
 def read_headline(workdir: pathlib.Path) -> Headline:
     """Return a run's headline: accuracy where an earlier version wrote none."""
-    return Headline(**read_data(workdir, default={}).get("task", {}).get("headline", {}))
+    found = read_data(workdir, default={}).get("task", {}).get("headline", {})
+    try:
+        read_types.check_fields(found, read_types.HEADLINE)
+        return Headline(**found)
+    except (read_types.ReadError, TypeError) as error:
+        raise _changed(workdir / DATA, error) from error
 
 
 def read_sizes(workdir: pathlib.Path, split: str) -> np.ndarray:
     """Return ``[K]``, how many examples of a split every client owns, by ``partition.npz``."""
-    with np.load(workdir / PARTITION, allow_pickle=False) as partition:
-        return np.diff(partition[f"{split}_offsets"])
+    try:
+        with open_npz(workdir / PARTITION) as partition:
+            return np.diff(partition[f"{split}_offsets"])
+    except (ArrayFileError, KeyError, TypeError) as error:
+        raise _changed(workdir / PARTITION, error) from error
 
 
 def write_summary(workdir: pathlib.Path, summary: Mapping[str, Any]) -> None:
@@ -292,7 +323,7 @@ def is_finished(workdir: pathlib.Path) -> bool:
 
 def read_summary(workdir: pathlib.Path) -> dict[str, Any]:
     """Return ``summary.json`` of a finished run; `has_diverged` says what it may lack."""
-    return _read_json(workdir / SUMMARY)
+    return _read_json(workdir / SUMMARY, read_types.SUMMARY)
 
 
 def has_diverged(summary: Mapping[str, Any]) -> bool:
@@ -334,9 +365,10 @@ def read_trial(workdir: pathlib.Path) -> TrialName:
     """Return which trial a run is; of one without ``trial.json`` what its config says."""
     if (workdir / TRIAL).exists():
         try:
-            return TrialName(**_read_json(workdir / TRIAL))
-        except TypeError as error:
-            raise RunError(f"{workdir / TRIAL} cannot be read: {error}") from error
+            kinds = typing.get_type_hints(TrialName)
+            return TrialName(**_read_json(workdir / TRIAL, kinds, required=True))
+        except TypeError as error:  # it has further fields
+            raise _changed(workdir / TRIAL, error) from error
     config = read_config(workdir)
     algorithm = config["algorithm"]
     return TrialName(algorithm["name"], algorithm["learning_rate"], None, None, config["seed"])
@@ -344,7 +376,7 @@ def read_trial(workdir: pathlib.Path) -> TrialName:
 
 def is_comparison(root: pathlib.Path) -> bool:
     """Tell whether a directory holds a comparison."""
-    return (root / TRIALS).is_dir()
+    return os.path.isdir(root / TRIALS)
 
 
 def trial_dirs(root: pathlib.Path) -> list[pathlib.Path]:
@@ -429,7 +461,7 @@ def read_clients(
                 yield ClientRow(
                     int(row["round"]), row["client"], name, int(row["examples"]), values
                 )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise _unreadable(path, error) from error
 
 
@@ -511,28 +543,40 @@ def _read_lines(path: pathlib.Path, size: int | None = None) -> list[dict[str, A
     """Return lines of json; none if the file is missing."""
     if not path.exists():
         return []
+    rows = []
     try:
-        return [json.loads(line) for line in path.read_bytes()[:size].splitlines()]
-    except (OSError, ValueError) as error:
+        for line in path.read_bytes()[:size].splitlines():
+            row = read_types.object_of(line)
+            read_types.check_fields(row, read_types.ROW, required=True)
+            rows.append(row)
+    except OSError as error:
         raise _unreadable(path, error) from error
+    except read_types.ReadError as error:
+        raise _unreadable(path, f"line {len(rows) + 1}: {error}") from error
+    return rows
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(
+    path: pathlib.Path, kinds: Mapping[str, Any], required: bool = False
+) -> dict[str, Any]:
+    """Return the object in a file; see `read_types.check_fields`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_types.read_object(path, kinds, required)
     except FileNotFoundError as error:
         raise RunError(
             f"{path.parent} holds no run: {path.name} is missing; name the --workdir of "
             "experiments.run"
         ) from error
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} cannot be read ({error}); put it back, or choose another --workdir"
-        ) from error
+    except (OSError, read_types.ReadError) as error:
+        raise _changed(path, error) from error
 
 
-def _unreadable(path: pathlib.Path, error: Exception) -> RunError:
+def _changed(path: pathlib.Path, error: Exception) -> RunError:
+    return RunError(f"{path} cannot be read ({error}); put it back, or choose another --workdir")
+
+
+def _unreadable(path: pathlib.Path, error: Exception | str) -> RunError:
+    said = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return RunError(
-        f"{path} cannot be read ({type(error).__name__}: {error}); an interrupted run mends its "
-        "files when it goes on"
+        f"{path} cannot be read ({said}); an interrupted run mends its files when it goes on"
     )

@@ -7,6 +7,7 @@ import pathlib
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import IO
 
 from pflalign_jax.runs import files
 
@@ -23,7 +24,7 @@ def locked(path: pathlib.Path, say: Callable[[str], None] = lambda text: None) -
       WorkdirError: naming who holds it.
     """
     # Opened for appending, so that a holder's name is not lost before it is read.
-    with (path / files.LOCK).open("a+", encoding="utf-8") as file:
+    with _opened(path / files.LOCK) as file:
         file.seek(0)
         holder = file.read().strip()
         try:
@@ -48,3 +49,14 @@ def locked(path: pathlib.Path, say: Callable[[str], None] = lambda text: None) -
             yield
         finally:  # only a process that was killed leaves its name
             file.truncate(0)
+
+
+def _opened(path: pathlib.Path) -> IO[str]:
+    """Open the file of a lock, whatever is in it."""
+    try:
+        return path.open("a+", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise files.WorkdirError(
+            f"{path} cannot be opened to lock {path.parent}: {error.strerror}; move or delete it, "
+            "or choose another --workdir"
+        ) from error

@@ -13,18 +13,20 @@ from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pflalign_jax import datasets
 from pflalign_jax.cli import plots
 from pflalign_jax.cli.command import run_command
+from pflalign_jax.cli.console import new_console
 from pflalign_jax.cli.flags import CONFIG, WORKDIR, default_workdir, parse_config_flags
 from pflalign_jax.datasets import SPLITS, FederatedDataset
 from pflalign_jax.datasets.queries import client_label_counts, has_labels
 from pflalign_jax.runs import config as vocabulary
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import build_dataset
+from pflalign_jax.runs.csv_cells import cell
 
 SHOWN = 12
 """Clients in the printed table; all are in the csv file."""
@@ -107,7 +109,7 @@ def client_table(dataset: FederatedDataset, rows: list[Row]) -> Table:
             f"{statistic(v):.2f}" if isinstance(v[0], float) else f"{statistic(v):g}"
             for v in columns_of.values()
         )
-        table.add_row(f"[bold]{title}", "", *values)
+        table.add_row(Text(title, "bold"), "", *values)
     return table
 
 
@@ -121,9 +123,9 @@ def main(arguments: list[str]) -> None:
     with (path / "partition.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({**row, "client": cell(row["client"])} for row in rows)
     plots.write_partition(path / files.PLOTS, dataset)
-    console = Console()
+    console = new_console()
     console.print(client_table(dataset, rows))
     for note in dataset.notes:
         console.print(f"Note: {note}")

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from pflalign_jax.cli import plots
 from pflalign_jax.cli.command import FlagError, run_command, tells_how_to_go_on
-from pflalign_jax.cli.console import progress, say_on, score_table
+from pflalign_jax.cli.console import new_console, progress, say_on, score_table
 from pflalign_jax.cli.devices import (
     DEVICES,
     cache_programs,
@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> None:
         raise FlagError("--workdir is not set; several processes need one and the same")
     path = pathlib.Path(WORKDIR.value or default_workdir(config.algorithm.name))
     first = is_first_process()
-    console = Console(quiet=not first)
+    console = new_console(quiet=not first)
     with tells_how_to_go_on(path, tell=first), told_if_processes_die(path):
         watch = functools.partial(watched, console)
         outcome = run(config, path, say=say_on(console), watch=watch)

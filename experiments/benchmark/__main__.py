@@ -16,13 +16,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from absl import flags
-from rich.console import Console
 
 from experiments.benchmark.measuring import SCALES, measure, scaling
 from experiments.benchmark.peers import PEERS
 from experiments.benchmark.tables import main_table, scaling_table
 from experiments.benchmark.workloads import LORA, WORKLOADS
 from pflalign_jax.cli.command import FlagError, refuse_arguments, run_command
+from pflalign_jax.cli.console import new_console
 from pflalign_jax.cli.devices import DEVICES, check_devices, use_devices
 
 _WORKLOADS = flags.DEFINE_list(
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     check_choices("scale", _SCALE.value, SCALES)
     use_devices(DEVICES.value)
     check_devices()
-    console = Console()
+    console = new_console()
     figures: dict[str, Any] = {"workloads": [], "scaling": {}}
     for name in names:
         row = measure(name, _ROUNDS.value, _CHUNK.value, _AGAINST.value)

@@ -22,12 +22,11 @@ import pathlib
 import sys
 
 from absl import flags
-from rich.console import Console
 
 from experiments.compare import leaderboard
 from experiments.compare.comparison import compare
 from pflalign_jax.cli.command import run_command, tells_how_to_go_on
-from pflalign_jax.cli.console import comparison_progress
+from pflalign_jax.cli.console import comparison_progress, new_console
 from pflalign_jax.cli.devices import DEVICES, cache_programs, check_devices, use_devices
 from pflalign_jax.cli.flags import (
     CACHE,
@@ -53,7 +52,7 @@ def main(arguments: list[str]) -> None:
     use_devices(DEVICES.value)
     cache_programs(CACHE.value)
     check_devices()
-    config, console = CONFIG.value, Console()
+    config, console = CONFIG.value, new_console()
     root = pathlib.Path(WORKDIR.value or default_workdir("compare"))
     command = command_of("compare", sys.argv[1:])
     methods = list(dict.fromkeys(_ALGORITHMS.value or config.compare.algorithms))
@@ -78,7 +77,7 @@ def main(arguments: list[str]) -> None:
             soft_wrap=True,
         )
     for method, reason in left_out.items():
-        console.print(f"{method} was left out: {reason}", markup=False, soft_wrap=True)
+        console.print(f"{method} was left out: {reason}", soft_wrap=True)
     console.print(
         f"Files: {root}/ with leaderboard.md, .csv, .png, trials/. A page of figures: "
         f"python -m experiments.report {root}",

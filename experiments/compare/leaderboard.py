@@ -16,6 +16,7 @@ from rich.table import Table
 from experiments.compare.trials import OwnGrid, Trial
 from pflalign_jax.cli import plots
 from pflalign_jax.runs import files
+from pflalign_jax.runs.csv_cells import cell
 from pflalign_jax.runs.headline import PERSONAL, Headline
 from pflalign_jax.runs.metrics import Row
 
@@ -333,7 +334,7 @@ def write(
     points = "percentage points" if headline.percent else f"units of {headline.metric}"
     with (root / "leaderboard.csv").open("w", newline="", encoding="utf-8") as file:
         names, values = numbers(entries)
-        csv.writer(file).writerows([names, *values])
+        csv.writer(file).writerows([names, *([cell(value) for value in row] for row in values)])
     lines = [
         f"# {config.dataset.name}: {config.rounds} rounds, cohort "
         f"{config.cohort_size or 'of all clients'}",

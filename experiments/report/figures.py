@@ -1,5 +1,6 @@
 """The figures of a report. Points carry a text that a page can show, see `tips`."""
 
+import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
@@ -46,6 +47,7 @@ STYLE: dict[Any, Any] = {
 def figures(series: Sequence[Series]) -> dict[str, tuple[Figure, str]]:
     """Return ``{name: (figure, caption)}``, those for which something was recorded."""
     some, headline = shown(series), series[0].headline
+    metric = re.sub(r"[^\w-]", "_", headline.metric)  # names of figures are names of files
     seeds = max(len(each.runs) for each in series)
     band = "; the band is the standard deviation over seeds" if seeds > 1 else ""
     fewer = (
@@ -61,12 +63,12 @@ def figures(series: Sequence[Series]) -> dict[str, tuple[Figure, str]]:
             _curves(some, "loss/train/mean", LOSS, "loss/train", "mean over the cohort"),
             f"Training loss of the round's cohort{band}.{fewer}",
         ),
-        f"{headline.metric}_against_bytes": (
+        f"{metric}_against_bytes": (
             _against(some, lambda row: row["round"] * (row["bytes_up"] + row["bytes_down"]) / 1e6,
                      "sent in both directions so far (MB)"),
             f"What communication buys; the first seed.{fewer}",
         ),
-        f"{headline.metric}_against_seconds": (
+        f"{metric}_against_seconds": (
             _against(some, lambda row: row["seconds_total"], "time so far, with evaluations (s)"),
             f"What time buys, on the machine that ran it; the first seed.{fewer}",
         ),
@@ -333,7 +335,7 @@ def _alignment(series: Sequence[Series]) -> Figure | None:
 def _diagnostics(series: Series) -> list[dict[str, Any]]:
     """Return the first seed's rows that say something of P."""
     rows = next((run.diagnostics for run in series.runs if run.diagnostics), [])
-    return [row for row in rows if "P/q50" in row]
+    return [row for row in rows if row.keys() >= {"P/q05", "P/q50", "P/q95"}]
 
 
 def _quantiles(row: dict[str, Any], symbol: str) -> tuple[float, ...]:

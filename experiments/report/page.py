@@ -6,7 +6,7 @@ import json
 import pathlib
 import re
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -17,10 +17,36 @@ from matplotlib.figure import Figure
 from experiments.compare.leaderboard import RIVALS, paired
 from experiments.report.figures import INK, tips
 from experiments.report.read import Series
+from pflalign_jax.cli import plots
 from pflalign_jax.runs import files
 from pflalign_jax.runs.headline import Headline
 
 HERE = pathlib.Path(__file__).parent
+
+
+class Html(str):
+    """Text that is HTML already, from `fill` or from a file of this package."""
+
+
+def fill(template: str, **values: Any) -> Html:
+    """Return HTML with values in its ``{}``, escaped unless they are `Html`.
+
+    Names and values come from files of anybody: nothing else may put them into a page.
+
+    >>> fill("<p>{name}</p>", name="<b>ob")
+    '<p>&lt;b&gt;ob</p>'
+    """
+    escaped = {
+        name: value if isinstance(value, Html) else html.escape(str(value))
+        for name, value in values.items()
+    }
+    return Html(template.format_map(escaped))
+
+
+def join(parts: Iterable[Html]) -> Html:
+    """Return pieces of HTML as one."""
+    return Html("".join(parts))
+
 
 Cell = tuple[str, float | str]
 """What a cell shows, and what it is sorted by."""
@@ -44,6 +70,7 @@ def write(
     """
     drawn = []
     for name, (figure, caption) in figures.items():
+        plots.without_formulas(figure)
         drawn.append(_figure(name, _svg(name, figure), caption))
         FigureCanvasAgg(figure)
         figure.savefig(path / f"{name}.png", dpi=200)
@@ -52,29 +79,30 @@ def write(
     title = (
         f"{', '.join(each.name for each in series[:4])}{' ...' * (len(series) > 4)} on {dataset}"
     )
-    style, script = ((HERE / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
+    style, script = (
+        Html((HERE / file).read_text(encoding="utf-8")) for file in ("page.css", "page.js")
+    )
+    told = join(fill("<p>{note}</p>", note=note) for note in notes)
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        '<meta name=viewport content="width=device-width, initial-scale=1">',
-        f"<title>{html.escape(title)}</title><style>{style}</style>",
-        f"<h1>{html.escape(title)}</h1>",
-        *_about(series),
-        *(
-            [f"<div class=notes>{''.join(f'<p>{html.escape(n)}</p>' for n in notes)}</div>"]
-            * bool(notes)
-        ),
-        f"<h2>Scores</h2>{_table(*_scores(series))}",
-        f"<h2>Figures</h2><div class=figures>{''.join(drawn)}</div>",
-        f"<h2>Clients</h2>{_details(_title_of_clients(series), _table(*_clients(series)))}",
-        "<h2>To have it again</h2>",
-        *(f"<pre>{html.escape(command)}</pre>" for command in commands),
+        Html("<!doctype html><html lang=en><meta charset=utf-8>"),
+        Html('<meta name=viewport content="width=device-width, initial-scale=1">'),
+        fill("<title>{title}</title><style>{style}</style>", title=title, style=style),
+        fill("<h1>{title}</h1>", title=title),
+        _about(series),
+        *[fill("<div class=notes>{told}</div>", told=told)] * bool(notes),
+        fill("<h2>Scores</h2>{table}", table=_table(*_scores(series))),
+        fill("<h2>Figures</h2><div class=figures>{drawn}</div>", drawn=join(drawn)),
+        Html("<h2>Clients</h2>"),
+        _details(_title_of_clients(series), _table(*_clients(series))),
+        Html("<h2>To have it again</h2>"),
+        *(fill("<pre>{command}</pre>", command=command) for command in commands),
         *_settings(series),
-        f"<div id=tip role=status hidden></div><script>{script}</script>",
+        fill("<div id=tip role=status hidden></div><script>{script}</script>", script=script),
     ]
     files.write_text(path / "report.html", "\n".join(parts))
 
 
-def _about(series: Sequence[Series]) -> list[str]:
+def _about(series: Sequence[Series]) -> Html:
     """Return the paragraph that says what was run and what its scores mean."""
     run = series[0].runs[0]
     data = (run.summary or {}).get("dataset", {})
@@ -83,12 +111,18 @@ def _about(series: Sequence[Series]) -> list[str]:
     done = sorted({int(r.rows[-1]["round"]) for each in series for r in each.runs})
     headline = series[0].headline
     less = "" if headline.higher_is_better else " (less is better, and a gain is a decrease)"
-    return [
-        f"<p>{clients}after {_range(done)} rounds, with {_range(seeds)} seeds. The headline is "
-        f"<b>{series[0].score}</b>: the test {headline.metric} of every client's own model after "
-        f"its local steps, as the mean over clients{less}; ± is the standard deviation over seeds. "
-        "Nothing was chosen on test data.</p>"
-    ]
+    return fill(
+        "<p>{clients}after {done} rounds, with {seeds} seeds. The headline is <b>{score}</b>: the "
+        "test {metric} of every client's own model after its local steps, as the mean over "
+        "clients{less}; ± is the standard deviation over seeds. Nothing was chosen on test "
+        "data.</p>",
+        clients=clients,
+        done=_range(done),
+        seeds=_range(seeds),
+        score=series[0].score,
+        metric=headline.metric,
+        less=less,
+    )
 
 
 def _title_of_clients(series: Sequence[Series]) -> str:
@@ -100,11 +134,11 @@ def _range(numbers: Sequence[int]) -> str:
     return " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
 
 
-def _details(title: str, inside: str) -> str:
-    return f"<details><summary>{title}</summary>{inside}</details>"
+def _details(title: str, inside: Html) -> Html:
+    return fill("<details><summary>{title}</summary>{inside}</details>", title=title, inside=inside)
 
 
-def _svg(name: str, figure: Figure) -> str:
+def _svg(name: str, figure: Figure) -> Html:
     """Return a figure as SVG in the page's own ink, with texts on its points."""
     buffer = io.StringIO()
     tips(figure)
@@ -119,35 +153,38 @@ def _svg(name: str, figure: Figure) -> str:
     # Without a size of its own it takes the width of the page.
     text = re.sub(r'(<svg [^>]*?)width="[^"]*pt" height="[^"]*pt"', r"\1", text)
     # Names of parts are unique in a figure only; in a page they must not meet.
-    return re.sub(r'(id="|url\(#|xlink:href="#)', rf"\g<1>{name}-", text)
+    return Html(re.sub(r'(id="|url\(#|xlink:href="#)', rf"\g<1>{name}-", text))
 
 
 def _tip(match: re.Match[str]) -> str:
     """Return a group that carries its text, for a link that `tips` has made."""
-    return f'<g data-tip="{html.escape(urllib.parse.unquote(match[1]))}">'
+    return fill('<g data-tip="{tip}">', tip=urllib.parse.unquote(match[1]))
 
 
-def _figure(name: str, svg: str, caption: str) -> str:
-    svg = svg.replace("<svg ", f'<svg role=img aria-label="{html.escape(caption)}" ', 1)
-    files = f"<a href={name}.png download>PNG</a>, <a href={name}.pdf download>PDF</a>"
-    caption = f"<figcaption>{html.escape(caption)} {files}</figcaption>"
-    return f"<figure id=figure-{name}><div class=scroll>{svg}</div>{caption}</figure>"
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    heads = "".join(f"<th><button>{html.escape(title)}</button></th>" for title in titles)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td data-value="{html.escape(str(value))}">{html.escape(text)}</td>'
-            for text, value in row
-        )
-        + "</tr>"
-        for row in rows
+def _figure(name: str, svg: Html, caption: str) -> Html:
+    label = fill('<svg role=img aria-label="{caption}" ', caption=caption)
+    return fill(
+        '<figure id="figure-{name}"><div class=scroll>{svg}</div><figcaption>{caption} '
+        '<a href="{name}.png" download>PNG</a>, <a href="{name}.pdf" download>PDF</a>'
+        "</figcaption></figure>",
+        name=name,
+        svg=Html(svg.replace("<svg ", label, 1)),
+        caption=caption,
     )
-    return (
-        f"<div class=scroll><table class=sortable><thead><tr>{heads}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Html:
+    heads = join(fill("<th><button>{title}</button></th>", title=title) for title in titles)
+
+    def line(row: Sequence[Cell]) -> Html:
+        cell = '<td data-value="{value}">{text}</td>'
+        return fill("<tr>{cells}</tr>", cells=join(fill(cell, value=v, text=t) for t, v in row))
+
+    return fill(
+        "<div class=scroll><table class=sortable><thead><tr>{heads}</tr></thead>"
+        "<tbody>{body}</tbody></table></div>",
+        heads=heads,
+        body=join(map(line, rows)),
     )
 
 
@@ -218,7 +255,7 @@ def _clients(series: Sequence[Series]) -> tuple[list[str], list[list[Cell]]]:
     return titles, rows
 
 
-def _settings(series: Sequence[Series]) -> Iterator[str]:
+def _settings(series: Sequence[Series]) -> Iterator[Html]:
     """Return what the runs have in common, what tells them apart, and what they ran with."""
     configs = [files.flat_fields(each.runs[0].config) for each in series]
     for config in configs:
@@ -227,7 +264,7 @@ def _settings(series: Sequence[Series]) -> Iterator[str]:
     same = [n for n in names if all(config.get(n) == configs[0].get(n) for config in configs)]
     other = [name for name in names if name not in same]
     common = "\n".join(f"{name} = {configs[0][name]}" for name in same)
-    yield _details("Settings of all runs", f"<pre>{html.escape(common)}</pre>")
+    yield _details("Settings of all runs", fill("<pre>{common}</pre>", common=common))
     if other:
         rows = [[(n, n), *((c.get(n, ""),) * 2 for c in configs)] for n in other]
         table = _table(["field", *(each.name for each in series)], rows)
@@ -241,5 +278,5 @@ def _settings(series: Sequence[Series]) -> Iterator[str]:
                 f"{each.name}, seed {run.config['seed']}: {run.path}\n  {json.dumps(known)}"
             )
     hashes = "\n".join(dict.fromkeys(f"partition {each.partition}" for each in series))
-    text = html.escape("\n".join([hashes, *lines]))
-    yield _details("Partition, devices, versions, files", f"<pre>{text}</pre>")
+    text = "\n".join([hashes, *lines])
+    yield _details("Partition, devices, versions, files", fill("<pre>{text}</pre>", text=text))

@@ -1,17 +1,21 @@
 """Read what runs and comparisons have written, for a report."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pflalign_jax.errors import UserError
-from pflalign_jax.runs import files
+from pflalign_jax.runs import files, read_types
 from pflalign_jax.runs.headline import PERSONAL, Headline
 
 SCORE = f"test/{PERSONAL}"
 """The score that figures show, of every client; its metric is the runs' headline."""
+
+
+COSTS = dict.fromkeys(("bytes_up", "bytes_down", "seconds", "seconds_total"), read_types.Number)
+"""What every row says that a round has cost."""
 
 
 class ReportError(UserError):
@@ -139,6 +143,9 @@ def _read_run(path: pathlib.Path, name: str | None = None) -> ReportedRun | None
     if not rows:
         return None
     config, headline = files.read_config(path), files.read_headline(path)
+    data = files.read_data(path, default={})
+    summary = files.read_summary(path) if files.is_finished(path) else None
+    _check_fields(path, rows, config, data, summary)
     found = files.last_scores(path, SCORE)
     # Some metrics have no value for some clients.
     scores = {client: row.values[headline.metric] for client, row in found.items()}
@@ -147,14 +154,47 @@ def _read_run(path: pathlib.Path, name: str | None = None) -> ReportedRun | None
         config["algorithm"]["name"] if name is None else name,
         path,
         config,
-        files.read_summary(path) if files.is_finished(path) else None,
+        summary,
         rows,
         headline,
         scores,
         {client: row.examples for client, row in found.items()},
         files.read_diagnostics(path),
-        files.read_data(path, default={}),
+        data,
     )
+
+
+def _check_fields(
+    path: pathlib.Path,
+    rows: Sequence[Mapping[str, Any]],
+    config: Mapping[str, Any],
+    data: Mapping[str, Any],
+    summary: Mapping[str, Any] | None,
+) -> None:
+    """Refuse a run that lacks what a report shows, or has other kinds of values.
+
+    Raises:
+      ReportError: naming the file and the field.
+    """
+    name = files.METRICS
+    try:
+        for row in rows:
+            read_types.check_fields(row, COSTS, required=True)
+            read_types.check_fields(row, dict.fromkeys(row, read_types.Number | None))
+        name = files.CONFIG
+        read_types.check_fields(config["algorithm"], {"name": str}, required=True)
+        name = files.SUMMARY
+        read_types.check_fields((summary or {}).get("dataset", {}), {"clients": int})
+        name = files.DATA
+        counts = data.get("label_counts", [])
+        if counts and {len(data.get("client_names", ()))} != {len(counts)}:
+            raise read_types.ReadError(f"label_counts has {len(counts)} rows, one for each client")
+        if len({len(row) for row in counts}) > 1:
+            raise read_types.ReadError("label_counts has rows of several lengths")
+    except read_types.ReadError as error:
+        raise ReportError(
+            f"{path / name} cannot be shown ({error}); put it back, or leave this run out"
+        ) from error
 
 
 def _single_run(path: pathlib.Path) -> ReportedRun:
@@ -176,7 +216,10 @@ def _chosen_trials(root: pathlib.Path, notes: list[str]) -> list[ReportedRun]:
             notes.append(f"{path.name} was left out: {reason}.")
             continue
         run = _read_run(path, files.read_trial(path).method)
-        assert run is not None, path  # a finished run was evaluated
+        if run is None:
+            raise ReportError(
+                f"{path} is finished, but {files.METRICS} has no row; put it back, or remove {path}"
+            )
         groups.setdefault(run.name, {}).setdefault(_setting(run), []).append(run)
 
     # The chosen setting was repeated with further seeds; of single runs the best on validation.

@@ -18,13 +18,12 @@ import pathlib
 import sys
 
 from absl import flags
-from rich.console import Console
 
 from experiments.when import pages
 from experiments.when.base import RIVALS
 from experiments.when.cells import MAPS, Cell, cells_of, run_cell
 from pflalign_jax.cli.command import FlagError, run_command, tells_how_to_go_on
-from pflalign_jax.cli.console import comparison_progress
+from pflalign_jax.cli.console import comparison_progress, new_console
 from pflalign_jax.cli.devices import DEVICES, cache_programs, check_devices, use_devices
 from pflalign_jax.cli.flags import (
     CACHE,
@@ -47,7 +46,7 @@ def main(arguments: list[str]) -> None:
     del arguments
     if unknown := sorted(set(_MAPS.value) - MAPS.keys()):
         raise FlagError(f"--maps={unknown[0]} is unknown; choose from {list(MAPS)}")
-    config, console = CONFIG.value, Console()
+    config, console = CONFIG.value, new_console()
     rivals = [method for method in config.compare.algorithms if method in RIVALS]
     if not rivals:
         raise FlagError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.when.cells import MAPS, Cell, Gain
 from pflalign_jax.cli import plots
-from pflalign_jax.runs import files
+from pflalign_jax.runs import csv_cells, files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def write(root: pathlib.Path, found: Mapping[str, Sequence[Cell]], command: str)
       command: that makes them again.
     """
     with (root / "when.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(table(found))
+        csv.writer(file).writerows([csv_cells.cell(value) for value in row] for row in table(found))
     files.write_text(root / "when.md", page(found, command))
     plots.save_figure(picture(found), root / "when.png")
 

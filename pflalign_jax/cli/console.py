@@ -19,12 +19,23 @@ from pflalign_jax.runs.metrics import Row
 
 STATISTICS = ("mean", "weighted", "std", "worst_decile", "min")
 
+SHOWN_IN_BAR = ("speed", "score", "held")
+
 PAUSE = 2.0
 """Seconds between two lines, at least, where there is no terminal."""
 
 
+def new_console(**options: Any) -> Console:
+    """Return a console that prints names as they are: ``[red]`` and ``:smile:`` are no markup.
+
+    Args:
+      options: of `rich.console.Console`.
+    """
+    return Console(markup=False, emoji=False, **options)
+
+
 def say_on(console: Console) -> Callable[[str], None]:
-    """Return what prints a line as it is, without markup and without breaking it."""
+    """Return what prints a line as it is, without breaking it."""
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -125,9 +136,7 @@ def progress(
         MofNCompleteColumn(),
         BarColumn(bar_width=None),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TextColumn("{task.fields[score]}"),
-        TextColumn("{task.fields[held]}"),
+        *(TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in SHOWN_IN_BAR),
         console=console,
     )
     # The headline is too long for the bar's line and stands above it.
@@ -238,7 +247,7 @@ def score_table(summary: dict[str, Any]) -> Table:
         if row is None:
             continue
         table.add_section()
-        table.add_row(f"[bold]{title} ({row['round']})")
+        table.add_row(Text(f"{title} ({row['round']})", "bold"))
         for name in names(row, headline.metric):
             table.add_row(name, *(_cell(headline, row, name, of) for of in statistics))
     if lacking:

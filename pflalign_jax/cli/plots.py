@@ -40,7 +40,18 @@ def save_figure(figure: Figure, path: pathlib.Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
+    without_formulas(figure)
     figure.savefig(path, dpi=150)
+
+
+def without_formulas(figure: Figure) -> None:
+    """Show the dollar signs in names as they are: between two, Matplotlib would see a formula."""
+    from matplotlib.text import Text
+
+    # Numbers at ticks, which may be formulas of Matplotlib's own, are not there yet.
+    for text in figure.findobj(Text):
+        if "$" in text.get_text():
+            text.set_parse_math(False)
 
 
 def whole_numbers(*axes: Axis) -> None:

@@ -40,6 +40,7 @@ from pflalign_jax.federated.metrics import no_scores
 from pflalign_jax.models import Model
 from pflalign_jax.runs import read_types
 from pflalign_jax.runs.checkpoints import checkpoint_rounds
+from pflalign_jax.runs.csv_cells import cell, text_of
 from pflalign_jax.runs.factories import table_key
 from pflalign_jax.runs.headline import Headline
 from pflalign_jax.tasks import Metric
@@ -425,7 +426,7 @@ def append_clients(
             split, model, stage = (*name.split("/"), "")[:3]
             for k in score.examples.nonzero()[0]:
                 writer.writerow(
-                    (round_index, names[k], split, model, stage, score.examples[k],
+                    (round_index, cell(str(names[k])), split, model, stage, score.examples[k],
                      *(f"{values[k]:.6g}" for values in score.values.values()))
                 )  # fmt: skip
 
@@ -459,7 +460,7 @@ def read_clients(
                     continue
                 values = {k: float(v) for k, v in row.items() if k not in CLIENT_COLUMNS}
                 yield ClientRow(
-                    int(row["round"]), row["client"], name, int(row["examples"]), values
+                    int(row["round"]), text_of(row["client"]), name, int(row["examples"]), values
                 )
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise _unreadable(path, error) from error

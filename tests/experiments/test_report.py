@@ -12,6 +12,7 @@ from experiments.report import figures
 from experiments.report.read import ReportError, read
 from experiments.report.write import write_report
 from pflalign_jax import tasks
+from pflalign_jax.errors import UserError
 from pflalign_jax.federated import ClientScores
 from pflalign_jax.runs import RunError, files
 
@@ -257,3 +258,66 @@ def test_what_is_no_run_is_named(tmp_path):
     for paths, message in mistakes.items():
         with pytest.raises(ReportError, match=message):
             write_report(list(paths))
+
+
+EVIL = "<script>alert(1)</script>"
+
+
+def test_names_and_values_of_anybody_are_escaped(tmp_path, monkeypatch):
+    """Of every field that somebody else can write, nothing becomes markup or the name of a file."""
+    path = made(tmp_path / "run", EVIL, 0, OURS, client_names=[*NAMES[:3].tolist(), EVIL])
+    files.write_command(path, EVIL)
+    for name in ("config", "data", "summary"):
+        file = path / f"{name}.json"
+        content = json.loads(file.read_text()) | {EVIL: EVIL}
+        for key in ("algorithm", "dataset", "versions"):
+            if key in content:
+                content[key] |= {EVIL: EVIL}
+        content |= {"name": EVIL, "partition_hash": EVIL, "state": EVIL}
+        if name == "data":
+            content["task"] = {"headline": {"metric": EVIL, "higher_is_better": True}}
+        file.write_text(json.dumps(content))
+    for name in ("metrics.jsonl", "clients.csv"):
+        text = (path / name).read_text().replace("dan", EVIL)
+        (path / name).write_text(text.replace("accuracy", EVIL))
+    drawn = figures.figures(read([path], []))
+    assert all(re.fullmatch(r"[\w-]+", name) for name in drawn), drawn.keys()
+    some = {name: drawn[name] for name in drawn if "bytes" in name or name == "clients_sorted"}
+    monkeypatch.setattr(figures, "figures", lambda series: some)  # to save all takes long
+    page = write_report([path], tmp_path / "out" / "report").read_text(encoding="utf-8")
+    assert EVIL not in page and page.count("<script>") == 1
+    assert "&lt;script&gt;" in page
+    assert len(some) == 2 and page.count(" download>PNG") == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"run", "out"}
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "message"),
+    [
+        ("summary", "dataset", {"clients": EVIL}, r"summary\.json cannot be shown .clients is '<s"),
+        ("summary", "last", 3, r"summary\.json cannot be read .last is 3"),
+        ("config", "algorithm", {"name": 5}, r"config\.json cannot be shown .name is 5"),
+        ("data", "label_counts", [[1]], r"data\.json cannot be shown .label_counts has 1 rows"),
+        ("data", "label_counts", [[1], [1, 2], [1], [1]], "has rows of several lengths"),
+        ("data", "client_names", 5, r"data\.json cannot be read .client_names is 5"),
+    ],
+)
+def test_what_cannot_be_shown_is_named(tmp_path, name, field, value, message):
+    path = made(tmp_path / "run", "local", 0, LOCAL)
+    file = path / f"{name}.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(UserError, match=message):
+        read([path], [])
+
+
+def test_rows_that_cannot_be_shown_are_named(tmp_path):
+    path = made(tmp_path / "run", "local", 0, LOCAL)
+    text = (path / "metrics.jsonl").read_text()
+    for old, new, message in (
+        ('"bytes_up": 1500000, ', "", "it has no field 'bytes_up'"),
+        ('"seconds": 2.0', '"seconds": "2"', "seconds is '2' and not"),
+        ('"loss/train/mean": 1.0', '"loss/train/mean": []', r"loss/train/mean is \[\] and not"),
+    ):
+        (path / "metrics.jsonl").write_text(text.replace(old, new))
+        with pytest.raises(ReportError, match=rf"metrics\.jsonl cannot be shown .{message}"):
+            read([path], [])

@@ -10,9 +10,6 @@ SOURCES = sorted(
     path for folder in ("pflalign_jax", "experiments") for path in (ROOT / folder).rglob("*.py")
 )
 
-PLAIN = ("client_store.py", "disk_store.py")
-"""Files whose texts have numbers and names of types only."""
-
 BINARY = ("os", "archive", "_archive", "Image", "tarfile")
 """What ``.open`` is called on that opens no text."""
 
@@ -37,7 +34,5 @@ def opened_texts(tree):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_texts_have_an_encoding(path):
-    if path.name in PLAIN:
-        return
     for call in opened_texts(ast.parse(path.read_text(encoding="utf-8"))):
         assert any(k.arg == "encoding" for k in call.keywords), f"line {call.lineno}"

@@ -286,7 +286,7 @@ def _read_layout(directory: pathlib.Path) -> _Layout:
     """
     path = directory / LAYOUT
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         return _Layout(int(found["clients"]), list(found["leaves"]), CHECKED in found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
@@ -308,7 +308,7 @@ def _check_layout(directory, layout, read_only):
             )
         return found.checked
     temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps({**layout, CHECKED: "crc32"}))
+    temporary.write_text(json.dumps({**layout, CHECKED: "crc32"}), encoding="utf-8")
     temporary.replace(path)
     return True
 

@@ -172,7 +172,7 @@ def checkpoint_rounds(directory: str | os.PathLike) -> list[int]:
     directory = pathlib.Path(directory)
     # What orbax is still writing has another name.
     names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    return sorted(int(name) for name in names if re.fullmatch(rf"\d{{{DIGITS}}}", name))
+    return sorted(int(name) for name in names if re.fullmatch(rf"[0-9]{{{DIGITS}}}", name))
 
 
 def read_about(directory: str | os.PathLike, round_index: int) -> dict[str, Any]:

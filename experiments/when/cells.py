@@ -14,7 +14,7 @@ from scipy import stats
 from experiments.compare.comparison import compare
 from experiments.compare.leaderboard import RANKED_BY, Entry, paired
 from pflalign_jax.cli.console import ComparisonProgress
-from pflalign_jax.runs import files
+from pflalign_jax.runs import files, read_types
 
 CELL = "cell.json"
 
@@ -133,7 +133,13 @@ def run_cell(
         plan.eval_every = plan.rounds  # scored at the end alone, however many rounds there are
     setting = json.loads(json.dumps({"config": plan.to_dict(), "seeds": seeds}))
     if (path / CELL).exists():
-        found = json.loads((path / CELL).read_text(encoding="utf-8"))
+        try:
+            kinds = {"setting": dict, "gains": dict, "scores": dict}
+            found = read_types.read_object(path / CELL, kinds, required=True)
+        except (OSError, read_types.ReadError) as error:
+            raise files.WorkdirError(
+                f"{path / CELL} cannot be read ({error}); put it back, or delete {path}"
+            ) from error
         if found.pop("setting") != setting:
             raise files.WorkdirError(
                 f"{path} was made with another config or other --seeds; choose another --workdir"

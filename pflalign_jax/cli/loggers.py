@@ -109,7 +109,7 @@ def _wandb(
     file = workdir / files.WANDB_ID
     if not file.exists():
         files.write_text(file, uuid.uuid4().hex[:8] + "\n")
-    name = file.read_text(encoding="utf-8").strip()
+    name = file.read_bytes().decode("utf-8", "backslashreplace").strip()
     run = package.init(
         project="pflalign", name=workdir.name, id=name, resume="allow", dir=workdir, config=config
     )

@@ -209,7 +209,9 @@ def write_command(workdir: pathlib.Path, command: str) -> None:
 def read_command(workdir: pathlib.Path) -> str | None:
     """Return the command that does a run or a comparison again; None if it is not known."""
     path = workdir / COMMAND
-    return path.read_text(encoding="utf-8").strip() if path.exists() else None
+    # It is shown, not run: whatever is in it will do.
+    found = path.read_bytes() if path.exists() else None
+    return None if found is None else found.decode("utf-8", "backslashreplace").strip()
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Predict and score new data with a model of a finished or interrupted run.
 
 python -m experiments.predict --run=DIR --data=FILE.npz [--client=NAME] [--which=best] [--out=FILE]
+    [--modules=my_module]
 
 FILE.npz has ``x``, features as the run's dataset stores them, and, to be scored, ``y``, labels or
 numbers. The model is the one that the client starts a round with, or without --client the global
@@ -29,6 +30,9 @@ _RUN = flags.DEFINE_string("run", None, "The run's directory.", required=True)
 _DATA = flags.DEFINE_string("data", None, "The npz file with x and perhaps y.", required=True)
 _CLIENT = flags.DEFINE_string("client", None, "Name of the client; without it the global model.")
 _WHICH = flags.DEFINE_string("which", "last", "last, best (on validation), or a round.")
+_MODULES = flags.DEFINE_list(
+    "modules", [], "Modules of your own whose functions the run names and may call."
+)
 _OUT = flags.DEFINE_string("out", None, "Where predictions go, an npz file.")
 
 
@@ -126,7 +130,7 @@ def main(arguments: list[str]) -> None:
     which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
     check_devices()
     x, y = read_examples(pathlib.Path(_DATA.value))
-    run = load(_RUN.value, which)
+    run = load(_RUN.value, which, _MODULES.value)
     outputs = run.predict(x, _CLIENT.value)
     scores = {} if y is None or not len(y) else score(run.task, outputs, y)
     whose = "the global model" if _CLIENT.value is None else f"client {_CLIENT.value}"

@@ -51,7 +51,8 @@ from pflalign_jax.errors import UserError
 from pflalign_jax.federated.disk_store import DiskStore
 from pflalign_jax.federated.snapshot import ClientSnapshot, Snapshot
 from pflalign_jax.models.pretrained import gguf_file, loading, safetensors_folder, tokenizer
-from pflalign_jax.runs import checkpoints, default_config, files
+from pflalign_jax.runs import RunError, checkpoints, default_config, files
+from pflalign_jax.runs.loading import load_run
 from pflalign_jax.runs.lock import locked
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -274,6 +275,20 @@ def test_nothing_runs(case, tmp_path, watched):
     else:
         case.read(root)
     assert not made.exists() and not watched
+
+
+@pytest.mark.parametrize("section", ["algorithm", "model", "dataset", "participation", "metrics"])
+def test_code_that_a_run_names_is_not_called(section, tmp_path, watched):
+    config = default_config().to_dict()
+    if section == "metrics":
+        config["metrics"] = ["os:system"]
+    else:
+        config[section] |= {"name": "os:system", "command": f"mkdir {tmp_path}/made"}
+    files.write_json(tmp_path / files.CONFIG, config)
+    files.write_json(tmp_path / files.DATA, {"client_names": ["a"], "num_classes": 2})
+    with pytest.raises(RunError, match=r"config\.json names os:system.*modules=\('os',\)"):
+        load_run(tmp_path)
+    assert not (tmp_path / "made").exists() and not watched
 
 
 def test_the_file_does_run_when_it_is_loaded_as_a_pickle(tmp_path, watched):

@@ -60,6 +60,9 @@ def run_command(
 
     def start(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # not JAX's search for accelerators
+        # A terminal may lack the characters of a name: \xe9 is better than no run.
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")
         main(argv[1:])
 
     with output_may_fail():

@@ -159,6 +159,9 @@ def cache_programs(directory: str) -> None:
     """
     if directory and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         path = os.path.expanduser(directory)
+        if path.startswith("~"):  # it would be a folder of this name
+            print(f"Compiled programs are not kept, {path}: HOME is not set", file=sys.stderr)
+            return
         try:
             os.makedirs(path, exist_ok=True)
             # A directory that exists may still be read-only.

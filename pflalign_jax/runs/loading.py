@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -32,6 +32,7 @@ from pflalign_jax.runs.checkpoints import (
     load_checkpoint,
     read_about,
 )
+from pflalign_jax.runs.factories import FACTORIES, factories
 from pflalign_jax.runs.files import RunError
 from pflalign_jax.runs.growing_files import size_at
 from pflalign_jax.runs.message_config import own_states
@@ -239,7 +240,9 @@ class _LazyData:
         return training_data(prepared(build_dataset(self._config), self._model), self._k)
 
 
-def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
+def load_run(
+    workdir: str | os.PathLike, which: str | int = "last", modules: Sequence[str] = ()
+) -> Run:
     """Load what a run left in its directory, finished or not.
 
     Client states are read when they are first asked for, all at once unless they are on disk.
@@ -247,13 +250,17 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
     Args:
       workdir: the run's directory.
       which: ``"last"``, ``"best"`` (on validation) or a round that has a checkpoint.
+      modules: outside the package, whose functions the run may call; of a run whose
+        ``config.json`` names algorithms, models, data or metrics as ``module:function``. What this
+        process has named itself needs not be repeated.
 
     Raises:
-      RunError: if the directory holds no run, or not this round.
+      RunError: if the directory holds no run, or not this round; if it names code of other modules.
       CheckpointError: naming the checkpoint, if it is damaged or of another version.
     """
     workdir = pathlib.Path(workdir)
     config, data = files.read_config(workdir), files.read_data(workdir)
+    _refuse_code(workdir, config, modules)
     directory = workdir / files.CHECKPOINTS
     chosen, rows = choose_round(workdir, which)
     names = tuple(data["client_names"])
@@ -277,6 +284,24 @@ def load_run(workdir: str | os.PathLike, which: str | int = "last") -> Run:
     shared = None if algorithm.global_params is None else algorithm.global_params(received)
     source = _Source(workdir, data, algorithm, received, saved)
     return Run(config, rows, chosen, task, model, names, shared, source)
+
+
+def _refuse_code(workdir: pathlib.Path, config: Mapping[str, Any], modules: Sequence[str]) -> None:
+    """Refuse a run that names functions which nobody here has asked for: it may be anybody's."""
+    named = [
+        str(config[section]["name"])
+        for section in FACTORIES
+        if section in config and config[section]["name"] not in factories(section)
+    ]
+    named += [str(name) for name in config.get("metrics", ())]
+    for name in named:
+        module, colon, _ = name.partition(":")
+        if colon and module not in modules:
+            raise RunError(
+                f"{workdir / files.CONFIG} names {name}, which is code outside of pFLAlign-JAX. If "
+                f"you trust that module, load the run with modules=({module!r},), or "
+                f"experiments.predict with --modules={module}"
+            )
 
 
 def _task_of(config: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Task, int]:

@@ -2,13 +2,19 @@
 
 import csv
 import io
+import os
+import sys
 
+import jax
 import numpy as np
 import pytest
 
 from pflalign_jax import tasks
-from pflalign_jax.cli import plots
+from pflalign_jax.cli import command, plots
 from pflalign_jax.cli.console import new_console, progress, say_on, score_table
+from pflalign_jax.cli.devices import cache_programs
+from pflalign_jax.datasets import DatasetError
+from pflalign_jax.datasets.loaders.sources import data_directory
 from pflalign_jax.federated import ClientScores
 from pflalign_jax.runs import files
 from pflalign_jax.runs.csv_cells import cell, text_of
@@ -65,3 +71,34 @@ def test_dollar_signs_are_no_formulas(tmp_path):
     axes.set_yticks([0], ["$$"])
     plots.save_figure(figure, tmp_path / "a.png")
     assert (tmp_path / "a.png").exists()
+
+
+def test_a_terminal_that_lacks_the_characters(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(command.app, "run", lambda start, flags_parser: start(["command"]))
+
+    def main(arguments):
+        print("client é")
+        new_console().print("client †")
+
+    command.run_command(main)
+    out.flush()
+    assert out.buffer.getvalue().splitlines() == [rb"client \xe9", rb"client \u2020"]
+
+
+def test_without_a_home(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does then
+    monkeypatch.delenv("PFLALIGN_DATASETS", raising=False)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        cache_programs("~/.cache/pflalign_jax")
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert "~/.cache/pflalign_jax: HOME is not set" in capsys.readouterr().err
+    with pytest.raises(DatasetError, match="HOME is not set; set it, or PFLALIGN_DATASETS"):
+        data_directory("mnist")
+    assert not list(tmp_path.iterdir())

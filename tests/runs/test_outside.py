@@ -225,7 +225,7 @@ def test_the_command_takes_it_and_what_it_left_can_be_loaded(outside):
     assert path.name.startswith("digits-own_methods_slower-2")
     loaded = json.loads((path / "config.json").read_text())["algorithm"]
     assert (loaded["name"], loaded["k"], loaded["damping"]) == ("own_methods:slower", 3, 0.5)
-    run = pfl.load_run(path)
+    run = pfl.load_run(path, modules=["own_methods"])
     assert run.predict(np.zeros((2, 8, 8, 1), np.uint8), client="0").shape == (2, 10)
     refused = command(
         "experiments.run",

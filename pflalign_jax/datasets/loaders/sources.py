@@ -56,7 +56,13 @@ def data_directory(name: str) -> pathlib.Path:
     ``$PFLALIGN_DATASETS/NAME``, by default ``~/.cache/pflalign_jax/data/NAME``.
     """
     root = os.environ.get("PFLALIGN_DATASETS", "~/.cache/pflalign_jax/data")
-    return pathlib.Path(root).expanduser() / name
+    try:
+        return pathlib.Path(root).expanduser() / name
+    except RuntimeError as error:
+        raise DatasetError(
+            f"{root}/{name} cannot be found, as HOME is not set; set it, or PFLALIGN_DATASETS, or "
+            "pass dataset.path"
+        ) from error
 
 
 def fetch(source: Source) -> pathlib.Path:

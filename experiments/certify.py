@@ -17,15 +17,16 @@ from typing import Any, NamedTuple
 
 from absl import flags
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from experiments.report.certificates import PLACE, draw_certificates, read_certificates
 from pflalign_jax.certificates import CertificateError, Certified, certify
 from pflalign_jax.cli.command import FlagError, run_command
-from pflalign_jax.cli.console import say_on
+from pflalign_jax.cli.console import new_console, say_on
 from pflalign_jax.cli.devices import DEVICES, check_devices, use_devices
+from pflalign_jax.cli.own_modules import MODULES
 from pflalign_jax.cli.plots import save_figure
+from pflalign_jax.runs.csv_cells import cell
 from pflalign_jax.runs.reopening import reopen
 
 _ROUND = flags.DEFINE_string("round", "last", "last, best (on validation), or a number.")
@@ -76,9 +77,9 @@ def main(arguments: list[str]) -> None:
         raise FlagError(f"give the directory of one run; {len(arguments)} were given")
     use_devices(DEVICES.value)
     check_devices()
-    workdir, console = pathlib.Path(arguments[0]), Console()
+    workdir, console = pathlib.Path(arguments[0]), new_console()
     which = int(_ROUND.value) if _ROUND.value.isdigit() else _ROUND.value
-    experiment, state = reopen(workdir, which)
+    experiment, state = reopen(workdir, which, MODULES.value)
     answers = answer(
         experiment.federation,
         state,
@@ -93,7 +94,7 @@ def main(arguments: list[str]) -> None:
     directory.mkdir(exist_ok=True)
     write_rows(workdir / PLACE, answers)
     summary = {asked.title: summary_of(found, seconds) for asked, found, seconds in answers}
-    (directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     title = f"{experiment.config.algorithm.name} on {experiment.dataset.name}"
     drawn = draw_certificates(title, read_certificates(workdir))
     save_figure(drawn, directory / "certificates.png")
@@ -156,14 +157,15 @@ def summary_of(found: Certified, seconds: float) -> dict[str, float]:
 
 def write_rows(path: pathlib.Path, answers: Sequence[Answer]) -> None:
     """Write a row for every client of every certificate as csv."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for asked, found, _ in answers:
             c = found.clients
             columns = (found.names, c.n, c.bound, c.empirical, c.kl, found.scales, found.test)
             for row in zip(*columns, found.test_examples, strict=True):
-                writer.writerow([asked.clients, asked.kind, asked.model, asked.split, *row])
+                asked_for = (asked.clients, asked.kind, asked.model, asked.split)
+                writer.writerow([*asked_for, cell(str(row[0])), *row[1:]])
 
 
 def table(title: str, delta: float, answers: Sequence[Answer]) -> Table:

@@ -19,6 +19,7 @@ from absl import flags
 
 from pflalign_jax.cli.command import refuse_arguments, run_command
 from pflalign_jax.cli.devices import check_devices, use_devices
+from pflalign_jax.cli.own_modules import MODULES
 from pflalign_jax.datasets.array_files import ArrayFileError, open_npz
 from pflalign_jax.datasets.values import held_by
 from pflalign_jax.errors import UserError
@@ -30,9 +31,6 @@ _RUN = flags.DEFINE_string("run", None, "The run's directory.", required=True)
 _DATA = flags.DEFINE_string("data", None, "The npz file with x and perhaps y.", required=True)
 _CLIENT = flags.DEFINE_string("client", None, "Name of the client; without it the global model.")
 _WHICH = flags.DEFINE_string("which", "last", "last, best (on validation), or a round.")
-_MODULES = flags.DEFINE_list(
-    "modules", [], "Modules of your own whose functions the run names and may call."
-)
 _OUT = flags.DEFINE_string("out", None, "Where predictions go, an npz file.")
 
 
@@ -130,7 +128,7 @@ def main(arguments: list[str]) -> None:
     which = int(_WHICH.value) if _WHICH.value.isdigit() else _WHICH.value
     check_devices()
     x, y = read_examples(pathlib.Path(_DATA.value))
-    run = load(_RUN.value, which, _MODULES.value)
+    run = load(_RUN.value, which, MODULES.value)
     outputs = run.predict(x, _CLIENT.value)
     scores = {} if y is None or not len(y) else score(run.task, outputs, y)
     whose = "the global model" if _CLIENT.value is None else f"client {_CLIENT.value}"

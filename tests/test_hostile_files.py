@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from experiments import predict
+from experiments.report import certificates
 from experiments.when import base, cells
 from pflalign_jax.cli import loggers
 from pflalign_jax.datasets import Examples, partition_examples
@@ -54,6 +55,7 @@ from pflalign_jax.models.pretrained import gguf_file, loading, safetensors_folde
 from pflalign_jax.runs import RunError, checkpoints, default_config, files
 from pflalign_jax.runs.loading import load_run
 from pflalign_jax.runs.lock import locked
+from pflalign_jax.runs.reopening import reopen
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -66,7 +68,7 @@ OPENERS = {
 
 OWN = {
     "experiments/compare/leaderboard.py", "experiments/partition.py",  # only write
-    "experiments/when/pages.py", "pflalign_jax/cli/output.py",
+    "experiments/when/pages.py", "experiments/certify.py", "pflalign_jax/cli/output.py",
     "experiments/report/page.py",  # files of the package
     "pflalign_jax/models/language.py",  # a temporary file
     "pflalign_jax/runs/growing_files.py",  # for a checksum
@@ -187,6 +189,8 @@ CASES = [
     Case("experiments/predict.py", "a.npz", lambda r: predict.read_examples(r / "a.npz")),
     Case("experiments/when/base.py", "train.npz test.npz", base.load_arrays),
     Case("experiments/when/cells.py", "cell.json", cell),
+    Case("experiments/report/certificates.py", "certificates/certificates.csv",
+         certificates.read_certificates),
     Case(f"{LOADERS}/fl_bench.py", "data.npy targets.npy",
          lambda r: fl_bench._array(r / "data.npy")),
     Case(f"{LOADERS}/plain_pickle.py", "partition.pkl", fl_bench.load_fl_bench),
@@ -286,8 +290,9 @@ def test_code_that_a_run_names_is_not_called(section, tmp_path, watched):
         config[section] |= {"name": "os:system", "command": f"mkdir {tmp_path}/made"}
     files.write_json(tmp_path / files.CONFIG, config)
     files.write_json(tmp_path / files.DATA, {"client_names": ["a"], "num_classes": 2})
-    with pytest.raises(RunError, match=r"config\.json names os:system.*modules=\('os',\)"):
-        load_run(tmp_path)
+    for opened in (load_run, reopen):
+        with pytest.raises(RunError, match=r"config\.json names os:system.*modules=\('os',\)"):
+            opened(tmp_path)
     assert not (tmp_path / "made").exists() and not watched
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from pflalign_jax.runs.csv_cells import text_of
+from pflalign_jax.runs.files import RunError
+
 PLACE = pathlib.Path("certificates") / "certificates.csv"
 """The file in a run's directory."""
 
@@ -32,15 +35,28 @@ Row = dict[str, Any]
 
 
 def read_certificates(workdir: pathlib.Path) -> list[Row]:
-    """Return the rows of a run's certificates, numbers as floats; none if it has not been asked."""
+    """Return the rows of a run's certificates, numbers as floats; none if it has not been asked.
+
+    Raises:
+      RunError: naming the file, if it cannot be read.
+    """
     path = workdir / PLACE
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [
-            {name: text if name in TEXTS else float(text) for name, text in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                {
+                    name: text_of(text) if name in TEXTS else float(text)
+                    for name, text in row.items()
+                }
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise RunError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); ask for the certificates "
+            "again with experiments.certify, or delete it"
+        ) from error
 
 
 def draw_certificates(title: str, rows: Sequence[Row]) -> Figure:

@@ -260,7 +260,7 @@ def load_run(
     """
     workdir = pathlib.Path(workdir)
     config, data = files.read_config(workdir), files.read_data(workdir)
-    _refuse_code(workdir, config, modules)
+    refuse_code(workdir, config, modules)
     directory = workdir / files.CHECKPOINTS
     chosen, rows = choose_round(workdir, which)
     names = tuple(data["client_names"])
@@ -286,8 +286,17 @@ def load_run(
     return Run(config, rows, chosen, task, model, names, shared, source)
 
 
-def _refuse_code(workdir: pathlib.Path, config: Mapping[str, Any], modules: Sequence[str]) -> None:
-    """Refuse a run that names functions which nobody here has asked for: it may be anybody's."""
+def refuse_code(workdir: pathlib.Path, config: Mapping[str, Any], modules: Sequence[str]) -> None:
+    """Refuse a run that names functions which nobody here has asked for: it may be anybody's.
+
+    Args:
+      workdir: the run's directory.
+      config: its ``config.json``.
+      modules: whose functions may be called, besides those that this process has named.
+
+    Raises:
+      RunError: naming the function.
+    """
     named = [
         str(config[section]["name"])
         for section in FACTORIES
@@ -299,8 +308,8 @@ def _refuse_code(workdir: pathlib.Path, config: Mapping[str, Any], modules: Sequ
         if colon and module not in modules:
             raise RunError(
                 f"{workdir / files.CONFIG} names {name}, which is code outside of pFLAlign-JAX. If "
-                f"you trust that module, load the run with modules=({module!r},), or "
-                f"experiments.predict with --modules={module}"
+                f"you trust that module, load the run with modules=({module!r},), or pass "
+                f"--modules={module}"
             )
 
 

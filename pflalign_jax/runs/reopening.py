@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -10,12 +11,12 @@ from pflalign_jax.runs import files
 from pflalign_jax.runs.build import Experiment, build
 from pflalign_jax.runs.checkpoints import load_checkpoint
 from pflalign_jax.runs.files import RunError
-from pflalign_jax.runs.loading import choose_round
+from pflalign_jax.runs.loading import choose_round, refuse_code
 from pflalign_jax.runs.resuming import refuse_other_data
 
 
 def reopen(
-    workdir: str | os.PathLike, which: str | int = "last"
+    workdir: str | os.PathLike, which: str | int = "last", modules: Sequence[str] = ()
 ) -> tuple[Experiment, FederationState]:
     """Return what a run's config describes, built again, and its state after a round.
 
@@ -24,6 +25,7 @@ def reopen(
     Args:
       workdir: the run's directory, finished or not; nothing in it is changed.
       which: ``"last"``, ``"best"`` (on validation) or a round that has a checkpoint.
+      modules: outside the package, whose functions the run may call, as of `load`.
 
     Raises:
       RunError: if the directory holds no run, not this round, or client states on disk.
@@ -32,6 +34,7 @@ def reopen(
     """
     workdir = pathlib.Path(workdir)
     config = ConfigDict(files.read_config(workdir))
+    refuse_code(workdir, config, modules)
     if config.client_state_in == "disk":
         raise RunError(
             f"{workdir} keeps client states on disk; such runs cannot be opened again, only resumed"

@@ -30,7 +30,7 @@ DAMAGED = (
 """What reading a damaged or mislabelled file raises."""
 
 
-class ArrayFileError(ValueError):
+class ArrayFileError(UserError, ValueError):
     """A file whose arrays cannot be read; the message says why, but not which file."""
 
 

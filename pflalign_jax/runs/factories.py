@@ -32,6 +32,9 @@ _OUTSIDE: dict[str, dict[str, Callable]] = {section: {} for section in FACTORIES
 Like ``sys.modules`` it only remembers what was asked for, so that `factories` can list it.
 """
 
+_OUTSIDE_METRICS: set[str] = set()
+"""Names ``module:metric`` that `metric` was asked for."""
+
 TRANSFORMS: dict[str, Callable[[float], Any]] = {
     "personal_tx": align_transform,
     "body_tx": align_transform,
@@ -89,12 +92,19 @@ def metric(name: str) -> Metric:
     """
     try:
         if ":" in name:
-            return _imported(f"config.metrics={name!r}", name, Metric)
+            found = _imported(f"config.metrics={name!r}", name, Metric)
+            _OUTSIDE_METRICS.add(name)
+            return found
         return named_metric(name)
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"config.metrics: {error}") from error
+
+
+def metrics_outside() -> frozenset[str]:
+    """Return the names of metrics outside the package that were asked for so far."""
+    return frozenset(_OUTSIDE_METRICS)
 
 
 def factories(section: str) -> dict[str, Callable]:

@@ -32,7 +32,7 @@ from pflalign_jax.runs.checkpoints import (
     load_checkpoint,
     read_about,
 )
-from pflalign_jax.runs.factories import FACTORIES, factories
+from pflalign_jax.runs.factories import FACTORIES, factories, metrics_outside
 from pflalign_jax.runs.files import RunError
 from pflalign_jax.runs.growing_files import size_at
 from pflalign_jax.runs.message_config import own_states
@@ -302,7 +302,7 @@ def refuse_code(workdir: pathlib.Path, config: Mapping[str, Any], modules: Seque
         for section in FACTORIES
         if section in config and config[section]["name"] not in factories(section)
     ]
-    named += [str(name) for name in config.get("metrics", ())]
+    named += [str(n) for n in config.get("metrics", ()) if n not in metrics_outside()]
     for name in named:
         module, colon, _ = name.partition(":")
         if colon and module not in modules:

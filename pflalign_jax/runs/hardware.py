@@ -52,11 +52,11 @@ def matmul(size: int | None = None) -> tuple[Callable[[], None], float]:
     """Return what does a float32 matrix product on all devices at once, and its operations.
 
     Args:
-      size: rows and columns; None: 2048 on CPUs, 8192 elsewhere.
+      size: rows and columns; None: 1024 on CPUs, 8192 elsewhere.
     """
     mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
     if size is None:
-        size = 2048 if jax.devices()[0].platform == "cpu" else 8192
+        size = 1024 if jax.devices()[0].platform == "cpu" else 8192
     spec = jax.sharding.PartitionSpec(AXIS)
     # A square matrix for each device, so that all of them are busy at once.
     x = put_sharded(np.broadcast_to(np.float32(1), (mesh.size, size, size)), mesh)

@@ -11,22 +11,22 @@ import time
 
 import pytest
 
+import pflalign_jax as pfl
+from experiments import digits
 from pflalign_jax.cli.devices import DeviceError, join_processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FIELDS = (
+FIELDS = {"rounds": 3, "eval_every": 2, "cohort_size": 7, "model.hidden": (8,)}
+GIVEN = (
     "--config=experiments/digits.py",
-    "--config.rounds=3",
-    "--config.eval_every=2",
-    "--config.cohort_size=7",
-    "--config.model.hidden=(8,)",
     "--devices=2",
+    *(f"--config.{name}={value}" for name, value in FIELDS.items()),
 )
 
 
 def start(workdir, cache, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.run", *FIELDS, f"--workdir={workdir}", *arguments],
+        [sys.executable, "-m", "experiments.run", *GIVEN, f"--workdir={workdir}", *arguments],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)},
         stdout=subprocess.PIPE,
@@ -67,7 +67,9 @@ def test_two_processes_are_one_run(place, tmp_path):
         for i in range(2)
     ]
     first, second = finish(joined)
-    finish([start(alone, tmp_path / "cache")])
+    config = digits.get_config()
+    config.update_from_flattened_dict(FIELDS)
+    pfl.runs.run(config, alone, say=lambda text: None)
     assert "test/personal/adapted" in first and "test/personal/adapted" not in second
     assert json.loads((together / "summary.json").read_text())["device"]["count"] == 4
     rows, expected = metrics(together), metrics(alone)

@@ -48,7 +48,6 @@ LAYOUTS = {
 SHORT = {
     ("pflalign", 2, 3, None),
     ("pflalign", 8, 2, 3),
-    ("local", 8, 2, 3),
 }
 
 

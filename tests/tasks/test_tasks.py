@@ -17,6 +17,8 @@ CLASSES_ONLY = ("fedproto", "fedrod", "fedpac", "gpfl", "fedcp", "feddbe")
 # FedBN needs a model with normalisation; it is FedPer with another choice of what stays local.
 OTHER_MODELS = ("fedbn", "ffa_lora", "fedsa_lora", "rolora", "flora")
 OTHERS = tuple(n for n in algorithms.NAMES if n not in (*CLASSES_ONLY, *OTHER_MODELS))
+SHORT = ("pflalign", "ditto", "fedala", "fedrep", "perfedavg", "scaffold")
+"""One of each kind of local training; the others take the loss in the same way."""
 ONE_DEVICE = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("clients",))
 
 
@@ -35,7 +37,10 @@ def make(name, task, dataset, rate=0.05):
     return factory(**{k: v for k, v in supplied.items() if k in takes}), model
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in SHORT else pytest.mark.slow) for n in OTHERS],
+)
 def test_every_algorithm_that_needs_no_classes_learns_a_regression(name):
     dataset = clients.dataset(clients.numbers)
     task = tasks.regression(dataset)

@@ -60,9 +60,9 @@ def page(found: Found, config: ConfigDict, command: str) -> str:
         "",
         f"    {command}",
         "",
-        "Mean of the clients' bounds / pooled bound (mean test error of what is certified); ± is "
-        f"the standard deviation over {seeds} seeds of training, with the same clients and data. "
-        "Step sizes are those of the config.",
+        "Mean of the clients' bounds / pooled bound (mean test error of what is certified), "
+        f"seeds of training: {seeds}, with the same clients and data; ± is the standard deviation "
+        "over them. Step sizes are those of the config.",
         "",
         *_table(found, titles, ("bound_mean", "bound_pooled", "test_mean"), _bounds),
         "",

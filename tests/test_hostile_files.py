@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from experiments import predict
+from experiments.certificates.cells import read as read_summary
 from experiments.report import certificates
 from experiments.when import base, cells
 from pflalign_jax.cli import loggers
@@ -68,7 +69,8 @@ OPENERS = {
 
 OWN = {
     "experiments/compare/leaderboard.py", "experiments/partition.py",  # only write
-    "experiments/when/pages.py", "experiments/certify.py", "pflalign_jax/cli/output.py",
+    "experiments/when/pages.py", "experiments/certificates/asking.py",
+    "experiments/certificates/pages.py", "pflalign_jax/cli/output.py",
     "experiments/report/page.py",  # files of the package
     "pflalign_jax/models/language.py",  # a temporary file
     "pflalign_jax/runs/growing_files.py",  # for a checksum
@@ -189,6 +191,8 @@ CASES = [
     Case("experiments/predict.py", "a.npz", lambda r: predict.read_examples(r / "a.npz")),
     Case("experiments/when/base.py", "train.npz test.npz", base.load_arrays),
     Case("experiments/when/cells.py", "cell.json", cell),
+    Case("experiments/certificates/cells.py", "summary.json",
+         lambda r: read_summary(r / "summary.json", {})),
     Case("experiments/report/certificates.py", "certificates/certificates.csv",
          certificates.read_certificates),
     Case(f"{LOADERS}/fl_bench.py", "data.npy targets.npy",

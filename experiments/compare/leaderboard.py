@@ -199,7 +199,7 @@ def cells(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
     titles += ["MB up / down per round", "s per round"]
 
     def spread(values: Sequence[float]) -> str:
-        mean, deviation = _moments(values)
+        mean, deviation = moments(values)
         text = headline.text(mean) if values else ""
         return text + (f" ± {headline.spread_text(deviation)}" if len(values) > 1 else "")
 
@@ -241,7 +241,7 @@ def _seeds(found: Entry) -> str:
     return text
 
 
-def _moments(values: Sequence[float]) -> tuple[float, float]:
+def moments(values: Sequence[float]) -> tuple[float, float]:
     """Return mean and standard deviation over seeds, NaN where there are too few."""
     mean = float(np.mean(values)) if values else np.nan
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
@@ -282,7 +282,7 @@ def numbers(entries: list[Entry]) -> tuple[list[str], list[list[Any]]]:
         ]
         row += [found.seeds, found.diverged, found.nonfinite, found.validation]
         for values in [*(found.scores.get(name, []) for name in names), found.best_round]:
-            row += _moments(values)
+            row += moments(values)
         for rival in rivals:
             row += gain(found, rival) if found is not rival else ("", "", "")
         row += [found.bytes_up, found.bytes_down, found.seconds, found.partition_hash]

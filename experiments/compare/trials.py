@@ -10,14 +10,17 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.federated import FederationState
 from pflalign_jax.federated.client_states import choose_place
 from pflalign_jax.federated.message_size import num_bytes
 from pflalign_jax.runs import config as vocabulary
 from pflalign_jax.runs import files
 from pflalign_jax.runs import message_config as messages
 from pflalign_jax.runs.build import Experiment, build, check_algorithm
+from pflalign_jax.runs.checkpoints import load_checkpoint
 from pflalign_jax.runs.effective import effective_config
 from pflalign_jax.runs.files import TrialName
+from pflalign_jax.runs.loading import choose_round
 from pflalign_jax.runs.loop import RunPlan
 from pflalign_jax.runs.metrics import Row
 from pflalign_jax.runs.resuming import differences, is_unfinished, prepare, refuse_other_data
@@ -116,6 +119,7 @@ class TrialContext(NamedTuple):
       say: told where trials go on.
       stop: the signal to stop for, 0 as long as there is none.
       on_round: called after every round of every trial, as in `pflalign_jax.runs.run`.
+      keep: whether trials keep their checkpoints, with that of the last round, for `end_of`.
     """
 
     root: pathlib.Path
@@ -124,6 +128,7 @@ class TrialContext(NamedTuple):
     say: Callable[[str], None] = lambda text: None
     stop: Callable[[], int] = lambda: 0
     on_round: Callable[[int, Row | None], None] = lambda done, row: None
+    keep: bool = False
 
 
 def run_trials(
@@ -153,10 +158,10 @@ def run_trials(
     for group in groups.values():
         experiments = [plan.experiment for plan in group]
         if len(group) > 1 and as_one(experiments, context.together):
-            _run(group)
+            _run(group, context.keep)
         else:
             for plan in group:
-                _run([plan])
+                _run([plan], context.keep)
     return [
         Trial(setting.method, setting.learning_rate, setting.own, seed, path, _merit(path))
         for seed, path in zip(seeds, paths, strict=True)
@@ -184,8 +189,30 @@ def _begin(
         path / files.CHECKPOINTS,
         context.on_round,
         context.stop,
-        save_last=False,
+        save_last=context.keep,
     )
+
+
+def end_of(
+    setting: Setting, seed: int, context: TrialContext, built: dict[str, Experiment]
+) -> tuple[Experiment, FederationState]:
+    """Return a finished trial, built again, and its state after the last round.
+
+    Args:
+      setting, seed: of the trial.
+      context: with ``keep``, as the trial was run.
+      built: as of `run_trials`.
+
+    Raises:
+      RunError: if its checkpoints are gone.
+      CheckpointError: naming the checkpoint, if it is damaged or of another version.
+    """
+    path = setting.path(context.root, seed)
+    experiment = _build(setting, seed, path, context.dataset, built)
+    last, _ = choose_round(path, "last")
+    federation = experiment.federation
+    saved, _ = load_checkpoint(path / files.CHECKPOINTS, last, federation.shapes)
+    return experiment, federation.restore(saved)
 
 
 def _build(
@@ -247,14 +274,14 @@ def as_one(experiments: Sequence[Experiment], wanted: bool | None) -> bool:
     return bool(wanted) or federation.mesh.devices.flat[0].platform != "cpu"
 
 
-def _run(plans: Sequence[RunPlan]) -> None:
-    """Run trials to their ends, as one program if there are several."""
+def _run(plans: Sequence[RunPlan], keep: bool) -> None:
+    """Run trials to their ends, together if there are several; keep their checkpoints or not."""
     ends = train_together(plans)
     for plan, end in zip(plans, ends, strict=True):
         assert plan.workdir is not None and plan.checkpoints is not None
         if isinstance(end, DivergedError):
             files.write_diverged(plan.workdir)
-        if not isinstance(end, StoppedError):
+        if not (keep or isinstance(end, StoppedError)):
             shutil.rmtree(plan.checkpoints, ignore_errors=True)  # those of all are too much
     # Only now, when what the others left is written.
     for end in ends:

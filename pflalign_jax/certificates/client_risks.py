@@ -14,7 +14,8 @@ from pflalign_jax.certificates.bound_training import (
     gaussian_prior,
     in_parameters,
 )
-from pflalign_jax.certificates.gaussians import Gaussian, draw
+from pflalign_jax.certificates.drawn_predictions import predict_drawn
+from pflalign_jax.certificates.gaussians import Gaussian
 from pflalign_jax.datasets import FederatedDataset, Owned
 from pflalign_jax.datasets.features import normalise
 from pflalign_jax.federated import ClientData, LocalTraining
@@ -255,8 +256,10 @@ def _drawn_losses(measuring, data, split, windows, posterior, key, draws):
     trials = size * draws
 
     def of_trial(number, x, y):
-        params = draw(posterior, jax.random.fold_in(key, number))
-        return measuring.loss(measuring.apply(params, x[None]), y[None])[0]
+        outputs = predict_drawn(
+            measuring.apply, posterior, x[None], jax.random.fold_in(key, number)
+        )
+        return measuring.loss(outputs, y[None])[0]
 
     def step(i, total):
         numbers = i * TRIALS_AT_ONCE + jnp.arange(TRIALS_AT_ONCE, dtype=jnp.int32)

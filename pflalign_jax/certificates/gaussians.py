@@ -95,8 +95,10 @@ def draw(gaussian: Gaussian, key: jax.Array) -> Any:
     leaves, treedef = jax.tree.flatten(gaussian.mean)
     scales = jax.tree.leaves(gaussian.log_scale)
     keys = jax.random.split(key, len(leaves))
-    drawn = [
-        mean + jnp.exp(log_scale) * jax.random.normal(k, mean.shape, mean.dtype)
-        for mean, log_scale, k in zip(leaves, scales, keys, strict=True)
-    ]
+    drawn = map(draw_leaf, leaves, scales, keys)
     return jax.tree.unflatten(treedef, drawn)
+
+
+def draw_leaf(mean: jax.Array, log_scale: jax.Array, key: jax.Array) -> jax.Array:
+    """Return one draw of a leaf of a Gaussian; consumes ``key``."""
+    return mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape, mean.dtype)

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from experiments import certify as command
-from experiments.certify import Asked
+from experiments.certificates import asking
+from experiments.certificates.asking import Asked
 from experiments.report.certificates import PLACE, draw_certificates, read_certificates
 from pflalign_jax.certificates import CertificateError, Certified, holdout, pac_bayes
 from pflalign_jax.certificates.certificate import pooled_holdout
@@ -36,7 +37,7 @@ def answers():
 
 def test_numbers_over_clients():
     (_, found, seconds), _ = answers()
-    summary = command.summary_of(found, seconds)
+    summary = asking.summary_of(found, seconds)
     assert summary["clients"] == 3 and summary["below_test"] == 1  # client c, by its ten examples
     assert summary["test_mean"] == pytest.approx(0.5)
     assert summary["bound_mean"] == pytest.approx(found.clients.bound.mean())
@@ -50,9 +51,9 @@ def test_table_file_and_figure(tmp_path):
     assert "new: pac_bayes, bound, on all" in text and "train: holdout, adapted, on bound" in text
     (tmp_path / "certificates").mkdir()
     assert read_certificates(tmp_path) == []
-    command.write_rows(tmp_path / PLACE, answers())
+    asking.write_rows(tmp_path / PLACE, answers())
     rows = read_certificates(tmp_path)
-    assert len(rows) == 6 and tuple(rows[0]) == command.COLUMNS
+    assert len(rows) == 6 and tuple(rows[0]) == asking.COLUMNS
     assert rows[0]["bound"] == answers()[0][1].clients.bound[0] and rows[1]["client"] == "b"
     drawn = draw_certificates("toy", rows)
     assert [axes.get_title() for axes in drawn.axes] == ["toy: new clients", "toy: train clients"]
@@ -64,16 +65,16 @@ def test_what_is_refused_is_told_and_the_rest_certified(monkeypatch):
             raise CertificateError("no examples")
         return answers()[0][1]
 
-    monkeypatch.setattr(command, "certify", certify)
+    monkeypatch.setattr(asking, "certify", certify)
     said = []
-    found = command.answer(None, None, said.append, ["new", "train"])
+    found = asking.answer(None, None, said.append, ["new", "train"])
     assert {asked.clients for asked, *_ in found} == {"new"} and len(said) == 3
     assert said[0] == "not certified (train: pac_bayes, received, on bound): no examples"
-    monkeypatch.setattr(command, "QUESTIONS", (TRAIN,))
+    monkeypatch.setattr(asking, "QUESTIONS", (TRAIN,))
     with pytest.raises(CertificateError, match="no examples"):
-        command.answer(None, None, said.append, ["train"])
+        asking.answer(None, None, said.append, ["train"])
     with pytest.raises(FlagError, match="--clients=old"):
-        command.answer(None, None, said.append, ["old"])
+        asking.answer(None, None, said.append, ["old"])
 
 
 @pytest.mark.slow

@@ -35,14 +35,8 @@ def test_figures_of_a_small_workload(monkeypatch):
     tables.main_table(figures)
 
 
-@pytest.mark.parametrize(
-    "over",
-    [
-        "chunk",
-        pytest.param("devices", marks=pytest.mark.slow),
-        pytest.param("cohort", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # a measurement is tested above
+@pytest.mark.parametrize("over", ["chunk", "devices", "cohort"])
 def test_scaling_tables(monkeypatch, tmp_path, over):
     small = workloads.WORKLOADS["logistic"]._replace(sizes=np.full(100, 10))
     monkeypatch.setitem(workloads.WORKLOADS, "logistic", small)

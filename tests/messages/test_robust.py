@@ -106,6 +106,7 @@ def accuracy(attack, rule):
     return scores["accuracy/test/global/weighted"]
 
 
+@pytest.mark.slow  # what the rules compute: above
 def test_the_mean_fails_under_attack_and_robust_rules_hold():
     """3 of 10 clients are corrupted."""
     honest = accuracy(None, None)

@@ -209,6 +209,7 @@ def command(module, *arguments, cwd):
     )
 
 
+@pytest.mark.slow  # in this process: above
 def test_the_command_takes_it_and_what_it_left_can_be_loaded(outside):
     done = command(
         "experiments.run",

@@ -33,9 +33,9 @@ def normed(outputs, norm):
 @pytest.mark.parametrize(
     ("name", "rate", "kind", "norm"),
     [
-        ("fedbn", 0.1, "binary", "batch"),
+        pytest.param("fedbn", 0.1, "binary", "batch", marks=pytest.mark.slow),
         ("fedbn", 0.1, "regression", "layer"),
-        ("pflalign", 3.0, "binary", "layer"),
+        pytest.param("pflalign", 3.0, "binary", "layer", marks=pytest.mark.slow),
         ("pflalign", 3.0, "regression", "batch"),
     ],
 )

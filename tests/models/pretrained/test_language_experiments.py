@@ -59,16 +59,14 @@ SMALL = {
 }  # fmt: skip
 
 
-slow = {"marks": pytest.mark.slow}  # other tests have runs of their kind; one stays
-
-
+@pytest.mark.slow  # test_language_models.py and test_generation_in_runs.py have runs of their kind
 @pytest.mark.parametrize(
     ("experiment", "write", "model"),
     [
-        pytest.param("intents", write_intents, small_models.write_encoder, **slow),
+        ("intents", write_intents, small_models.write_encoder),
         ("presidents", write_speeches, small_models.write_decoder),
-        pytest.param("instructions", write_instructions, small_models.write_decoder, **slow),
-        pytest.param("instructions_gpu", write_instructions, small_models.write_decoder, **slow),
+        ("instructions", write_instructions, small_models.write_decoder),
+        ("instructions_gpu", write_instructions, small_models.write_decoder),
     ],
 )
 def test_it_runs(experiment, write, model, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Tests run on 8 simulated CPU devices, under strict rank promotion, warnings as errors."""
 
-import ctypes
 import gc
 import os
 import pathlib
@@ -71,9 +70,8 @@ def forgotten_programs():
     yield
     if held_memory() < MUCH:
         return
+    from pflalign_jax.runs.hardware import release_memory
+
     jax.clear_caches()
     gc.collect()  # programs that circular references still hold
-    # Linux's C library keeps what is freed for later, three quarters of it here, unless told so.
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
-        malloc_trim(0)
+    release_memory()

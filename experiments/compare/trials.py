@@ -20,6 +20,7 @@ from pflalign_jax.runs.build import Experiment, build, check_algorithm
 from pflalign_jax.runs.checkpoints import load_checkpoint
 from pflalign_jax.runs.effective import effective_config
 from pflalign_jax.runs.files import TrialName
+from pflalign_jax.runs.hardware import release_memory
 from pflalign_jax.runs.loading import choose_round
 from pflalign_jax.runs.loop import RunPlan
 from pflalign_jax.runs.metrics import Row
@@ -149,19 +150,27 @@ def run_trials(
     paths = [setting.path(context.root, seed) for seed in seeds]
     groups: dict[int, list[RunPlan]] = {}  # the rounds done of trials that still have some to do
     for seed, path in zip(seeds, paths, strict=True):
-        if not _is_done(path, setting.config(seed), context.dataset):
-            plan = _begin(setting, seed, path, context, built)
-            state = plan.start.state
-            groups.setdefault(0 if state is None else int(state.round), []).append(plan)
-        else:
+        if _is_done(path, setting.config(seed), context.dataset):
             files.write_trial(path, setting.name(seed))  # an earlier version wrote none
+            if not context.keep:
+                files.drop_states(path)  # a kill came between its end and this
+            continue
+        try:
+            plan = _begin(setting, seed, path, context, built)
+        except DivergedError:  # a kill came between its last checkpoint and this
+            files.write_diverged(path)
+            if not context.keep:
+                files.drop_states(path)
+            continue
+        state = plan.start.state
+        groups.setdefault(0 if state is None else int(state.round), []).append(plan)
+        del plan, state
     for group in groups.values():
-        experiments = [plan.experiment for plan in group]
-        if len(group) > 1 and as_one(experiments, context.together):
+        if len(group) > 1 and as_one([plan.experiment for plan in group], context.together):
             _run(group, context.keep)
-        else:
-            for plan in group:
-                _run([plan], context.keep)
+            continue
+        while group:  # what a run holds, also of its disk, is let go before the next one
+            _run([group.pop(0)], context.keep)
     return [
         Trial(setting.method, setting.learning_rate, setting.own, seed, path, _merit(path))
         for seed, path in zip(seeds, paths, strict=True)
@@ -275,14 +284,15 @@ def as_one(experiments: Sequence[Experiment], wanted: bool | None) -> bool:
 
 
 def _run(plans: Sequence[RunPlan], keep: bool) -> None:
-    """Run trials to their ends, together if there are several; keep their checkpoints or not."""
+    """Run trials to their ends, together if there are several; keep their states or not."""
+    release_memory()  # of the trials before these
     ends = train_together(plans)
     for plan, end in zip(plans, ends, strict=True):
-        assert plan.workdir is not None and plan.checkpoints is not None
+        assert plan.workdir is not None
         if isinstance(end, DivergedError):
             files.write_diverged(plan.workdir)
         if not (keep or isinstance(end, StoppedError)):
-            shutil.rmtree(plan.checkpoints, ignore_errors=True)  # those of all are too much
+            files.drop_states(plan.workdir)  # those of all trials are too much
     # Only now, when what the others left is written.
     for end in ends:
         if isinstance(end, StoppedError):

@@ -6,7 +6,6 @@ A directory holds one folder per checkpoint, named by its round: ``state`` has t
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ import numpy as np
 
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated.snapshot import ClientSnapshot, Snapshot
+from pflalign_jax.runs.versions import versions
 
 FORMAT = 1
 """Version of what is written; a checkpoint of another is refused."""
@@ -287,9 +287,7 @@ def _flat(saved: Snapshot) -> tuple[dict[str, Any], dict[str, Any]]:
         "round": saved.round,
         "key_impl": saved.key_impl,
         "leaves": [[name, list(a.shape), str(a.dtype), _crc(a)] for name, a in named.items()],
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "orbax-checkpoint")
-        },
+        "versions": versions("jax", "jaxlib", "orbax-checkpoint"),
     }
     return arrays, meta
 

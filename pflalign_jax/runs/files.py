@@ -27,6 +27,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -196,6 +197,12 @@ def forget_client_states(workdir: pathlib.Path) -> None:
     """Empty the stores of client states: without its log a store holds nothing."""
     for directory in client_state_dirs(workdir):
         (directory / CLIENT_STATE_LOG).unlink()
+
+
+def drop_states(workdir: pathlib.Path) -> None:
+    """Delete all states that a run has saved: what it measured stays, its models are gone."""
+    for name in (CHECKPOINTS, CLIENT_STATES):
+        shutil.rmtree(workdir / name, ignore_errors=True)
 
 
 # Small files, written once; those that say what a run is by `pflalign_jax.runs.description`.

@@ -1,6 +1,5 @@
 """What a row of ``metrics.jsonl`` and ``summary.json`` hold."""
 
-import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from pflalign_jax.federated.round_program import Work
 from pflalign_jax.runs import message_config
 from pflalign_jax.runs.build import Experiment
 from pflalign_jax.runs.headline import headline_of
+from pflalign_jax.runs.versions import versions
 
 Row = dict[str, Any]
 """A row of ``metrics.jsonl``: name to number, None where it is not finite."""
@@ -141,11 +141,8 @@ def summary_of(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
             "platform": device.platform,
             "count": federation.mesh.size,
         },
-        # What last digits may depend on.
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("jax", "jaxlib", "flax", "optax", "numpy")
-        },
+        # What numbers may depend on.
+        "versions": versions("jax", "jaxlib", "flax", "optax", "numpy"),
     }
 
 

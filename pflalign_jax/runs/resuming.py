@@ -1,6 +1,5 @@
 """Begin a run in its directory, or go on with the one that is in it."""
 
-import importlib.metadata
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,6 +31,7 @@ from pflalign_jax.runs.loop import Start
 from pflalign_jax.runs.metrics import Tally
 from pflalign_jax.runs.processes import agree, is_first_process
 from pflalign_jax.runs.round_checks import DIVERGED, DivergedError
+from pflalign_jax.runs.versions import other_versions
 
 MAY_CHANGE = ("rounds", "client_chunk", "client_state_in", "checkpoint_every", "checkpoints_kept")
 """Fields that a run may go on with other values of; ``rounds`` not below what is done."""
@@ -318,9 +318,5 @@ def _other_sizes(workdir: pathlib.Path, dataset: FederatedDataset) -> list[str]:
 
 def _other_versions(directory: pathlib.Path, saved: Snapshot) -> str:
     """Say it if other versions than now wrote the checkpoint."""
-    written = read_about(directory, saved.round)["versions"]
-    other = {k: v for k, v in written.items() if importlib.metadata.version(k) != v}
-    if not other:
-        return ""
-    text = ", ".join(f"{k} {v}" for k, v in other.items())
-    return f" (which {text} computed: last digits may differ from here on)"
+    other = other_versions(read_about(directory, saved.round)["versions"])
+    return other and f" ({other}: numbers may differ from here on)"

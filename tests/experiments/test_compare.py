@@ -168,6 +168,28 @@ def test_a_comparison_goes_on_where_it_was(config, finished):
         assert before._replace(seconds=0.0) == after._replace(seconds=0.0)
 
 
+def test_trials_leave_no_states(config, tmp_path, monkeypatch):
+    """Also where a kill came between the end of a trial and what follows it."""
+    config = config.copy_and_resolve_references()
+    config.client_state_in, config.checkpoint_every = "disk", 1
+    released, left = [], []
+    monkeypatch.setattr(trials, "release_memory", lambda: released.append(1))
+
+    def killed(workdir):
+        left.append(sorted(path.name for path in workdir.iterdir() if path.is_dir()))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "drop_states", killed)
+        with pytest.raises(KeyboardInterrupt):
+            comparison.compare(config, ["fedavg"], 2, tmp_path)
+    assert left == [["checkpoints", "client_states", "plots"]]
+    comparison.compare(config, ["fedavg"], 2, tmp_path)
+    assert len(list(tmp_path.rglob("summary.json"))) == 2
+    assert not [*tmp_path.rglob("checkpoints"), *tmp_path.rglob("client_states")]
+    assert len(released) == 2  # before every trial that was run
+
+
 def test_seeds_as_one_program(config, tmp_path, monkeypatch):
     """They end as one by one, also when stopped on the way."""
     config = config.copy_and_resolve_references()
@@ -383,12 +405,22 @@ def test_paired_gains(finished):
     assert leaderboard.gain(better, worse) == (0.0, 1, 1)
 
 
-def test_a_diverged_trial_is_worst_and_noted(config, tmp_path):
+def test_a_diverged_trial_is_worst_and_noted(config, tmp_path, monkeypatch):
     wild = config.copy_and_resolve_references()
     wild.compare.grids.fedavg = (0.1, 1e30)
     wild.model.name, wild.model.hidden = "mlp", (4,)
+    wild.checkpoint_every = 1
+
+    def killed(workdir):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # when it has diverged, before it is noted
+        patch.setattr(files, "write_diverged", killed)
+        with pytest.raises(KeyboardInterrupt):
+            comparison.compare(wild, ["fedavg"], 1, tmp_path)
     (entry,) = comparison.compare(wild, ["fedavg"], 1, tmp_path)
     assert entry.learning_rate == 0.1 and entry.searched[1e30] is None
+    assert not list(tmp_path.rglob("checkpoints"))
 
 
 def test_the_step_size_of_the_last_adaptation_is_chosen_too(config, tmp_path):

@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 from small_runs import built, go, interrupted, measured, same, small, stopped_after
 
+import pflalign_jax as pfl
 from experiments.compare import comparison
 from pflalign_jax.cli.console import ComparisonProgress
 from pflalign_jax.federated import StoreError
 from pflalign_jax.runs import diagnostics_log, files, lock, loop, resuming, signals
 from pflalign_jax.runs.build import build
-from pflalign_jax.runs.checkpoints import CheckpointError, checkpoint_path, checkpoint_rounds
+from pflalign_jax.runs.checkpoints import (
+    CheckpointError,
+    checkpoint_path,
+    checkpoint_rounds,
+    read_about,
+)
 from pflalign_jax.runs.hardware import MemoryExhaustedError
 from pflalign_jax.runs.loop import RunPlan, train
 
@@ -67,6 +73,18 @@ def test_it_goes_on_and_says_so(run, alone):
     totals = [row["seconds_total"] for row in outcome.rows]
     assert totals == sorted(totals)
     same(run, alone)
+
+
+def test_going_on_with_another_version_is_told_in_one_line(run, monkeypatch):
+    assert read_about(run / "checkpoints", 3)["versions"]["pflalign-jax"] == pfl.__version__
+    said, now = [], pfl.__version__
+    monkeypatch.setattr(pfl, "__version__", "9.9")
+    outcome = go(run, small(), said)
+    assert said == [
+        f"going on in {run} after round 3 of 6 (pflalign-jax was {now}, is 9.9: numbers may "
+        "differ from here on)"
+    ]
+    assert outcome.summary["versions"]["pflalign-jax"] == "9.9"
 
 
 def test_damaged_ends_of_files_come_again(run, alone):

@@ -65,12 +65,22 @@ def run_command(
             sys.stdout.reconfigure(errors="backslashreplace")
         main(argv[1:])
 
+    sys.unraisablehook = _tell_unraisable
     with output_may_fail():
         try:
             app.run(start, flags_parser=parse)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(MISTAKE)
+
+
+def _tell_unraisable(told: "sys.UnraisableHookArgs") -> None:
+    """Print what was raised where nobody can catch it, but for what follows a failed checkpoint.
+
+    Then tensorstore finds the event loop of each array that is not written yet closed.
+    """
+    if str(told.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(told)
 
 
 @contextlib.contextmanager

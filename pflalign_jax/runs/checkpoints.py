@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging as absl_logging
 
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated.snapshot import ClientSnapshot, Snapshot
@@ -103,6 +104,7 @@ def open_checkpoints(directory: str | os.PathLike, keep: int = 2) -> Checkpoints
     """
     import orbax.checkpoint as ocp  # half a second that only those pay who write checkpoints
 
+    _tell_failed_writes_once()
     directory = pathlib.Path(directory).absolute()
     scores = _scores(directory)
     options = ocp.CheckpointManagerOptions(
@@ -343,6 +345,15 @@ def _crc(array: Any) -> int | None:
 
 def _checksum(meta: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+def _tell_failed_writes_once() -> None:
+    """Keep orbax's threads from printing, with tracebacks, what `Checkpoints.wait` raises."""
+    absl_logging.get_absl_logger().addFilter(_is_not_of_orbax)  # once, however often it is called
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or "orbax" not in record.pathname
 
 
 @contextlib.contextmanager

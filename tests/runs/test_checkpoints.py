@@ -180,7 +180,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
         open_checkpoints(tmp_path / "file" / "checkpoints")
 
 
-def test_a_full_disk_is_told_and_the_one_before_stays_whole(tmp_path):
+def test_a_full_disk_is_told_once_and_the_one_before_stays_whole(tmp_path, caplog):
     """The system refuses to write more than 100 kB to a file, as it refuses on a full disk."""
     write(tmp_path, {1: None})
     big = saved(2)._replace(server=State({"w": np.random.default_rng(0).normal(size=100_000)}))
@@ -193,6 +193,7 @@ def test_a_full_disk_is_told_and_the_one_before_stays_whole(tmp_path):
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [record for record in caplog.records if record.exc_info]
     assert checkpoint_rounds(tmp_path) == [1]
     assert_loaded(tmp_path, 1)
     assert write(tmp_path, {2: None}) == [1, 2]

@@ -90,6 +90,7 @@ def pflalign(
     """
     align = align_transform(learning_rate, beta, eps, precondition, correction, memory_dtype)
     _check_staleness(staleness, realignment)
+    plain_gradients = before is None and local_optimizer == "sgd"
     before = optax.identity() if before is None else before
     if local_optimizer != "sgd":
         before = optax.chain(before, local_direction(local_optimizer))
@@ -125,12 +126,20 @@ def pflalign(
         state = ClientState(delta if realignment else None, last._replace(m=None), last_round)
         return ClientOutput(delta, state, result.params, result.steps, metrics)
 
+    def fisher(client, data):
+        # v averages squares of a batch's mean gradient: where the mean over all examples is about
+        # 0, as near a minimum, that is 1 / B of an example's.
+        examples = jnp.minimum(batch_size, data.size).astype(jnp.float32)
+        return jax.tree.map(lambda v: examples * v.astype(jnp.float32), client.align.v)
+
     return averaged(
         client_update,
         personal_params,
         first_state,
         server_tx,
         count_rounds=staleness is not None,
+        # Of another optimiser's directions, or of gradients with a pull, v is no such average.
+        fisher=fisher if plain_gradients else None,
     )
 
 

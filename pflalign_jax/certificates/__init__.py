@@ -23,7 +23,7 @@ from pflalign_jax.certificates.certificate import (
     pooled_pac_bayes,
 )
 from pflalign_jax.certificates.certify import Certified, certify, zero_one_loss
-from pflalign_jax.certificates.gaussians import Gaussian, gaussian_kl, leaf_scales
+from pflalign_jax.certificates.gaussians import Gaussian, gaussian_kl, laplace, leaf_scales
 from pflalign_jax.certificates.validity import CertificateError
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "holdout",
     "in_parameters",
     "kl_inverse",
+    "laplace",
     "leaf_scales",
     "log_xi",
     "pac_bayes",

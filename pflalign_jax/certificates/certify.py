@@ -89,8 +89,10 @@ def certify(
       kind: ``"pac_bayes"``, of a randomised predictor around a model, or ``"holdout"``, of a model
         itself.
       model: which one. ``"received"``: as a round starts with it; ``"adapted"``: after its local
-        steps; ``"bound"``, for PAC-Bayes: trained from the received one on the bound itself with
-        `bound_training`, mean and scales. None: ``"bound"``, for held-out bounds ``"adapted"``.
+        steps; for PAC-Bayes ``"laplace"``, an experiment: the adapted one, with scales by `laplace`
+        from the second moments that the algorithm keeps; or ``"bound"``: trained from the received
+        one on the bound itself with `bound_training`, mean and scales. None: ``"bound"``, for
+        held-out bounds ``"adapted"``.
       split: the bound sample. ``"bound"``: what ``bound_fraction`` keeps; or a split of the
         dataset, or ``"all"`` but the test examples, where that is valid. None: ``"all"`` for
         PAC-Bayes and new clients, else ``"bound"``.
@@ -150,12 +152,13 @@ def certify(
     else:
         prior = models(received)
         _refuse_nonfinite(dataset.client_names, prior)
-        mean = models("adapted") if question.model == "adapted" else prior
+        mean = models("adapted") if question.model in ("adapted", "laplace") else prior
+        fisher = models("fisher") if question.model == "laplace" else None
         measure = posterior_risks(measuring, placed)
         key = jax.random.fold_in(state.key, CERTIFY)
         options["draws"] = draws
         for factor in scales:
-            risks = measure(federation._weights, key, factor, prior, mean)
+            risks = measure(federation._weights, key, factor, prior, mean, fisher)
             found.append(_randomised(risks, sample.sizes, delta / len(scales), options))
     return _gathered(dataset.client_names, found, sample.sizes, test.sizes, scales, kind)
 

@@ -15,7 +15,7 @@ from pflalign_jax.certificates.bound_training import (
     in_parameters,
 )
 from pflalign_jax.certificates.drawn_predictions import predict_drawn
-from pflalign_jax.certificates.gaussians import Gaussian
+from pflalign_jax.certificates.gaussians import Gaussian, laplace
 from pflalign_jax.datasets import FederatedDataset, Owned
 from pflalign_jax.datasets.features import normalise
 from pflalign_jax.federated import ClientData, LocalTraining
@@ -124,14 +124,15 @@ def place(
 
 
 def posterior_risks(measuring: Measuring, clients: Clients) -> Callable[..., Risks]:
-    """Return a compiled ``(weights, key, factor, prior, mean) -> Risks`` of randomised predictors.
+    """Return a compiled ``(weights, key, factor, prior, mean, fisher) -> Risks`` of posteriors.
 
     ``weights`` are the frozen ones, on devices; ``key`` is folded with each client's id; ``factor``
     is that of the prior's scales (`leaf_scales`); ``prior`` are ``[K, ...]`` means of the priors,
-    and ``mean`` those of posteriors that are not trained.
+    and ``mean`` those of posteriors that are not trained, whose scales are those of `laplace` by
+    ``fisher``, or, with None, the prior's.
     """
     program = _program(measuring, clients, _of_posterior)
-    return lambda weights, key, factor, prior, mean: program(weights, key, factor, (prior, mean))
+    return lambda weights, key, factor, *models: program(weights, key, factor, models)
 
 
 def model_risks(measuring: Measuring, clients: Clients) -> Callable[..., Risks]:
@@ -202,11 +203,13 @@ def _windows(splits: dict[str, Block]) -> dict[str, tuple[jax.Array, jax.Array]]
 
 def _of_posterior(measuring, data, key, factor, models, client_id, windows):
     """Return one client's `Risks` with a posterior."""
-    centre, mean = models
+    centre, mean, fisher = models
     key = jax.random.fold_in(key, client_id)
     train_key, sample_key, test_key = jax.random.split(key, 3)
     prior = gaussian_prior(centre, factor)
-    if measuring.training is None:
+    if measuring.training is None and fisher is not None:
+        posterior = laplace(mean, fisher, prior, windows[SAMPLE][1])
+    elif measuring.training is None:
         posterior = Gaussian(mean, in_parameters(first_posterior(prior), prior).log_scale)
     else:
         start = first_posterior(prior)

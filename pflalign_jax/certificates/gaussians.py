@@ -48,6 +48,33 @@ def leaf_scales(params: Any, factor: float) -> Any:
     return jax.tree.map(scale, params)
 
 
+def laplace(mean: Any, fisher: Any, prior: Gaussian, n: jax.typing.ArrayLike) -> Gaussian:
+    r"""Return the Gaussian around a model with the scales of a diagonal Laplace approximation.
+
+    $$\sigma_j^2 = \frac{s_j^2}{1 + n s_j^2 F_j},$$
+
+    the minimum over $\sigma$ of ``n`` times a quadratic loss plus the divergence from the prior
+    (``docs/certificates.md``): wide where the loss is flat, and never wider than the prior.
+
+    Args:
+      mean: the model.
+      fisher: a tree like it, $F \ge 0$, the diagonal of the Fisher information of one example,
+        which stands for the second derivatives of the loss.
+      prior: its scales are $s$.
+      n: examples.
+
+    >>> prior = Gaussian({"w": jnp.zeros(2)}, {"w": jnp.log(0.5)})
+    >>> posterior = laplace({"w": jnp.ones(2)}, {"w": jnp.array([0.0, 0.12])}, prior, n=100)
+    >>> print(jnp.exp(posterior.log_scale["w"]))
+    [0.5  0.25]
+    """
+
+    def log_scale(f: jax.Array, log_s: jax.Array) -> jax.Array:
+        return log_s - 0.5 * jnp.log1p(n * jnp.exp(2 * log_s) * f)
+
+    return Gaussian(mean, jax.tree.map(log_scale, fisher, prior.log_scale))
+
+
 def gaussian_kl(posterior: Gaussian | Any, prior: Any, scale: Any) -> float:
     r"""Return the KL divergence of two Gaussians with independent coordinates, in nats.
 

@@ -9,7 +9,7 @@ from pflalign_jax.datasets import SPLITS, FederatedDataset, Owned
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import Federation
 
-MODELS = {PAC_BAYES: ("bound", "received", "adapted"), HOLDOUT: ("received", "adapted")}
+MODELS = {PAC_BAYES: ("bound", "received", "adapted", "laplace"), HOLDOUT: ("received", "adapted")}
 """By kind of certificate, which models can be certified; the first of PAC-Bayes is the default."""
 
 SAMPLES = ("bound", "train", "validation", "test", "all")
@@ -50,7 +50,8 @@ def check_valid(federation: Federation, question: Question, own_loss: bool) -> s
     Refused are: a bound sample that took part in training the prior or the model; examples that
     rounds and step sizes are chosen on; a stratified or temporal split, which is no i.i.d. sample;
     splits of unknown origin; a task whose loss is not known to lie in [0, 1]; a model trained on
-    the bound of another loss than cross-entropy; clients or examples that are not there.
+    the bound of another loss than cross-entropy; scales from second moments that the algorithm does
+    not keep; clients or examples that are not there.
 
     Args:
       federation: whose clients they are.
@@ -115,6 +116,11 @@ def _check_task(federation: Federation, question: Question, own_loss: bool) -> N
         raise CertificateError(
             f"model='bound' is trained with a bounded cross-entropy, and task {name!r} has none; "
             "use model='received' or 'adapted'"
+        )
+    if question.model == "laplace" and federation.algorithm.fisher is None:
+        raise CertificateError(
+            "model='laplace' takes its scales from averages of squared gradients, as pflalign with "
+            "plain SGD steps keeps them, and this algorithm keeps none; use model='adapted'"
         )
 
 

@@ -169,6 +169,9 @@ class Algorithm(NamedTuple):
         cross-entropy of its own) and so for no task but a classification; None: for every task.
       adapts_with: the name of the hyperparameter that is the step size of ``ClientOutput.params``,
         by which an evaluation may adapt with another one than training.
+      fisher: ``(client_state, data) -> tree`` like the client's params, an estimate >= 0 of the
+        diagonal of the Fisher information of one example there, after a round; None: the method
+        keeps nothing that it could be made of.
     """
 
     init: Callable[[Any, jax.Array], tuple[Any, Any]]
@@ -184,3 +187,4 @@ class Algorithm(NamedTuple):
     predict: Callable[[Any, jax.Array], jax.Array] | None = None
     classes_only: str | None = None
     adapts_with: str = "learning_rate"
+    fisher: Callable[[Any, ClientData], Any] | None = None

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from pflalign_jax.federated.client_rows import (
     finite_rows,
     read_rows,
+    rows_or_zero,
     select_rows,
     visit_rows,
     write_rows,
@@ -22,6 +23,7 @@ from pflalign_jax.federated.device_program import (
     add_device_axis,
     compiler_options,
     drop_device_axis,
+    map_client_data,
     newcomer_states,
     received_params,
     sharded_program,
@@ -31,9 +33,10 @@ from pflalign_jax.federated.inject_hyperparams import adapting
 from pflalign_jax.federated.sharding import SHARDED, PlacedData
 from pflalign_jax.random_purposes import ADAPT
 
-STAGES = ("received", "adapted", "unseen")
+STAGES = ("received", "adapted", "unseen", "fisher")
 """Which models: as a round starts with them; after a round's local steps from there; as a round
-would start if the client had no example, which cannot depend on any of its data."""
+would start if the client had no example, which cannot depend on any of its data. And, in the place
+of the adapted ones, the algorithm's ``fisher`` there."""
 
 
 def models_program(options: ProgramOptions) -> Callable[..., Any]:
@@ -68,13 +71,19 @@ def _device_models(options, key, round_index, server, clients, data, visits, *, 
         if options.newcomers:
             states = newcomer_states(options, received, data, chunk)
         start = received_params(options, received, states, data, chunk)
-        if stage != "adapted":
+        if stage in ("received", "unseen"):
             return start
         steps = options.adapt_steps
         limit = None if steps is None else lambda client_id: steps
         output = update_chunk(options, to_adapt, states, data, chunk, adapt_key, limit)
         finite = finite_rows(chunk, (output.metrics.get("loss"), output.params))
-        return select_rows(finite, output.params, start)
+        if stage == "adapted":
+            return select_rows(finite, output.params, start)
+        found = map_client_data(
+            lambda window, state: options.algorithm.fisher(state, window), data, chunk, output.state
+        )
+        # Nothing is known where the adapted model is the received one.
+        return rows_or_zero(finite & finite_rows(chunk, found), found)
 
     (num_rows,) = data.ids.shape
     shapes = jax.eval_shape(models, visits.rows[: options.client_chunk])

@@ -465,11 +465,21 @@ class Federation:
           state, clients: as there.
           stage: ``"received"``: as a round starts with them; ``"adapted"``: after its local steps;
             ``"unseen"``: as a round would start if the client had no example, so that nothing of
-            its data is in them but what its state has from earlier rounds.
+            its data is in them but what its state has from earlier rounds; ``"fisher"``: no models
+            but estimates, like the adapted ones, of the diagonal of their Fisher information for
+            one example (`Algorithm.fisher`), zeros where nothing is known.
+
+        Raises:
+          ValueError: as there; for ``"fisher"``, if the algorithm has no such estimate.
         """
         if clients not in ("train", "new") or stage not in STAGES:
             raise ValueError(
                 f"clients={clients!r}, stage={stage!r}: choose from ('train', 'new') and {STAGES}"
+            )
+        if stage == "fisher" and self.algorithm.fisher is None:
+            raise ValueError(
+                "stage='fisher': this algorithm keeps no averages of squared gradients; pflalign "
+                "with plain SGD steps does"
             )
         if clients == "new":
             dataset, staged = self._staged_new_clients(state)

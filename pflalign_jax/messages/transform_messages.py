@@ -70,11 +70,16 @@ def transform_messages(
     def personal_params(received: Any, client: ClientState, data: ClientData) -> Any:
         return algorithm.personal_params(received, client.own, data)
 
+    def fisher(client: ClientState, data: ClientData) -> Any:
+        assert algorithm.fisher is not None
+        return algorithm.fisher(client.own, data)
+
     return algorithm._replace(
         init=init,
         client_update=client_update,
         personal_params=personal_params,
         newcomer=algorithm.newcomer and newcomer,
+        fisher=algorithm.fisher and fisher,
         aggregation=algorithm.aggregation._replace(
             message_bytes=lambda shapes: transformed_bytes(transform, shapes)
         ),

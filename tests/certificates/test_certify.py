@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 
 from pflalign_jax import algorithms, federate, models
-from pflalign_jax.certificates import CertificateError, certify, holdout
+from pflalign_jax.certificates import (
+    CertificateError,
+    Gaussian,
+    certify,
+    gaussian_kl,
+    holdout,
+    leaf_scales,
+)
 from pflalign_jax.datasets import Examples, partition_examples
+from pflalign_jax.federated import proximal
 
 MODEL = models.mlp(3, hidden=(4,))
 RNG = np.random.default_rng(0)
@@ -190,3 +198,48 @@ def test_a_model_that_is_not_finite_has_no_certificate():
     server = jax.tree.map(lambda a: a * np.nan, state.server)
     with pytest.raises(CertificateError, match="2 clients receive models that are not finite"):
         certify(federation, state._replace(server=server), model="received")
+
+
+@pytest.mark.parametrize("clients", ["new", pytest.param("train", marks=pytest.mark.slow)])
+def test_second_moments_of_the_steps_give_the_scales(run, clients):
+    federation, state = run
+    found = certify(federation, state, clients, model="laplace", **QUICK)
+    stages = ("unseen" if clients == "new" else "received", "adapted", "fisher")
+    trees = [federation.all_params(state, clients, stage) for stage in stages]
+    for k, n in enumerate(found.clients.n):
+        received, adapted, fisher = (jax.tree.map(lambda a, k=k: a[k], tree) for tree in trees)
+        scale = leaf_scales(received, 0.3)
+        posterior = jax.tree.map(lambda s, f, n=n: 1 / np.sqrt(1 / s**2 + n * f), scale, fisher)
+        log_scale = jax.tree.map(np.log, posterior)
+        kl = gaussian_kl(Gaussian(adapted, log_scale), received, scale)
+        assert found.clients.kl[k] == pytest.approx(kl, rel=1e-3)
+        # Which is the least of n times the quadratic risk plus the divergence.
+        for factor in (0.9, 1.1):
+            other = jax.tree.map(lambda a, c=factor: a + np.log(c), log_scale)
+            risks = [
+                0.5 * n * sum(map(np.sum, jax.tree.leaves(jax.tree.map(risk_of, fisher, scales))))
+                for scales in (log_scale, other)
+            ]
+            worse = gaussian_kl(Gaussian(adapted, other), received, scale)
+            assert risks[0] + kl < risks[1] + worse
+    plain = certify(federation, state, clients, model="adapted", **QUICK)
+    assert (found.clients.empirical < plain.clients.empirical + 0.1).all()
+
+
+def risk_of(fisher, log_scale):
+    """Return what noise adds to a quadratic loss, twice and for each parameter."""
+    return fisher * np.exp(2 * np.asarray(log_scale, float))
+
+
+def test_scales_from_second_moments_are_refused_where_none_are_kept():
+    others = (
+        algorithms.fedavg(MODEL, 0.1),
+        algorithms.pflalign(MODEL, 0.1, local_optimizer="adamw"),
+        algorithms.pflalign(MODEL, 0.1, before=proximal(0.1)),
+    )
+    for algorithm in others:
+        federation, state = trained(algorithm, 0)
+        with pytest.raises(CertificateError, match="and this algorithm keeps none"):
+            certify(federation, state, model="laplace")
+        with pytest.raises(ValueError, match="stage='fisher': this algorithm keeps no averages"):
+            federation.all_params(state, "new", "fisher")

@@ -3,11 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from test_new_clients import with_new
-from toy import ALGORITHMS, MODEL, dataset, mesh
+from toy import ALGORITHMS, LOSS, MODEL, dataset, mesh
 
-from pflalign_jax import federate
+from pflalign_jax import align_transform, federate
+from pflalign_jax.federated.device_program import training_data
+from pflalign_jax.federated.local import take
+from pflalign_jax.messages import clip, transform_messages
 
 
 def trained(algorithm, data, devices=1, **options):
@@ -72,6 +76,36 @@ def test_an_unseen_model_knows_nothing_of_the_clients_examples():
     model = jax.tree.map(np.asarray, state.server.params)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, np.stack([b, b])), unseen, model)
     assert all((a != b).any() for a, b in zip(*map(jax.tree.leaves, (unseen, seen)), strict=True))
+
+
+def test_the_fisher_information_is_that_of_the_optimisers_second_moments():
+    """Of a new client by hand: two steps on all of its examples, whatever is done to messages."""
+    data = with_new()
+    algorithm = ALGORITHMS["pflalign"](batch_size=100, local_epochs=2)
+    algorithm = transform_messages(algorithm, clip(1.0), data)
+    federation = federate(algorithm, MODEL, data, mesh=mesh(1))
+    state = federation.init(jax.random.key(0))
+    found = federation.all_params(state, "new", "fisher")
+    window = training_data(data.new_clients, 1)
+    n = int(window.size)
+    batch = take(window, jnp.arange(n), jnp.ones(n))
+    tx, params = align_transform(3.0), state.server.params
+    zeros, memory = jax.tree.map(jnp.zeros_like, params), tx.init(params)
+
+    @jax.jit
+    def step(params, memory):
+        grads = jax.grad(LOSS)(params, batch, jax.random.key(0))
+        updates, memory = tx.update(grads, memory, params, direction=zeros, num_steps=2)
+        return optax.apply_updates(params, updates), memory
+
+    for _ in range(2):
+        params, memory = step(params, memory)
+
+    def same(a, v):
+        np.testing.assert_allclose(a[1], n * v, rtol=1e-3, atol=1e-9)
+
+    assert 0 < n < 100
+    jax.tree.map(same, found, memory.v)
 
 
 def test_other_words_are_refused():

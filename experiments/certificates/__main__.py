@@ -6,7 +6,8 @@ python -m experiments.certificates --config=experiments/certificates/base.py[:ni
 
 Every algorithm runs with the step size of the config and each of the seeds, on the same clients;
 then `experiments.certify` asks for its certificates. What is in the workdir is not done again, and
-an interrupted run goes on from its last checkpoint, so that the same command goes on where it was.
+an interrupted run goes on from its last checkpoint, so that the same command goes on where it was;
+of runs that were certified with fewer questions, only those that are missing are asked.
 
 Writes certificates.md, certificates.csv, and every run's files in trials/.
 """

@@ -1,14 +1,15 @@
 """What is asked of a run, by which flags, and what is written of the answers."""
 
 import csv
+import io
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments.report.certificates import PLACE, draw_certificates, read_certificates
+from experiments.report.certificates import PLACE, Row, draw_certificates, read_certificates
 from pflalign_jax.certificates import CertificateError, Certified, certify
 from pflalign_jax.cli.command import FlagError
 from pflalign_jax.cli.plots import save_figure
@@ -31,7 +32,7 @@ COLUMNS = (
 
 
 SUMMARY = "summary.json"
-"""The file beside it: what was asked for, and the numbers of every certificate over clients."""
+"""The file beside it: options, the numbers of every certificate over clients, what was refused."""
 
 
 class Asked(NamedTuple):
@@ -51,6 +52,7 @@ class Asked(NamedTuple):
 QUESTIONS = (
     Asked("new", "pac_bayes", "received", "all"),
     Asked("new", "pac_bayes", "adapted", "all"),
+    Asked("new", "pac_bayes", "laplace", "all"),
     Asked("new", "pac_bayes", "bound", "all"),
     Asked("new", "holdout", "adapted", "bound"),
     Asked("train", "pac_bayes", "received", "bound"),
@@ -59,6 +61,26 @@ QUESTIONS = (
 )
 """What is asked of every run; those that are not valid for it are refused by `certify`."""
 
+
+class Summary(NamedTuple):
+    """What a run's `SUMMARY` says.
+
+    Attributes:
+      certificates: title to numbers as of `summary_of`.
+      refused: title to why it is not valid.
+    """
+
+    certificates: Mapping[str, Mapping[str, Any]]
+    refused: Mapping[str, str]
+
+    def missing(self, questions: Sequence[Asked]) -> list[Asked]:
+        """Return the questions that have been neither answered nor refused."""
+        asked = {*self.certificates, *self.refused}
+        return [question for question in questions if question.title not in asked]
+
+
+NOTHING = Summary({}, {})
+"""Before anything was asked."""
 
 Answer = tuple[Asked, Certified, float]
 """A question, what was found, and the seconds that it took, compilation included."""
@@ -79,8 +101,28 @@ def options_of_flags() -> dict[str, Any]:
     }
 
 
+def questions_about(clients: Sequence[str]) -> list[Asked]:
+    """Return those of `QUESTIONS` that are about clients.
+
+    Args:
+      clients: ``"new"``, ``"train"`` or both.
+
+    Raises:
+      FlagError: for other words, or none.
+    """
+    if not clients or not set(clients) <= {"new", "train"}:
+        raise FlagError(f"--clients={','.join(clients)}: choose from new, train")
+    return [question for question in QUESTIONS if question.clients in clients]
+
+
 def certify_run(
-    workdir: pathlib.Path, federation: Any, state: Any, title: str, say: Any, **options: Any
+    workdir: pathlib.Path,
+    federation: Any,
+    state: Any,
+    title: str,
+    say: Any,
+    before: Summary = NOTHING,
+    **options: Any,
 ) -> list[Answer]:
     """Return the certificates of a run, written to its directory; ``summary.json`` comes last.
 
@@ -88,50 +130,56 @@ def certify_run(
       workdir: of the run.
       federation, state: of it.
       title: of the figure.
-      say, options: of `answer`.
+      say: takes a line.
+      before: what its directory has already, asked for with the same options: it stays, and is not
+        asked again.
+      options: ``clients`` of `questions_about`, and others of `answer`.
+
+    Raises:
+      CertificateError: if no certificate is valid.
     """
-    answers = answer(federation, state, say, **options)
+    others = {name: value for name, value in options.items() if name != "clients"}
+    questions = before.missing(questions_about(options["clients"]))
+    answers, refused = answer(federation, state, say, questions, **others)
+    found = {asked.title: summary_of(found, seconds) for asked, found, seconds in answers}
+    certificates = {**before.certificates, **found}
+    if not certificates:
+        raise next(iter(refused.values()))
     directory = (workdir / PLACE).parent
     directory.mkdir(exist_ok=True)
-    write_rows(workdir / PLACE, answers)
+    kept = [row for row in read_certificates(workdir) if title_of_row(row) in before.certificates]
+    write_rows(workdir / PLACE, answers, kept)
     drawn = draw_certificates(title, read_certificates(workdir))
     save_figure(drawn, directory / "certificates.png")
-    found = {asked.title: summary_of(found, seconds) for asked, found, seconds in answers}
-    files.write_json(directory / SUMMARY, {"options": options, "certificates": found})
+    told = {**before.refused, **{name: str(error) for name, error in refused.items()}}
+    summary = {"options": options, "certificates": certificates, "refused": told}
+    files.write_json(directory / SUMMARY, summary)
     return answers
 
 
 def answer(
-    federation: Any, state: Any, say: Any, clients: Sequence[str], **options: Any
-) -> list[Answer]:
-    """Return the certificates that are valid for a run; ``say`` is told of the others.
+    federation: Any, state: Any, say: Any, questions: Sequence[Asked], **options: Any
+) -> tuple[list[Answer], dict[str, CertificateError]]:
+    """Return the certificates that are valid for a run, and by title why others are not.
 
     Args:
       federation, state: of the run.
-      say: takes a line.
-      clients: ``"new"``, ``"train"`` or both.
+      say: is told of those that are not.
+      questions: what is asked.
       options: of `certify`.
-
-    Raises:
-      CertificateError: if none is valid.
-      FlagError: for other words in ``clients``, or none.
     """
-    if not clients or not set(clients) <= {"new", "train"}:
-        raise FlagError(f"--clients={','.join(clients)}: choose from new, train")
     answers: list[Answer] = []
-    refused: list[CertificateError] = []
-    for asked in (question for question in QUESTIONS if question.clients in clients):
+    refused: dict[str, CertificateError] = {}
+    for asked in questions:
         start = time.perf_counter()
         try:
             found = certify(federation, state, **asked._asdict(), **options)
         except CertificateError as error:
-            refused.append(error)
+            refused[asked.title] = error
             say(f"not certified ({asked.title}): {error}")
             continue
         answers.append((asked, found, time.perf_counter() - start))
-    if not answers:
-        raise refused[0]
-    return answers
+    return answers, refused
 
 
 def summary_of(found: Certified, seconds: float) -> dict[str, Any]:
@@ -153,17 +201,33 @@ def summary_of(found: Certified, seconds: float) -> dict[str, Any]:
     }
 
 
-def write_rows(path: pathlib.Path, answers: Sequence[Answer]) -> None:
-    """Write a row for every client of every certificate as csv."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for asked, found, _ in answers:
-            c = found.clients
-            columns = (found.names, c.n, c.bound, c.empirical, c.kl, found.scales, found.test)
-            for row in zip(*columns, found.test_examples, strict=True):
-                asked_for = (asked.clients, asked.kind, asked.model, asked.split)
-                writer.writerow([*asked_for, cell(str(row[0])), *row[1:]])
+def title_of_row(row: Row) -> str:
+    """Return the title of a row's certificate."""
+    return Asked(*(row[name] for name in Asked._fields)).title
+
+
+def write_rows(path: pathlib.Path, answers: Sequence[Answer], kept: Sequence[Row] = ()) -> None:
+    """Write a row for every client of every certificate as csv.
+
+    Args:
+      path: of the file.
+      answers: the certificates.
+      kept: rows of `read_certificates` to stand before them.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in kept:
+        counts = {name: int(row[name]) for name in ("n", "test_examples")}
+        whole = {**row, **counts, "client": cell(row["client"])}
+        writer.writerow([whole[name] for name in COLUMNS])
+    for asked, found, _ in answers:
+        c = found.clients
+        columns = (found.names, c.n, c.bound, c.empirical, c.kl, found.scales, found.test)
+        for name, *numbers in zip(*columns, found.test_examples, strict=True):
+            writer.writerow([*asked, cell(str(name)), *numbers])
+    # Whole, since what it has from before is not asked again.
+    files.write_text(path, text.getvalue())
 
 
 def _scales(texts: Sequence[str]) -> tuple[float, ...]:

@@ -7,7 +7,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.certificates.asking import SUMMARY, certify_run
+from experiments.certificates.asking import (
+    NOTHING,
+    SUMMARY,
+    Summary,
+    certify_run,
+    questions_about,
+)
 from experiments.compare.comparison import settings
 from experiments.compare.trials import Setting, TrialContext, end_of, run_trials
 from experiments.report.certificates import PLACE
@@ -74,7 +80,7 @@ def certified(
     progress: ComparisonProgress,
     options: Mapping[str, Any],
 ) -> Cell:
-    """Return the certificates of a trial, which is run and certified first if it has not been."""
+    """Return the certificates of a trial, which is run and asked first for what is missing."""
     before, path = progress.done, setting.path(context.root, seed)
     progress.say(f"{setting}, seed {seed}")
     run_trials(setting, [seed], context, built)
@@ -83,16 +89,17 @@ def certified(
     if files.has_diverged(files.read_summary(path)):
         return {}
     summary = path / PLACE.parent / SUMMARY
-    if not summary.exists():
+    known = read(summary, options) if summary.exists() else NOTHING
+    if known.missing(questions_about(options["clients"])):
         experiment, state = end_of(setting, seed, context, built)
         progress.say(f"certificates of {setting.method}, seed {seed}")
         title = f"{setting.method} on {experiment.dataset.name}"
-        certify_run(path, experiment.federation, state, title, progress.say, **options)
-    return read(summary, options)
+        certify_run(path, experiment.federation, state, title, progress.say, known, **options)
+    return read(summary, options).certificates
 
 
-def read(summary: pathlib.Path, options: Mapping[str, Any]) -> Cell:
-    """Return the certificates in a file of `certify_run`.
+def read(summary: pathlib.Path, options: Mapping[str, Any]) -> Summary:
+    """Return what is in a file of `certify_run`.
 
     Raises:
       WorkdirError: if it cannot be read, or they were asked for with other options.
@@ -100,6 +107,7 @@ def read(summary: pathlib.Path, options: Mapping[str, Any]) -> Cell:
     kinds = {"options": dict, "certificates": dict}
     try:
         found = read_types.read_object(summary, kinds, required=True)
+        read_types.check_fields(found, {"refused": dict})  # older files have none
     except (OSError, read_types.ReadError) as error:
         raise files.WorkdirError(
             f"{summary} cannot be read ({error}); put it back, or delete {summary.parent}"
@@ -109,5 +117,4 @@ def read(summary: pathlib.Path, options: Mapping[str, Any]) -> Cell:
             f"{summary} has certificates with other options, {found['options']}; delete "
             f"{summary.parent}, or choose another --workdir"
         )
-    certificates: Cell = found["certificates"]
-    return certificates
+    return Summary(found["certificates"], found.get("refused", {}))

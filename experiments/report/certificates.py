@@ -21,6 +21,7 @@ TEXTS = ("clients", "kind", "model", "split", "client")
 COLOURS = {
     ("pac_bayes", "received"): "#0072B2",
     ("pac_bayes", "adapted"): "#E69F00",
+    ("pac_bayes", "laplace"): "#CC79A7",
     ("pac_bayes", "bound"): "#009E73",
     ("holdout", "adapted"): "#D55E00",
 }

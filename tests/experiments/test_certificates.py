@@ -1,16 +1,23 @@
 """The command that certifies several methods: its runs, what it does not do again, its tables."""
 
 import csv
+import json
 
 import pytest
 
 from experiments.certificates import asking, base, cells, pages
 from experiments.compare import trials
+from experiments.report.certificates import read_certificates
+from pflalign_jax.certificates import certify
 from pflalign_jax.runs import default_config
 from pflalign_jax.runs.config import resolve
 from pflalign_jax.runs.files import WorkdirError
 
 QUESTION = asking.Asked("new", "holdout", "adapted", "bound")
+FURTHER = (
+    asking.Asked("new", "pac_bayes", "received", "all"),
+    asking.Asked("new", "pac_bayes", "laplace", "all"),
+)
 OPTIONS = {"clients": ["new"], "delta": 0.05}
 
 
@@ -19,6 +26,7 @@ def small():
     config.rounds = 2
     config.dataset.num_clients, config.dataset.num_new_clients = 3, 2
     config.dataset.fraction, config.dataset.bound_fraction = 0.3, 0.3
+    config.dataset.split_by = "random"
     config.model.name = "logistic"
     config.learning_rates.fedavg, config.learning_rates.pflalign = 0.1, 1.0
     return config
@@ -40,6 +48,32 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     assert cells.certify_methods(config, methods, 2, tmp_path, **OPTIONS) == again
     with pytest.raises(WorkdirError, match="certificates with other options"):
         cells.certify_methods(config, methods, 2, tmp_path, clients=["new"], delta=0.1)
+
+    # Of runs that were certified with fewer questions, by a version without the field "refused".
+    monkeypatch.undo()
+    asked = []
+
+    def counted(*run, **question):
+        asked.append(question["model"])
+        return certify(*run, **question)
+
+    monkeypatch.setattr(asking, "certify", counted)
+    monkeypatch.setattr(asking, "QUESTIONS", (QUESTION, *FURTHER))
+    paths = sorted(tmp_path.glob("trials/*/certificates/summary.json"))
+    for path in paths:
+        found = json.loads(path.read_text())
+        assert found.pop("refused") == {}
+        path.write_text(json.dumps(found))
+    more = cells.certify_methods(config, methods, 2, tmp_path, **OPTIONS)
+    assert asked == ["received", "laplace"] * 2
+    for path, before, now in zip(paths, again["fedavg"], more["fedavg"], strict=True):
+        # FedAvg keeps no second moments: that is refused, and not asked again.
+        assert now.keys() == {QUESTION.title, FURTHER[0].title}
+        assert now[QUESTION.title] == before[QUESTION.title]
+        models = [row["model"] for row in read_certificates(path.parents[1])]
+        assert models == ["adapted"] * 2 + ["received"] * 2
+    assert cells.certify_methods(config, methods, 2, tmp_path, **OPTIONS) == more
+    assert len(asked) == 4
 
 
 def numbers(bound, test):

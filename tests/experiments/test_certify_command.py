@@ -24,7 +24,7 @@ NEW, TRAIN = (
 
 
 def answers():
-    names, n = np.array(["a", "b", "c"]), np.array([100, 50, 80])
+    names, n = np.array(["=a", "b", "c"]), np.array([100, 50, 80])
     tested = np.array([20, 0, 10])
     test = np.array([0.1, np.nan, 0.9])
     certificate = pac_bayes([0.1, 0.2, 0.1], [1.0, 0.0, 2.0], n)
@@ -55,11 +55,15 @@ def test_table_file_and_figure(tmp_path):
     rows = read_certificates(tmp_path)
     assert len(rows) == 6 and tuple(rows[0]) == asking.COLUMNS
     assert rows[0]["bound"] == answers()[0][1].clients.bound[0] and rows[1]["client"] == "b"
+    # Rows that are kept stay as they were, NaN and quoted names, too.
+    before = (tmp_path / PLACE).read_bytes()
+    asking.write_rows(tmp_path / PLACE, answers()[1:], read_certificates(tmp_path)[:3])
+    assert (tmp_path / PLACE).read_bytes() == before
     drawn = draw_certificates("toy", rows)
     assert [axes.get_title() for axes in drawn.axes] == ["toy: new clients", "toy: train clients"]
 
 
-def test_what_is_refused_is_told_and_the_rest_certified(monkeypatch):
+def test_what_is_refused_is_told_and_the_rest_certified(tmp_path, monkeypatch):
     def certify(federation, state, clients, **asked):
         if clients == "train":
             raise CertificateError("no examples")
@@ -67,14 +71,15 @@ def test_what_is_refused_is_told_and_the_rest_certified(monkeypatch):
 
     monkeypatch.setattr(asking, "certify", certify)
     said = []
-    found = asking.answer(None, None, said.append, ["new", "train"])
-    assert {asked.clients for asked, *_ in found} == {"new"} and len(said) == 3
+    questions = asking.questions_about(["new", "train"])
+    found, refused = asking.answer(None, None, said.append, questions)
+    assert {asked.clients for asked, *_ in found} == {"new"} and len(said) == len(refused) == 3
     assert said[0] == "not certified (train: pac_bayes, received, on bound): no examples"
-    monkeypatch.setattr(asking, "QUESTIONS", (TRAIN,))
     with pytest.raises(CertificateError, match="no examples"):
-        asking.answer(None, None, said.append, ["train"])
+        asking.certify_run(tmp_path, None, None, "toy", said.append, clients=["train"])
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(FlagError, match="--clients=old"):
-        asking.answer(None, None, said.append, ["old"])
+        asking.questions_about(["old"])
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """pFLAlign: local gradient alignment and realignment around the global model."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,14 @@ import optax
 from pflalign_jax.algorithms.averaging import ServerState, averaged
 from pflalign_jax.align import AlignState, align_transform, direction, new_round, realign
 from pflalign_jax.diagnostics import alignment_metrics
-from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_direction, local_training
+from pflalign_jax.federated import (
+    Algorithm,
+    ClientData,
+    ClientOutput,
+    Loss,
+    local_direction,
+    local_training,
+)
 from pflalign_jax.federated.validation import at_most_one
 from pflalign_jax.models import Model, cross_entropy
 
@@ -90,6 +98,7 @@ def pflalign(
     """
     align = align_transform(learning_rate, beta, eps, precondition, correction, memory_dtype)
     _check_staleness(staleness, realignment)
+    # Of another optimiser's directions, or of gradients with a pull, v says nothing of the loss.
     plain_gradients = before is None and local_optimizer == "sgd"
     before = optax.identity() if before is None else before
     if local_optimizer != "sgd":
@@ -126,20 +135,13 @@ def pflalign(
         state = ClientState(delta if realignment else None, last._replace(m=None), last_round)
         return ClientOutput(delta, state, result.params, result.steps, metrics)
 
-    def fisher(client, data):
-        # v averages squares of a batch's mean gradient: where the mean over all examples is about
-        # 0, as near a minimum, that is 1 / B of an example's.
-        examples = jnp.minimum(batch_size, data.size).astype(jnp.float32)
-        return jax.tree.map(lambda v: examples * v.astype(jnp.float32), client.align.v)
-
     return averaged(
         client_update,
         personal_params,
         first_state,
         server_tx,
         count_rounds=staleness is not None,
-        # Of another optimiser's directions, or of gradients with a pull, v is no such average.
-        fisher=fisher if plain_gradients else None,
+        fisher=functools.partial(fisher_information, batch_size) if plain_gradients else None,
     )
 
 
@@ -157,6 +159,21 @@ def current_direction(server: ServerState, client: ClientState, staleness: float
     age = (server.rounds - client.last_round - 1).astype(jnp.float32)
     kept = jnp.power(jnp.asarray(staleness, jnp.float32), age)
     return jax.tree.map(lambda delta: kept.astype(delta.dtype) * delta, client.direction)
+
+
+def fisher_information(batch_size: int, client: ClientState, data: ClientData) -> Any:
+    """Return the diagonal of the Fisher information of one example, about ``B v``.
+
+    v averages squares of a batch's mean gradient: where the mean over all examples is about 0, as
+    near a minimum, these are 1 / B of an example's.
+
+    Args:
+      batch_size: B; a client with fewer examples steps on all of them.
+      client: its state after its steps.
+      data: its examples.
+    """
+    examples = jnp.minimum(batch_size, data.size).astype(jnp.float32)
+    return jax.tree.map(lambda v: examples * v.astype(jnp.float32), client.align.v)
 
 
 def _check_staleness(staleness: float | None, realignment: bool) -> None:

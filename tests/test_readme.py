@@ -21,7 +21,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"
 # A line before a block of Python that takes long: it runs where slow tests do.
 SLOW = "<!-- slow -->"
 # Modules whose flags come from pflalign_jax.cli, too.
-SHARING = {f"experiments.{module}" for module in ("run", "compare", "partition", "benchmark")}
+CLI = ("pflalign_jax.cli.flags", "pflalign_jax.cli.devices")
+SHARED = {f"experiments.{module}": CLI for module in ("run", "compare", "partition", "benchmark")}
+SHARED["experiments.certify"] = ("experiments.certificates.asking",)
+SHARED["experiments.certificates"] = (*CLI, "experiments.certificates.asking")
 # Commands that need what a test does not have: files or machines of the reader, more time.
 NEEDS_MORE = ("DIRECTORY", "FILE", "HOST", "...", "femnist", "ablation", "--help", "--against")
 NEEDS_MORE += ("--scale", "--distributed", "python -m pytest")
@@ -121,8 +124,7 @@ def test_commands_can_be_given(words):
 
 def check_flags(module, arguments):
     """The module, or what it shares with others, has the flags; the config has the fields."""
-    shared = ["pflalign_jax.cli.flags", "pflalign_jax.cli.devices"] if module in SHARING else []
-    defined = [name for where in [module, *shared] for name in flags_of(where)]
+    defined = [name for where in (module, *SHARED.get(module, ())) for name in flags_of(where)]
     given = [word for word in arguments if word.startswith("--")]
     for word in given:
         assert re.match(r"--(\w+)", word)[1] in ("help", *defined), word

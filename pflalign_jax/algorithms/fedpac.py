@@ -175,9 +175,7 @@ def fedpac(
         init=init,
         client_update=client_update,
         server_update=server_update,
-        personal_params=lambda received, client, data: combine_params(
-            received.heads, received.body
-        ),
+        personal_params=lambda shared, client, data: combine_params(shared.heads, shared.body),
         global_params=None,
         broadcast=lambda server: server.shared,
         deliver=deliver,

@@ -87,8 +87,7 @@ def gpfl(
       Personalized Federated Learning", arXiv:2308.10279, Algorithm 1; the norm is that of the
       whole batch, as in the authors' code. Departures: conditional inputs come from the received
       embeddings, not from the client's last ones; layer normalisation has no gain and offset;
-      the valve's first weights are LeCun's, its biases 0, and the same in all runs, as are the
-      first embeddings.
+      all runs have the same first embeddings and valve, its weights LeCun's, its biases 0.
     """
     nonnegative("gpfl", lam=lam, mu=mu)
     head = single_head("gpfl", model)
@@ -142,11 +141,7 @@ def gpfl(
         return dense(params[head], passed).reshape(*z.shape[:-1], -1)
 
     def init(params, key):
-        width = params[head]["kernel"].shape[0]
-        # Keys of their own, not the run's: these first weights are the same in all runs.
-        gain_key, offset_key, classes_key = jax.random.split(jax.random.key(0), 3)
-        valve = {"gain": _first_layer(gain_key, width), "offset": _first_layer(offset_key, width)}
-        classes = jax.random.normal(classes_key, (num_classes, width))
+        classes, valve = _first_embeddings(num_classes, params[head]["kernel"].shape[0])
         client = ClientState(params[head], shares=jnp.full(num_classes, 1 / num_classes))
         return ServerState(body_of(params), classes, valve), client
 
@@ -159,6 +154,14 @@ def gpfl(
         predict=predict,
         classes_only="gpfl",
     )
+
+
+def _first_embeddings(num_classes, width):
+    """Return the first embeddings of classes, [C, F], and the first valve."""
+    # Keys of their own, not the run's: these first weights are the same in all runs.
+    gain_key, offset_key, classes_key = jax.random.split(jax.random.key(0), 3)
+    valve = {"gain": _first_layer(gain_key, width), "offset": _first_layer(offset_key, width)}
+    return jax.random.normal(classes_key, (num_classes, width)), valve
 
 
 def _unit(vectors):

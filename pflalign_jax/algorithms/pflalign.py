@@ -66,8 +66,7 @@ def pflalign(
     Variants: ``precondition=False`` (no preconditioner), ``correction="none" | "sign" | constant``,
     ``realignment=False`` (no personalised initialisation, no correction); both False is FedAvg.
 
-    Extensions of ours, which the paper does not have, for federations in which clients miss rounds:
-    ``server_tx`` and ``staleness``.
+    Extensions of ours for clients that miss rounds, not in the paper: ``server_tx``, ``staleness``.
 
     Args:
       model, loss, local_epochs, batch_size: as in `fedavg`.
@@ -98,13 +97,10 @@ def pflalign(
     """
     align = align_transform(learning_rate, beta, eps, precondition, correction, memory_dtype)
     _check_staleness(staleness, realignment)
-    # Of another optimiser's directions, or of gradients with a pull, v says nothing of the loss.
-    plain_gradients = before is None and local_optimizer == "sgd"
-    before = optax.identity() if before is None else before
-    if local_optimizer != "sgd":
-        before = optax.chain(before, local_direction(local_optimizer))
-    tx = optax.chain(before, align)
-    loss = loss or cross_entropy(model)
+    # Of other directions than gradients, or of gradients with a pull, v says nothing of the loss.
+    plain = before is None and local_optimizer == "sgd"
+    before = _before_alignment(before, local_optimizer)
+    tx, loss = optax.chain(before, align), loss or cross_entropy(model)
     local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def first_state(params):
@@ -128,12 +124,10 @@ def pflalign(
         opt_state = (before.init(start), new_round(client.align))
         result = local.train(start, opt_state, data, key, **extra)
         delta, (_, last) = direction(result.params, server.params), result.opt_state
-        metrics = dict(result.metrics)
-        if diagnostics:
-            metrics |= alignment_metrics(last, used, delta, correction, eps)
+        shown = alignment_metrics(last, used, delta, correction, eps) if diagnostics else {}
         last_round = None if staleness is None else server.rounds
         state = ClientState(delta if realignment else None, last._replace(m=None), last_round)
-        return ClientOutput(delta, state, result.params, result.steps, metrics)
+        return ClientOutput(delta, state, result.params, result.steps, dict(result.metrics) | shown)
 
     return averaged(
         client_update,
@@ -141,8 +135,17 @@ def pflalign(
         first_state,
         server_tx,
         count_rounds=staleness is not None,
-        fisher=functools.partial(fisher_information, batch_size) if plain_gradients else None,
+        fisher=functools.partial(fisher_information, batch_size) if plain else None,
     )
+
+
+def _before_alignment(
+    before: optax.GradientTransformation | None, local_optimizer: str
+) -> optax.GradientTransformation:
+    before = optax.identity() if before is None else before
+    if local_optimizer == "sgd":
+        return before
+    return optax.chain(before, local_direction(local_optimizer))
 
 
 def current_direction(server: ServerState, client: ClientState, staleness: float | None) -> Any:

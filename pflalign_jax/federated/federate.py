@@ -92,11 +92,7 @@ def federate(
     _check_arguments(algorithm, dataset, cohort_size, mesh, client_chunk, new_client_steps)
     task = infer_task(dataset) if task is None else task
     dataset = prepared(dataset, model)
-    if algorithm.classes_only and task.name not in ("classification", "next_token"):
-        raise ValueError(
-            f"{algorithm.classes_only} works with classes and does not go with task {task.name!r}; "
-            "use an algorithm that takes loss=task.loss(model), e.g. pflalign, fedavg or ditto"
-        )
+    _check_classes(algorithm, task)
     scoring = scoring_of(task, model, dataset, eval_batch_size)
     participation = uniform() if participation is None else participation
     shapes = _state_shapes(algorithm, model, dataset)
@@ -134,6 +130,14 @@ def federate(
         _options=options,
         _client_states=client_states,
     )
+
+
+def _check_classes(algorithm: Algorithm, task: Task) -> None:
+    if algorithm.classes_only and task.name not in ("classification", "next_token"):
+        raise ValueError(
+            f"{algorithm.classes_only} works with classes and does not go with task {task.name!r}; "
+            "use an algorithm that takes loss=task.loss(model), e.g. pflalign, fedavg or ditto"
+        )
 
 
 def prepared(dataset: FederatedDataset, model: Model) -> FederatedDataset:

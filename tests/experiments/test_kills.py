@@ -144,10 +144,13 @@ def stop(process, workdir, signum):
 
 
 def test_a_kill_and_a_signal(tmp_path, cache):
-    """The short form of the tests below: each further process costs seconds."""
+    """The short form of the tests below: each further process costs seconds.
+
+    SIGTERM: under nohup, SIGHUP is ignored.
+    """
     alone, often = tmp_path / "alone", tmp_path / "often"
     killed(start(often, cache, "disk", 100), often, random.Random(0), while_saving=True)
-    stop(start(often, cache, "disk", 100, "--config.checkpoint_every=1000"), often, signal.SIGHUP)
+    stop(start(often, cache, "disk", 100, "--config.checkpoint_every=1000"), often, signal.SIGTERM)
     tear_a_line(often)
     with open("/dev/full", "w") as full:  # what cannot be printed stops nothing
         assert finish(start(often, cache, "disk", 100, output=full))[0] == 0

@@ -11,7 +11,6 @@ import pytest
 
 import pflalign_jax as pfl
 from experiments import digits
-from pflalign_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = ("--config.rounds=2", "--config.dataset.num_clients=4", "--config.model.hidden=(8,)")
@@ -73,7 +72,9 @@ def test_npz_of_strangers(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--config=experiments/digits.py", "--config.round=1"], "rounds"),
         (["--config=experiments/shakespeare.py"], "config.dataset.path is not set"),
+        (["--config=experiments/femnist.py", "--config.dataset.path=/nowhere"], "/nowhere"),
         (["--config=experiments/digits.py", "--num_processes=2"], "--coordinator_address is not"),
         (["--config=experiments/digits.py", "--workdir=/proc/run"], "/proc/run cannot be written"),
     ],
@@ -114,6 +115,10 @@ def test_partition_is_shown_saved_and_used_again(tmp_path):
     assert "accuracy/new_clients/personal/adapted/mean" in summary["last"]
     clients = (tmp_path / "r" / "clients.csv").read_text()
     assert ",new_clients,personal,received," in clients
-    config.dataset.label_shift = "swap"
-    with pytest.raises(UserError, match="does not fit digits"):
-        pfl.runs.run(config, tmp_path / "s")
+    refused = run(
+        "--config=experiments/digits.py", f"--workdir={tmp_path / 's'}",
+        f"--config.dataset.partition_file={config.dataset.partition_file}",
+        "--config.dataset.label_shift=swap",
+    )  # fmt: skip
+    assert refused.returncode == 2 and "does not fit digits" in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import pflalign_jax as pfl
-from experiments import digits
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -24,26 +23,14 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def fields(place, rounds):
-    return {
-        "dataset.fraction": 0.15, "model.hidden": (12,), "cohort_size": 7, "rounds": rounds,
-        "eval_every": 3, "checkpoint_every": 2, "client_state_in": place,
-    }  # fmt: skip
-
-
-def here(workdir, place, rounds):
-    """Run it in this process, which costs no start."""
-    config = digits.get_config()
-    config.update_from_flattened_dict(fields(place, rounds))
-    pfl.runs.run(config, workdir, say=lambda text: None)
-
-
 def start(workdir, cache, place, rounds, *arguments, output=subprocess.PIPE):
-    given = [f"--config.{name}={value}" for name, value in fields(place, rounds).items()]
     return subprocess.Popen(
         [
             sys.executable, "-m", "experiments.run", "--config=experiments/digits.py",
-            f"--workdir={workdir}", f"--devices={jax.device_count()}", *given, *arguments,
+            f"--workdir={workdir}", "--devices=2", "--config.dataset.fraction=0.15",
+            "--config.model.hidden=(12,)", "--config.cohort_size=7", f"--config.rounds={rounds}",
+            "--config.eval_every=3", "--config.checkpoint_every=2",
+            f"--config.client_state_in={place}", *arguments,
         ],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)},
@@ -115,8 +102,7 @@ def run_through_kills(tmp_path, cache, place, kills, rounds, seed):
         process = start(often, cache, place, rounds)
         seen.append(killed(process, often, rng, while_saving=kill % 2 == 0))
         assert process.returncode == -signal.SIGKILL, "it had ended before it was killed"
-    tear_a_line(often)
-    code, text = finish(start(often, cache, place, rounds))
+    code, text = finish_after_a_torn_line(often, cache, place, rounds)
     lost = (time.monotonic() - begin - undisturbed) / kills
     assert code == 0, text
     assert f"going on in {often} after round" in text.replace("\n", "")
@@ -125,9 +111,10 @@ def run_through_kills(tmp_path, cache, place, kills, rounds, seed):
     return sum(map(bool, seen)), lost
 
 
-def tear_a_line(workdir):
+def finish_after_a_torn_line(workdir, cache, place, rounds):
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"round": 7, "loss/tr')  # a line that was not whole
+    return finish(start(workdir, cache, place, rounds))
 
 
 def stop(process, workdir, signum):
@@ -144,17 +131,17 @@ def stop(process, workdir, signum):
 
 
 def test_a_kill_and_a_signal(tmp_path, cache):
-    """The short form of the tests below: each further process costs seconds.
-
-    SIGTERM: under nohup, SIGHUP is ignored.
-    """
+    """The short form of the tests below: each further process costs seconds."""
     alone, often = tmp_path / "alone", tmp_path / "often"
-    killed(start(often, cache, "disk", 100), often, random.Random(0), while_saving=True)
-    stop(start(often, cache, "disk", 100, "--config.checkpoint_every=1000"), often, signal.SIGTERM)
-    tear_a_line(often)
     with open("/dev/full", "w") as full:  # what cannot be printed stops nothing
-        assert finish(start(often, cache, "disk", 100, output=full))[0] == 0
-    here(alone, "disk", 100)
+        assert finish(start(alone, cache, "disk", 100, output=full))[0] == 0
+    killed(start(often, cache, "disk", 100), often, random.Random(0), while_saving=True)
+    # Where tests run under nohup, SIGHUP is ignored.
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    signum = signal.SIGTERM if ignored else signal.SIGHUP
+    stop(start(often, cache, "disk", 100, "--config.checkpoint_every=1000"), often, signum)
+    code, text = finish_after_a_torn_line(often, cache, "disk", 100)
+    assert code == 0 and f"going on in {often} after round" in text.replace("\n", ""), text
     assert_same(often, alone)
 
 

@@ -18,27 +18,15 @@ of a shorter search in search/).
 """
 
 import functools
-import pathlib
-import sys
 
 from absl import flags
 
 from experiments.compare import leaderboard
 from experiments.compare.comparison import compare
-from pflalign_jax.cli.command import run_command, tells_how_to_go_on
-from pflalign_jax.cli.console import comparison_progress, new_console
-from pflalign_jax.cli.devices import DEVICES, cache_programs, check_devices, use_devices
-from pflalign_jax.cli.flags import (
-    CACHE,
-    CONFIG,
-    WORKDIR,
-    command_of,
-    default_workdir,
-    parse_config_flags,
-)
-from pflalign_jax.runs import files
-from pflalign_jax.runs.lock import locked
-from pflalign_jax.runs.signals import asked_to_stop
+from pflalign_jax.cli.command import run_command
+from pflalign_jax.cli.comparison_command import comparison_of
+from pflalign_jax.cli.console import new_console
+from pflalign_jax.cli.flags import CONFIG, parse_config_flags
 
 _ALGORITHMS = flags.DEFINE_list(
     "algorithms", None, "Which to compare; default: config.compare.algorithms."
@@ -49,26 +37,14 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of the chosen setting
 def main(arguments: list[str]) -> None:
     """Compare the algorithms on ``--config``."""
     del arguments
-    use_devices(DEVICES.value)
-    cache_programs(CACHE.value)
-    check_devices()
     config, console = CONFIG.value, new_console()
-    root = pathlib.Path(WORKDIR.value or default_workdir("compare"))
-    command = command_of("compare", sys.argv[1:])
     methods = list(dict.fromkeys(_ALGORITHMS.value or config.compare.algorithms))
     # Methods that were asked for by name must fit, others may be left out.
     left_out: dict[str, str] = {}
     leave_out = None if _ALGORITHMS.value else left_out
-    files.create_comparison(root)
-    with (
-        tells_how_to_go_on(root),
-        comparison_progress(console) as progress,
-        locked(root, progress.say),
-        asked_to_stop() as stop,
-    ):
-        files.write_command(root, command)
-        entries = compare(config, methods, _SEEDS.value, root, progress, stop, leave_out)
-    leaderboard.write(root, entries, command, config, left_out)
+    with comparison_of("compare", console) as at:
+        entries = compare(config, methods, _SEEDS.value, at.root, at.progress, at.stop, leave_out)
+    leaderboard.write(at.root, entries, at.command, config, left_out)
     console.print(leaderboard.table(entries))
     if missing := leaderboard.missing_rivals(entries):
         console.print(
@@ -79,8 +55,8 @@ def main(arguments: list[str]) -> None:
     for method, reason in left_out.items():
         console.print(f"{method} was left out: {reason}", soft_wrap=True)
     console.print(
-        f"Files: {root}/ with leaderboard.md, .csv, .png, trials/. A page of figures: "
-        f"python -m experiments.report {root}",
+        f"Files: {at.root}/ with leaderboard.md, .csv, .png, trials/. A page of figures: "
+        f"python -m experiments.report {at.root}",
         soft_wrap=True,
     )
 

@@ -152,25 +152,23 @@ def run_trials(
     for seed, path in zip(seeds, paths, strict=True):
         if _is_done(path, setting.config(seed), context.dataset):
             files.write_trial(path, setting.name(seed))  # an earlier version wrote none
-            if not context.keep:
-                files.drop_states(path)  # a kill came between its end and this
+            _let_go(path, context)  # a kill came between its end and this
             continue
         try:
             plan = _begin(setting, seed, path, context, built)
         except DivergedError:  # a kill came between its last checkpoint and this
             files.write_diverged(path)
-            if not context.keep:
-                files.drop_states(path)
+            _let_go(path, context)
             continue
         state = plan.start.state
         groups.setdefault(0 if state is None else int(state.round), []).append(plan)
-        del plan, state
+        del plan, state  # only its group holds it
     for group in groups.values():
         if len(group) > 1 and as_one([plan.experiment for plan in group], context.together):
-            _run(group, context.keep)
+            _run(group, context)
             continue
         while group:  # what a run holds, also of its disk, is let go before the next one
-            _run([group.pop(0)], context.keep)
+            _run([group.pop(0)], context)
     return [
         Trial(setting.method, setting.learning_rate, setting.own, seed, path, _merit(path))
         for seed, path in zip(seeds, paths, strict=True)
@@ -283,16 +281,22 @@ def as_one(experiments: Sequence[Experiment], wanted: bool | None) -> bool:
     return bool(wanted) or federation.mesh.devices.flat[0].platform != "cpu"
 
 
-def _run(plans: Sequence[RunPlan], keep: bool) -> None:
-    """Run trials to their ends, together if there are several; keep their states or not."""
+def _let_go(path: pathlib.Path, context: TrialContext) -> None:
+    """Delete the states of a trial that has ended: those of all trials are too much."""
+    if not context.keep:
+        files.drop_states(path)
+
+
+def _run(plans: Sequence[RunPlan], context: TrialContext) -> None:
+    """Run trials to their ends, together if there are several."""
     release_memory()  # of the trials before these
     ends = train_together(plans)
     for plan, end in zip(plans, ends, strict=True):
         assert plan.workdir is not None
         if isinstance(end, DivergedError):
             files.write_diverged(plan.workdir)
-        if not (keep or isinstance(end, StoppedError)):
-            files.drop_states(plan.workdir)  # those of all trials are too much
+        if not isinstance(end, StoppedError):
+            _let_go(plan.workdir, context)
     # Only now, when what the others left is written.
     for end in ends:
         if isinstance(end, StoppedError):

@@ -124,10 +124,12 @@ def pflalign(
         opt_state = (before.init(start), new_round(client.align))
         result = local.train(start, opt_state, data, key, **extra)
         delta, (_, last) = direction(result.params, server.params), result.opt_state
-        shown = alignment_metrics(last, used, delta, correction, eps) if diagnostics else {}
+        alignment = alignment_metrics(last, used, delta, correction, eps) if diagnostics else {}
         last_round = None if staleness is None else server.rounds
         state = ClientState(delta if realignment else None, last._replace(m=None), last_round)
-        return ClientOutput(delta, state, result.params, result.steps, dict(result.metrics) | shown)
+        return ClientOutput(
+            delta, state, result.params, result.steps, dict(result.metrics) | alignment
+        )
 
     return averaged(
         client_update,
@@ -165,7 +167,7 @@ def current_direction(server: ServerState, client: ClientState, staleness: float
 
 
 def fisher_information(batch_size: int, client: ClientState, data: ClientData) -> Any:
-    """Return the diagonal of the Fisher information of one example, about ``B v``.
+    """Return the diagonal of the Fisher information of one example, a tree like params: ``B v``.
 
     v averages squares of a batch's mean gradient: where the mean over all examples is about 0, as
     near a minimum, these are 1 / B of an example's.

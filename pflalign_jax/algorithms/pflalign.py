@@ -124,12 +124,10 @@ def pflalign(
         opt_state = (before.init(start), new_round(client.align))
         result = local.train(start, opt_state, data, key, **extra)
         delta, (_, last) = direction(result.params, server.params), result.opt_state
-        alignment = alignment_metrics(last, used, delta, correction, eps) if diagnostics else {}
+        more = alignment_metrics(last, used, delta, correction, eps) if diagnostics else {}
         last_round = None if staleness is None else server.rounds
         state = ClientState(delta if realignment else None, last._replace(m=None), last_round)
-        return ClientOutput(
-            delta, state, result.params, result.steps, dict(result.metrics) | alignment
-        )
+        return ClientOutput(delta, state, result.params, result.steps, dict(result.metrics) | more)
 
     return averaged(
         client_update,

@@ -67,11 +67,12 @@ def held_memory():
 @pytest.fixture(scope="module", autouse=True)
 def forgotten_programs():
     """Let compiled programs go where they take much: a worker that keeps all takes 4 GB."""
-    yield
-    if held_memory() < MUCH:
-        return
     from pflalign_jax.runs.hardware import release_memory
 
+    yield
+    release_memory()
+    if held_memory() < MUCH:
+        return
     jax.clear_caches()
     gc.collect()  # programs that circular references still hold
     release_memory()

@@ -130,12 +130,14 @@ def stop(process, workdir, signum):
     assert "Traceback" not in text
 
 
-def test_a_kill_and_a_signal(tmp_path, cache):
+def test_two_kills_and_a_signal(tmp_path, cache):
     """The short form of the tests below: each further process costs seconds."""
     alone, often = tmp_path / "alone", tmp_path / "often"
     with open("/dev/full", "w") as full:  # what cannot be printed stops nothing
         assert finish(start(alone, cache, "disk", 100, output=full))[0] == 0
-    killed(start(often, cache, "disk", 100), often, random.Random(0), while_saving=True)
+    rng = random.Random(0)
+    for while_saving in (True, False):
+        killed(start(often, cache, "disk", 100), often, rng, while_saving)
     # Where tests run under nohup, SIGHUP is ignored.
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     signum = signal.SIGTERM if ignored else signal.SIGHUP
@@ -147,7 +149,7 @@ def test_a_kill_and_a_signal(tmp_path, cache):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["device", "disk"])
-def test_two_kills(place, tmp_path, cache):
+def test_kills(place, tmp_path, cache):
     run_through_kills(tmp_path, cache, place, 2, 60, seed=0)
 
 

@@ -3,7 +3,7 @@
 make models, and --config.dataset.path=DIRECTORY with the public speeches.jsonl, are required.
 
 Twelve presidents of those with enough text, the later part of each one's addresses held out.
-A run takes some seven minutes on two CPU cores.
+A run takes minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict

@@ -48,6 +48,7 @@ def test_digits_run_then_refuses_to_overwrite(tmp_path):
     assert (tmp_path / "run" / "summary.json").read_text() == summary
 
 
+@pytest.mark.slow  # tests/datasets reads such files
 def test_npz_of_strangers(tmp_path):
     rng = np.random.default_rng(0)
     for split, count in (("train", 60), ("test", 20)):

@@ -231,6 +231,7 @@ def test_runs_of_one_method_are_told_apart_and_seeds_are_not(tmp_path):
     assert [row[7] for row in rows_of(page)] == ["", "+25.0 (4 / 0)", ""]
 
 
+@pytest.mark.slow  # pages of fewer methods: above
 def test_many_methods_show_the_best_and_the_baselines(tmp_path):
     values = np.linspace(0.9, 0.3, 14)
     names = [*(f"m{i:02d}" for i in range(11)), "pflalign", "fedavg", "local"]

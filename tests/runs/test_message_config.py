@@ -59,6 +59,7 @@ def test_epsilon_is_in_metrics_and_summary(tmp_path):
     assert summary["privacy"]["delta"] == 1e-5
 
 
+@pytest.mark.slow  # of the server's noise: above
 def test_epsilon_of_local_noise(tmp_path):
     pytest.importorskip("dp_accounting")
     config = small(messages__clip=1.0, messages__local_noise=4.0, messages__delta=1e-3)
@@ -67,12 +68,14 @@ def test_epsilon_of_local_noise(tmp_path):
     assert row["delta"] == 1e-3 and row["bytes_up"] == 6 * 4 * PARAMETERS
 
 
+@pytest.mark.slow  # with noise: above
 def test_without_noise_epsilon_is_null(tmp_path):
     config = small(messages__private_clip=1.0, messages__noise_multiplier=0.0)
     rows, summary = rows_of(config, tmp_path)
     assert rows[0]["epsilon"] is None and summary["privacy"]["epsilon"] is None
 
 
+@pytest.mark.slow  # tests/messages/test_robust.py has it without a run
 def test_an_attack_and_a_defence(tmp_path):
     attacked = small(messages__attack="sign_flip", messages__corrupted=2)
     attacked.messages.attack_factor = 3.0

@@ -74,7 +74,14 @@ AS_LOCAL = {
 }
 
 
-@pytest.mark.parametrize("name", AS_FEDAVG)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Both are worked out by hand in test_baselines.py, too.
+        pytest.param(n, marks=pytest.mark.slow if n.startswith(("fedavgm", "apfl")) else [])
+        for n in AS_FEDAVG
+    ],
+)
 def test_as_fedavg(name):
     assert_close(models(AS_FEDAVG[name]), baseline("fedavg"))
 

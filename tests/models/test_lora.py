@@ -149,7 +149,8 @@ def closed_over(model):
     return model._replace(frozen=None)
 
 
-@pytest.mark.parametrize("name", ["pflalign", pytest.param("ditto", marks=pytest.mark.slow)])
+@pytest.mark.slow  # that weights are arguments: test_frozen_weights_are_in_no_state...
+@pytest.mark.parametrize("name", ["pflalign", "ditto"])
 def test_an_argument_is_no_other_than_a_constant(weights, data, name):
     model = adapted(weights)
     federation, state = trained(model, data, name, rounds=0)

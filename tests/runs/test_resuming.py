@@ -234,7 +234,7 @@ def test_client_states_on_disk_that_are_gone_are_told(tmp_path):
         go(path, config)
 
 
-@pytest.mark.parametrize("place", ["host", "disk"])
+@pytest.mark.parametrize("place", [pytest.param("host", marks=pytest.mark.slow), "disk"])
 def test_states_in_a_store_go_on_as_well(place, tmp_path):
     config = small(client_state_in=place)
     path, alone = interrupted(tmp_path / "run", config), tmp_path / "alone"
@@ -243,7 +243,10 @@ def test_states_in_a_store_go_on_as_well(place, tmp_path):
     same(path, alone)
 
 
-@pytest.mark.parametrize(("before", "after"), [("host", "device"), ("device", "host")])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("host", "device"), pytest.param("device", "host", marks=pytest.mark.slow)],
+)
 def test_states_go_on_where_there_is_room(before, after, tmp_path, alone):
     """Where the machine chooses another place; sums may then be rounded otherwise."""
     path = interrupted(tmp_path / "run", small(client_state_in=before))

@@ -17,7 +17,7 @@ CLASSES_ONLY = ("fedproto", "fedrod", "fedpac", "gpfl", "fedcp", "feddbe")
 # FedBN needs a model with normalisation; it is FedPer with another choice of what stays local.
 OTHER_MODELS = ("fedbn", "ffa_lora", "fedsa_lora", "rolora", "flora")
 OTHERS = tuple(n for n in algorithms.NAMES if n not in (*CLASSES_ONLY, *OTHER_MODELS))
-SHORT = ("pflalign", "ditto", "fedala", "fedrep", "perfedavg", "scaffold")
+SHORT = ("pflalign", "fedala", "scaffold")
 """One of each kind of local training; the others take the loss in the same way."""
 ONE_DEVICE = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("clients",))
 

@@ -108,7 +108,7 @@ def test_texts_of_another_tokeniser_are_refused_before_training(encoder, keep, c
         pfl.federate(pfl.algorithms.fedavg(model, 0.1), model, data)
 
 
-@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("keep", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_clients_learn_intents(encoder, keep):
     data, _ = intents(encoder)
     model = models.pretrained_encoder(2, encoder, rank=2, adapt_layers=1, keep_hidden=keep)

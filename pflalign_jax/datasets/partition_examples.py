@@ -141,8 +141,7 @@ def partition_examples(
         natural where examples have owners, else dirichlet.
       alpha: dirichlet, dirichlet_balanced, extended_dirichlet: concentration > 0; the smaller, the
         more clients differ in their labels; None: 0.1.
-      classes_per_client: pathological, extended_dirichlet: different labels of each client; None:
-        2.
+      classes_per_client: pathological, extended_dirichlet: labels of each client; None: 2.
       shards_per_client: shards: blocks of examples, sorted by label, of each client, >= 1; None: 2.
       sigma: lognormal: standard deviation of the logarithm of clients' sizes, >= 0; None: 1.
       exponent: zipf: clients' sizes are proportional to ``rank ** -exponent``, >= 0; None: 1.
@@ -183,8 +182,7 @@ def partition_examples(
         examples of all clients.
       mean: mean per channel to normalise with, or one for all, in the units of x as stored,
         instead of the dataset's; needs ``std``.
-      std: standard deviation per channel to normalise with, or one for all, in the units of x as
-        stored, instead of the dataset's; needs ``mean``.
+      std: standard deviation per channel, or one for all, likewise; needs ``mean``.
       fraction: part of all examples to use, in (0, 1], chosen at random by the seed.
       seed: seed of the partition, the splits, the choice of new clients and the shifts.
 

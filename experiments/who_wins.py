@@ -1,0 +1,130 @@
+"""Data on which methods differ, with small models; for --config, a setting each.
+
+--config=experiments/who_wins.py:writers --config.dataset.path=DIRECTORY
+    NIST's digits by writer as npz, 200 writers with some 20 training examples, 50 of them a round
+--config=experiments/who_wins.py:intents --config.dataset.path=DIRECTORY
+    train.npz and test.npz with features of texts in 150 classes, 30 clients of 15 classes each
+--config=experiments/who_wins.py:synthetic
+    FedProx's synthetic(1, 1), 30 clients
+--config=experiments/who_wins.py:photographs --config.dataset.path=DIRECTORY
+    train.npz and test.npz with 32x32x3 images in 10 classes, 20 clients by Dir(0.1)
+--config=experiments/who_wins.py:photographs_of_two --config.dataset.path=DIRECTORY
+    the same, 100 clients of two classes each, 10 of them a round
+--config=experiments/who_wins.py:roles --config.dataset.path=DIRECTORY
+    Shakespeare's next character by role, 60 roles, 10 of them a round
+
+`compare` then says who is best; docs/results.md has what it said.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.when import base
+from pflalign_jax.runs import default_config
+from pflalign_jax.runs.factories import factory
+
+METHODS = (
+    *("local", "fedavg", "fedavgm", "fedadam", "perfedavg", "fedbabu", "fedper", "fedrep"),
+    *("fedrod", "fedala", "apfl", "ditto", "feddbe", "pflalign", "extended"),
+)
+"""The strongest and the best known; `extended` is pFLAlign with our two extensions."""
+
+
+def get_config(setting: str = "synthetic") -> ConfigDict:
+    """Return the config of a setting, one of `SETTINGS`."""
+    if setting not in SETTINGS:
+        raise ValueError(f"setting {setting!r} is unknown; choose from {list(SETTINGS)}")
+    return SETTINGS[setting]()
+
+
+def writers() -> ConfigDict:
+    """Return many writers who have little and differ little."""
+    config = _config("mlp", rounds=100, cohort_size=50)
+    config.dataset.name, config.dataset.partition = "npz", "natural"
+    config.dataset.source_split = False
+    # A writer has some 84 examples; of a third of them 28 are left: 20 and 8 for the test.
+    config.dataset.fraction, config.dataset.min_examples = 1 / 3, 15
+    config.dataset.num_clients = 200
+    return config
+
+
+def intents() -> ConfigDict:
+    """Return clients whose classes others have as well, of each a few examples."""
+    config = _dealt("mlp", clients=30, examples=75, rounds=50)
+    config.dataset.partition, config.dataset.classes_per_client = "pathological", 15
+    config.dataset.alpha = None
+    # Features are about ±0.05, and steps of a size for images would not move anything.
+    config.dataset.normalise = "train"
+    return config
+
+
+def synthetic() -> ConfigDict:
+    """Return clients with linear models of their own."""
+    config = _config("logistic", rounds=100)
+    config.dataset.name, config.dataset.partition = "synthetic", "natural"
+    config.dataset.normalise = "train"
+    return config
+
+
+def photographs() -> ConfigDict:
+    """Return few clients that differ much in their labels, on data that are hard."""
+    config = _dealt("cnn", clients=20, examples=250, rounds=30)
+    config.dataset.partition, config.dataset.alpha = "dirichlet_balanced", 0.1
+    return config
+
+
+def photographs_of_two() -> ConfigDict:
+    """Return many clients of two classes each."""
+    config = _dealt("cnn", clients=100, examples=50, rounds=60, cohort_size=10)
+    config.dataset.partition, config.dataset.classes_per_client = "pathological", 2
+    config.dataset.alpha = None
+    return config
+
+
+def roles() -> ConfigDict:
+    """Return speaking roles, whose next character is predicted."""
+    config = _config("lstm", rounds=40, cohort_size=10)
+    config.model.hidden = 64
+    config.dataset.name, config.dataset.partition = "shakespeare", "natural"
+    config.dataset.num_clients, config.dataset.min_examples = 60, 40
+    config.compare.grid = (0.3, 1.0, 3.0)
+    config.compare.grids.pflalign = (3.0, 10.0, 30.0, 100.0)
+    return config
+
+
+def _config(model: str, rounds: int, cohort_size: int | None = None) -> ConfigDict:
+    """Return a config of a comparison that is scored five times on the way."""
+    config = default_config(model=model)
+    config.rounds, config.cohort_size = rounds, cohort_size
+    config.eval_every = rounds // 5  # a curve, not one horizon
+    config.dataset.validation_fraction = 0.15
+    config.dataset.split_by = "random"
+    if model == "mlp":
+        config.model.hidden = (100,)
+    if model == "cnn":
+        config.model.features, config.model.dense = (8, 16), 64
+    config.checkpoint_every = 0  # a trial takes seconds
+    config.compare.algorithms = METHODS
+    config.compare.adapt = True
+    with config.unlocked():
+        config.compare.variants.extended = base.VARIANTS["extended"]
+        config.compare.grids.extended = config.compare.grids.pflalign
+    return config
+
+
+def _dealt(model: str, clients: int, examples: int, **fields: Any) -> ConfigDict:
+    """Return a config for arrays of a folder, dealt so that clients have as many examples each."""
+    factory("dataset", base.DEALT)  # so that its arguments are fields
+    config = _config(model, **fields)
+    config.dataset.name, config.dataset.source = base.DEALT, "npz"
+    config.dataset.num_clients, config.dataset.examples_per_client = clients, examples
+    held_out = {"validation_count": examples // 5, "test_count": examples}
+    config.dataset.update({"validation_fraction": None, **held_out})
+    return config
+
+
+SETTINGS: Mapping[str, Any] = {
+    f.__name__: f for f in (writers, intents, synthetic, photographs, photographs_of_two, roles)
+}

@@ -44,5 +44,5 @@ def test_all_methods_fit(setting, tmp_path):
 
 
 def test_unknown_setting():
-    with pytest.raises(ValueError, match="'nothing' is unknown; choose from .*writers"):
+    with pytest.raises(ValueError, match=r"'nothing' is unknown; choose from .*writers"):
         who_wins.get_config("nothing")

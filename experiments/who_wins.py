@@ -3,7 +3,8 @@
 --config=experiments/who_wins.py:writers --config.dataset.path=DIRECTORY
     NIST's digits by writer as npz, 200 writers with some 20 training examples, 50 of them a round
 --config=experiments/who_wins.py:intents --config.dataset.path=DIRECTORY
-    train.npz and test.npz with features of texts in 150 classes, 30 clients of 15 classes each
+    train.npz and test.npz with features of requests in 150 classes, as experiments.features writes
+    them; 30 clients of 15 classes each
 --config=experiments/who_wins.py:synthetic
     FedProx's synthetic(1, 1), 30 clients
 --config=experiments/who_wins.py:photographs --config.dataset.path=DIRECTORY

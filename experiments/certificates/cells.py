@@ -58,7 +58,7 @@ def certify_methods(
     for plan in plans.values():
         check_experiment(plan, dataset)
     context = TrialContext(
-        root, dataset, False, progress.say, stop, lambda done, row: progress.add(1), keep=True
+        root, dataset, False, progress.say, stop, lambda done, row: progress.add(1), keep="all"
     )
     progress.expect(len(methods) * seeds * config.rounds)
     found: dict[str, list[Cell]] = {}

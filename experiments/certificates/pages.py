@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.certificates.cells import Cell
-from experiments.compare.leaderboard import moments
+from experiments.compare.entries import moments
 from pflalign_jax.runs import csv_cells, files
 
 Found = Mapping[str, Sequence[Cell]]

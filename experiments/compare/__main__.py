@@ -1,7 +1,7 @@
 """Compare algorithms on one experiment: search step sizes on validation, then several seeds.
 
 python -m experiments.compare --config=experiments/digits.py [--algorithms=pflalign,fedavg,...]
-    [--seeds=3] [--workdir=DIR] [--config.rounds=20 ...]
+    [--seeds=3] [--workdir=DIR] [--columns=global,seconds,...] [--config.rounds=20 ...]
 
 Every algorithm gets the same partition, rounds and local work, and its own search over the grid of
 step sizes (config.compare.grid, or config.compare.grids.ALGORITHM), with the first seed, by the
@@ -13,30 +13,43 @@ config.compare.search_rounds what is searched runs for that many rounds only, an
 all. Trials that are in the workdir already are not run again, and an interrupted one goes on from
 its last checkpoint, so that the same command finishes an interrupted comparison.
 
-Writes leaderboard.md, leaderboard.csv, leaderboard.png, and every trial's files in trials/ (those
-of a shorter search in search/).
+At the end it says who is first, who cannot be told from it, the command of experiments.run that
+repeats each method's chosen setting, and where its models are (config.compare.keep).
+
+Writes leaderboard.md, leaderboard.csv, leaderboard.png, searches.png (score against step size), and
+every trial's files in trials/ (those of a shorter search in search/).
 """
 
 import functools
+import sys
 
 from absl import flags
 
-from experiments.compare import leaderboard
+from experiments.compare import columns, leaderboard, repeat
 from experiments.compare.comparison import compare
-from pflalign_jax.cli.command import run_command
+from experiments.compare.entries import missing_rivals
+from experiments.compare.verdict import standings_of, verdict
+from pflalign_jax.cli.command import FlagError, run_command
 from pflalign_jax.cli.comparison_command import comparison_of
-from pflalign_jax.cli.console import new_console
+from pflalign_jax.cli.console import new_console, say_on
 from pflalign_jax.cli.flags import CONFIG, parse_config_flags
+from pflalign_jax.runs.config_checks import nearest
 
 _ALGORITHMS = flags.DEFINE_list(
     "algorithms", None, "Which to compare; default: config.compare.algorithms."
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of the chosen setting.", lower_bound=1)
+_COLUMNS = flags.DEFINE_list(
+    "columns",
+    list(columns.SHORT),
+    f"Of the leaderboard that is printed: {', '.join(columns.NAMES)}, or all.",
+)
 
 
 def main(arguments: list[str]) -> None:
     """Compare the algorithms on ``--config``."""
     del arguments
+    shown = _columns()
     config, console = CONFIG.value, new_console()
     methods = list(dict.fromkeys(_ALGORITHMS.value or config.compare.algorithms))
     # Methods that were asked for by name must fit, others may be left out.
@@ -44,21 +57,44 @@ def main(arguments: list[str]) -> None:
     leave_out = None if _ALGORITHMS.value else left_out
     with comparison_of("compare", console) as at:
         entries = compare(config, methods, _SEEDS.value, at.root, at.progress, at.stop, leave_out)
-    leaderboard.write(at.root, entries, at.command, config, left_out)
-    console.print(leaderboard.table(entries))
-    if missing := leaderboard.missing_rivals(entries):
+    again = {e.method: repeat.run_command_of(sys.argv[1:], e.fields) for e in entries}
+    leaderboard.write(at.root, entries, at.command, config, left_out, again)
+    say = say_on(console)
+    for table in leaderboard.tables(entries, console.width, shown):
+        console.print(table)
+        console.print()
+    console.print(leaderboard.MEANING)
+    console.print(verdict(standings_of(entries), entries[0].headline))
+    if missing := missing_rivals(entries):
         console.print(
             f"{' and '.join(missing)} not compared: with them in --algorithms one sees whether "
-            "a method is better than training alone and than fine-tuned FedAvg",
-            soft_wrap=True,
+            "a method is better than training alone and than fine-tuned FedAvg"
         )
     for method, reason in left_out.items():
-        console.print(f"{method} was left out: {reason}", soft_wrap=True)
-    console.print(
-        f"Files: {at.root}/ with leaderboard.md, .csv, .png, trials/. A page of figures: "
-        f"python -m experiments.report {at.root}",
-        soft_wrap=True,
+        say(f"{method} was left out: {reason}")
+    for line in repeat.told(entries, again):
+        say(line)
+    say(
+        f"Files: {at.root}/ with leaderboard.md, .csv, .png, searches.png, trials/. A page of "
+        f"figures: python -m experiments.report {at.root}"
     )
+
+
+def _columns() -> list[str]:
+    """Return the columns to show; none for the usual ones.
+
+    Raises:
+      FlagError: for a name that no column has.
+    """
+    given: list[str] = _COLUMNS.value
+    if given == list(columns.SHORT):
+        return []
+    if given == ["all"]:
+        return list(columns.NAMES)
+    for name in given:
+        if name not in columns.NAMES:
+            raise FlagError(f"--columns={name} is unknown{nearest(name, ('all', *columns.NAMES))}")
+    return list(dict.fromkeys(given))
 
 
 if __name__ == "__main__":

@@ -6,19 +6,31 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.compare import leaderboard
+from experiments.compare import entries
+from experiments.compare.repeat import changed_fields
 from experiments.compare.trials import (
     OwnGrid,
     Setting,
     Trial,
     TrialContext,
+    keep_best,
     run_trials,
 )
 from pflalign_jax.cli.console import ComparisonProgress
 from pflalign_jax.datasets import FederatedDataset
+from pflalign_jax.federated import Federation
+from pflalign_jax.federated.message_size import num_bytes
 from pflalign_jax.runs import config as vocabulary
+from pflalign_jax.runs import files
 from pflalign_jax.runs.build import Experiment, build_dataset, check_experiment
+from pflalign_jax.runs.config_checks import one_of
 from pflalign_jax.runs.factories import factories, table_key
+
+KEPT = ("best", "none")
+"""Values of ``config.compare.keep``."""
+
+SMALL = 2**31
+"""Bytes that the kept models of a comparison may take where the config leaves it open."""
 
 
 def search(
@@ -80,6 +92,20 @@ class MethodSearch(NamedTuple):
     own: OwnGrid
 
 
+class Plans(NamedTuple):
+    """What is compared.
+
+    Attributes:
+      configs: method to its config, before the search.
+      dataset: of all.
+      num_bytes: of one saved state of every method, summed.
+    """
+
+    configs: dict[str, ConfigDict]
+    dataset: FederatedDataset
+    num_bytes: int
+
+
 def compare(
     config: ConfigDict,
     methods: list[str],
@@ -88,7 +114,7 @@ def compare(
     progress: ComparisonProgress | None = None,
     stop: Callable[[], int] = lambda: 0,
     leave_out: dict[str, str] | None = None,
-) -> list[leaderboard.Entry]:
+) -> list[entries.Entry]:
     """Run what is missing of a comparison and return its entries, one per method.
 
     Args:
@@ -105,10 +131,10 @@ def compare(
       ConfigError: for a method that cannot be run, before any is.
     """
     progress = ComparisonProgress() if progress is None else progress
-    plans, dataset = _plans(config, methods, leave_out)
+    plans = _plans(config, methods, leave_out)
     vocabulary.checked("compare.seeds_together", config.compare.seeds_together, bool | None)
     shorter = search_rounds(config)
-    searches = [_search_of(config, method, plan, shorter) for method, plan in plans.items()]
+    searches = [_search_of(config, method, plan, shorter) for method, plan in plans.configs.items()]
     # A search that was shorter has run no seed for all rounds yet.
     repeated = range(0 if shorter else 1, seeds)
     for each in searches:
@@ -116,11 +142,12 @@ def compare(
         progress.expect(tried * (shorter or config.rounds) + len(repeated) * config.rounds)
     context = TrialContext(
         root,
-        dataset,
+        plans.dataset,
         config.compare.seeds_together,
         progress.say,
         stop,
         on_round=lambda done, row: progress.add(1),
+        keep="all" if keeps_models(config, plans.num_bytes * seeds) else "none",
     )
     return [_compare_method(each, config, repeated, context, progress) for each in searches]
 
@@ -131,12 +158,15 @@ def _compare_method(
     repeated: Sequence[int],
     context: TrialContext,
     progress: ComparisonProgress,
-) -> leaderboard.Entry:
+) -> entries.Entry:
     """Search a method's step size, then its own hyperparameter, then run the remaining seeds."""
     setting, grid, own = searched
     built: dict[str, Experiment] = {}  # compiled programs; other methods have others
+    # Of a search that is shorter nothing is kept: what it chooses is trained again, for all rounds.
+    keeps = context.keep == "all" and not setting.rounds
+    candidates: list[Trial] = []
 
-    def run(setting: Setting, seeds: Sequence[int]) -> list[Trial]:
+    def run(setting: Setting, seeds: Sequence[int], context: TrialContext) -> list[Trial]:
         before, rounds = progress.done, len(seeds) * (setting.rounds or config.rounds)
         numbers = ", ".join(map(str, seeds))
         progress.say(f"{setting}, {'seed' if len(seeds) == 1 else 'seeds'} {numbers}")
@@ -145,25 +175,69 @@ def _compare_method(
         progress.add(rounds - (progress.done - before))
         return trials
 
+    def candidate(setting: Setting) -> Trial:
+        found = run(setting, [0], context._replace(keep="candidates" if keeps else "none"))
+        candidates.extend(found)
+        keep_best(candidates)  # at once, so that at most two settings' states are on disk
+        return found[0]
+
     def run_rate(rate: float) -> Trial:
         if rate not in grid:  # the grid has grown
             progress.expect(setting.rounds or config.rounds)
-        return run(setting._replace(learning_rate=rate), [0])[0]
+        return candidate(setting._replace(learning_rate=rate))
 
     best, tried = search(run_rate, grid, config.compare.extensions)
     setting = setting._replace(learning_rate=best.learning_rate)
-    others = [run(setting._replace(own=value), [0])[0] for value in own.values]
-    best = max([best, *others], key=lambda trial: trial.merit)
-    repeats = [] if setting.rounds else [best]
+    others = [candidate(setting._replace(own=value)) for value in own.values]
+    best = keep_best(candidates)
+    setting = setting._replace(own=best.own, rounds=None)
+    repeats = []
+    if not searched.setting.rounds:
+        repeats.append(best)
+        if keeps:
+            files.keep_states(best.path)
     if repeated:
-        repeats += run(setting._replace(own=best.own, rounds=None), repeated)
-    return leaderboard.entry(setting.method, best, tried, own if others else None, repeats)
+        repeats += run(setting, repeated, context)
+    tuned = own if others else None
+    fields = changed_fields(_plain(config), setting.config(0).to_dict())
+    return entries.entry(setting.method, best, tried, tuned, repeats, fields)
 
 
-def _plans(
-    config: ConfigDict, methods: list[str], leave_out: dict[str, str] | None
-) -> tuple[dict[str, ConfigDict], FederatedDataset]:
-    """Return the configs of all methods that fit, and their dataset."""
+def _plain(config: ConfigDict) -> dict[str, Any]:
+    """Return what the config of a comparison says of its runs."""
+    fields: dict[str, Any] = config.copy_and_resolve_references().to_dict()
+    del fields["compare"]
+    return fields
+
+
+def keeps_models(config: ConfigDict, num_bytes: int) -> bool:
+    """Tell whether a comparison keeps the models of what it chooses.
+
+    Args:
+      config: of the comparison.
+      num_bytes: of one saved state of each run that would be kept.
+
+    Raises:
+      ConfigError: for a ``compare.keep`` that is unknown, or cannot be.
+    """
+    keep: str | None = config.compare.keep
+    vocabulary.checked("compare.keep", keep, str | None)
+    saves = config.checkpoint_every != 0
+    if keep is None:
+        # Of every run the latest checkpoints and the best one are there at its end.
+        return saves and num_bytes * (config.checkpoints_kept + 1) <= SMALL
+    one_of("compare.keep", keep, KEPT)
+    if keep == "best" and not saves:
+        raise vocabulary.ConfigError(
+            "config.compare.keep='best' needs checkpoints, and config.checkpoint_every=0 is "
+            "without; set config.checkpoint_every to None"
+        )
+    return keep == "best"
+
+
+def _plans(config: ConfigDict, methods: list[str], leave_out: dict[str, str] | None) -> Plans:
+    """Return what is compared: all methods that fit."""
+    size = 0
     plans = {method: settings(config, method) for method in methods}
     dataset = build_dataset(vocabulary.resolve(plans[methods[0]]))
     if not len(dataset.splits["validation"].indices):
@@ -176,10 +250,12 @@ def _plans(
     vocabulary.checked("compare.adapt", adapt, bool)
     for method, plan in list(plans.items()):
         try:
-            adapts_with = check_experiment(plan, dataset).federation.algorithm.adapts_with
+            federation = check_experiment(plan, dataset).federation
+            adapts_with = federation.algorithm.adapts_with
             # Methods with a step size of their own for it have it searched as such.
             if adapt and adapts_with == "learning_rate" and plan.adapt_learning_rate is None:
                 plan.adapt_learning_rate = grid_of(config, method, plan)
+            size += _state_bytes(federation)
         except vocabulary.ConfigError as error:
             if leave_out is None:
                 raise vocabulary.ConfigError(f"{method}: {error}") from error
@@ -187,7 +263,13 @@ def _plans(
             del plans[method]
     if not plans:
         raise vocabulary.ConfigError(f"no method fits: {leave_out}")
-    return plans, dataset
+    return Plans(plans, dataset, size)
+
+
+def _state_bytes(federation: Federation) -> int:
+    """Return the bytes of a federation's state when it is saved."""
+    server, client = federation.shapes
+    return num_bytes(server) + federation.dataset.num_clients * num_bytes(client)
 
 
 def _search_of(
@@ -199,9 +281,22 @@ def _search_of(
 
 
 def grid_of(config: ConfigDict, method: str, plan: ConfigDict) -> tuple[float, ...]:
-    """Return the step sizes that are tried for a method at first."""
-    listed = _listed(config.compare.grids, method, plan) or config.compare.grid
-    return tuple(dict.fromkeys(listed))
+    """Return the step sizes that are tried for a method at first.
+
+    Raises:
+      ConfigError: for what is no step size, or none at all.
+    """
+    listed = _listed(config.compare.grids, method, plan)
+    name = "grid" if listed is None else f"grids.{table_key(method)}"
+    listed = config.compare.grid if listed is None else listed
+    rates = vocabulary.checked(f"compare.{name}", listed, float | tuple[float, ...])
+    rates = rates if isinstance(rates, tuple) else (rates,)  # of one step size
+    if not rates:
+        raise vocabulary.ConfigError(
+            f"config.compare.{name}={listed!r} has no step size to try; give some, such as "
+            "(0.03, 0.1)"
+        )
+    return tuple(dict.fromkeys(rates))
 
 
 def search_rounds(config: ConfigDict) -> int | None:
@@ -237,4 +332,5 @@ def own_grid(config: ConfigDict, method: str, plan: ConfigDict) -> OwnGrid:
 
 def _listed(table: ConfigDict, method: str, plan: ConfigDict) -> Any:
     """Return what a table of the config has for a method, or for the algorithm it is made of."""
-    return table.get(table_key(method)) or table.get(table_key(plan.algorithm.name))
+    own = table.get(table_key(method))
+    return table.get(table_key(plan.algorithm.name)) if own is None else own

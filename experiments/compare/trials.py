@@ -5,7 +5,7 @@ import math
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -120,7 +120,9 @@ class TrialContext(NamedTuple):
       say: told where trials go on.
       stop: the signal to stop for, 0 as long as there is none.
       on_round: called after every round of every trial, as in `pflalign_jax.runs.run`.
-      keep: whether trials keep their checkpoints, with that of the last round, for `end_of`.
+      keep: what becomes of the states of trials that have ended, with that of the last round:
+        "none" stay; "all" stay, also when a later command would delete them; of "candidates" those
+        that `keep_best` is not given, or does not choose, are deleted by it.
     """
 
     root: pathlib.Path
@@ -129,7 +131,7 @@ class TrialContext(NamedTuple):
     say: Callable[[str], None] = lambda text: None
     stop: Callable[[], int] = lambda: 0
     on_round: Callable[[int, Row | None], None] = lambda done, row: None
-    keep: bool = False
+    keep: Literal["none", "candidates", "all"] = "none"
 
 
 def run_trials(
@@ -151,7 +153,8 @@ def run_trials(
     groups: dict[int, list[RunPlan]] = {}  # the rounds done of trials that still have some to do
     for seed, path in zip(seeds, paths, strict=True):
         if _is_done(path, setting.config(seed), context.dataset):
-            files.write_trial(path, setting.name(seed))  # an earlier version wrote none
+            if not files.has_trial(path):  # an earlier version wrote none
+                files.write_trial(path, setting.name(seed))
             _let_go(path, context)  # a kill came between its end and this
             continue
         try:
@@ -186,7 +189,9 @@ def _begin(
     if not is_unfinished(path):
         shutil.rmtree(path, ignore_errors=True)  # without a checkpoint it starts again
     files.create(path, go_on=True)
-    files.write_trial(path, setting.name(seed))
+    # What another command began to keep is not deleted by this one, which goes on with it.
+    mine = not files.has_trial(path) or files.has_temporary_states(path)
+    files.write_trial(path, setting.name(seed), temporary=mine and context.keep != "all")
     experiment = _build(setting, seed, path, context.dataset, built)
     start = prepare(path, experiment, context.say)
     return RunPlan(
@@ -196,7 +201,7 @@ def _begin(
         path / files.CHECKPOINTS,
         context.on_round,
         context.stop,
-        save_last=context.keep,
+        save_last=context.keep != "none",
     )
 
 
@@ -207,7 +212,7 @@ def end_of(
 
     Args:
       setting, seed: of the trial.
-      context: with ``keep``, as the trial was run.
+      context: with ``keep="all"``, as the trial was run.
       built: as of `run_trials`.
 
     Raises:
@@ -281,10 +286,25 @@ def as_one(experiments: Sequence[Experiment], wanted: bool | None) -> bool:
     return bool(wanted) or federation.mesh.devices.flat[0].platform != "cpu"
 
 
+def keep_best(candidates: Sequence[Trial]) -> Trial:
+    """Return the trial with most merit, the first of equals, and delete the others' states.
+
+    Args:
+      candidates: all trials of a search so far, in their order.
+    """
+    best = max(candidates, key=lambda trial: trial.merit)
+    for trial in candidates:
+        if trial is not best or trial.merit == -math.inf:
+            files.drop_temporary_states(trial.path)
+    return best
+
+
 def _let_go(path: pathlib.Path, context: TrialContext) -> None:
-    """Delete the states of a trial that has ended: those of all trials are too much."""
-    if not context.keep:
-        files.drop_states(path)
+    """Decide about the states of a trial that has ended: those of all trials are too much."""
+    if context.keep == "none":
+        files.drop_temporary_states(path)
+    elif context.keep == "all":
+        files.keep_states(path)
 
 
 def _run(plans: Sequence[RunPlan], context: TrialContext) -> None:

@@ -11,7 +11,8 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.compare.leaderboard import RIVALS, paired
+from experiments.compare.entries import RIVALS
+from experiments.compare.paired import paired
 from experiments.report.certificates import CAPTION, draw_certificates, read_certificates
 from experiments.report.read import Series
 from pflalign_jax.diagnostics import GAMMA_EDGES

@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.compare.leaderboard import RIVALS, paired
+from experiments.compare.entries import RIVALS
+from experiments.compare.paired import paired
 from experiments.report.figures import INK, tips
 from experiments.report.read import Series
 from pflalign_jax.cli import plots

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from scipy import stats
 
 from experiments.compare.comparison import compare
-from experiments.compare.leaderboard import RANKED_BY, Entry, paired
+from experiments.compare.entries import RANKED_BY, Entry
+from experiments.compare.paired import difference
 from pflalign_jax.cli.console import ComparisonProgress
 from pflalign_jax.runs import files, read_types
 
@@ -48,8 +48,7 @@ the number of rounds and participation."""
 class Gain(NamedTuple):
     """How much better a method's clients are than those of the best rival, with a 95 % interval.
 
-    The interval is that of Student's t over clients, each the mean over seeds; NaN without a
-    trained model.
+    The interval is that of `experiments.compare.paired`; NaN without a trained model.
     """
 
     mean: float
@@ -177,12 +176,8 @@ def _validation_merit(entry: Entry) -> float:
 
 def gain(found: Entry, rival: Entry) -> Gain:
     """Return a method's `Gain` over a rival, paired client by client."""
-    _, differences = paired(found.clients, rival.clients, found.headline)
-    if len(differences) < 2:
-        return Gain(math.nan, math.nan, math.nan)
-    mean, error = float(differences.mean()), float(stats.sem(differences))
-    half = float(stats.t.ppf(0.975, len(differences) - 1)) * error
-    return Gain(mean, mean - half, mean + half)
+    of = difference(found.clients, rival.clients, found.headline)
+    return Gain(of.mean, of.low, of.high)
 
 
 def _as_json(cell: Cell) -> dict[str, Any]:

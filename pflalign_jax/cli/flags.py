@@ -57,6 +57,8 @@ def parse_config_flags(argv: list[str], comparison: bool = False) -> list[str]:
         _check_path(option(argv, "config")[0])
         rest = parse_flags(argv)
         _check_config_file()
+        if comparison:
+            _given_grid_wins(argv)
         if EXPLAIN.value:
             print(explain(CONFIG.value, comparison))
             sys.exit()
@@ -73,6 +75,20 @@ def parse_config_flags(argv: list[str], comparison: bool = False) -> list[str]:
         raise
     refuse_arguments(rest[1:], "; fields are set with --config.FIELD=VALUE")
     return rest
+
+
+def _given_grid_wins(argv: list[str]) -> None:
+    """Let a ``--config.compare.grid`` go for methods that have another one in the config's file.
+
+    What is typed is meant, and what a file or a default says of single methods was written before.
+    A ``--config.compare.grids.METHOD`` that is typed, too, is of that method.
+    """
+    grids = CONFIG.value.compare.grids
+    if option(argv, "config.compare.grid")[0] is None:
+        return
+    for method in grids:
+        if option(argv, f"config.compare.grids.{method}")[0] is None:
+            grids[method] = None
 
 
 def _find_outside_functions(argv: list[str]) -> None:

@@ -205,6 +205,22 @@ def read_about(directory: str | os.PathLike, round_index: int) -> dict[str, Any]
     return meta
 
 
+def hyperparams_in(directory: str | os.PathLike, round_index: int) -> list[str]:
+    """Return the hyperparameters that a checkpoint's server state has for data of the programs.
+
+    Trials of a comparison have some that a run of the same config has as constants.
+
+    Raises:
+      CheckpointError: as `read_about`.
+    """
+    names = [str(leaf[0]) for leaf in read_about(directory, round_index)["leaves"]]
+    # As of `pflalign_jax.federated.inject_hyperparams.InjectedState`.
+    prefix = "server.values."
+    if not any(name.startswith("server.inner") for name in names):
+        return []
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+
 def load_checkpoint(
     directory: str | os.PathLike,
     round_index: int,

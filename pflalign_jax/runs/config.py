@@ -222,6 +222,7 @@ def default_config(algorithm: str = "pflalign", model: str = "mlp") -> ConfigDic
             "search_rounds": field(None),
             "seeds_together": field(None),
             "adapt": field(False),
+            "keep": field(None),
             "variants": ConfigDict(),
         }
     )

@@ -39,7 +39,8 @@ COMPARISON = {
     "where algorithm.learning_rate is None",
     "compare.algorithms": "algorithms or variants to compare, where --algorithms names none",
     "compare.grid": "step sizes to try",
-    "compare.grids": "other step sizes to try, by algorithm or variant",
+    "compare.grids": "other step sizes to try, by algorithm or variant; a compare.grid given to the "
+    "command wins over those of the config's file",
     "compare.tuned": "a hyperparameter of its own and its values, to be tried with the step size "
     "found, by algorithm",
     "compare.extensions": "how often a grid may grow whose best value lies at its edge",
@@ -48,6 +49,8 @@ COMPARISON = {
     "they fit the devices; None = except on CPUs",
     "compare.adapt": "whether the step size of the last adaptation is chosen, too: in every "
     "evaluation the best on validation of the method's step sizes to try",
+    "compare.keep": "whose models stay on disk: best = those of the chosen settings, with all "
+    "seeds; none; None = best if they take less than 2 GB in all",
     "compare.variants": "names for algorithms with other values of their fields than the defaults",
 }
 """Fields of `experiments.compare` alone."""

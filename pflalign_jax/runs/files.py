@@ -8,7 +8,7 @@
     clients.csv        every client's scores of every evaluated round; grows
     diagnostics.jsonl  what rounds measured besides scores; grows
     summary.json       the result; a run that has it is finished
-    trial.json         which trial of a comparison the run is
+    trial.json         which trial of a comparison the run is, and whether its states may go
     checkpoints/       see `pflalign_jax.runs.checkpoints`
     client_states/     see `pflalign_jax.federated.disk_store`; a folder for every process
     plots/             pictures
@@ -69,6 +69,9 @@ CLIENT_STATE_LOG = "rounds.log"  # of `pflalign_jax.federated.disk_store`, in ea
 PLOTS = "plots"
 TRIALS = "trials"
 SEARCH = "search"
+
+TEMPORARY = "temporary_states"
+"""In ``trial.json``: whether the states that a trial saves may be deleted when it has ended."""
 
 RESULTS = (CONFIG, METRICS, CLIENTS, PARTITION, SUMMARY)
 """Files that a run leaves for its reader; a directory with one of them has been used."""
@@ -158,7 +161,7 @@ def how_to_go_on(workdir: pathlib.Path) -> str:
     Args:
       workdir: of the run, of a comparison or of one of its trials.
     """
-    if (workdir / TRIAL).exists():  # the comparison's command goes on with it
+    if has_trial(workdir):  # the comparison's command goes on with it
         workdir = workdir.parent.parent
     same = f"the same command with --workdir={workdir}"
     if is_comparison(workdir):
@@ -199,10 +202,15 @@ def forget_client_states(workdir: pathlib.Path) -> None:
         (directory / CLIENT_STATE_LOG).unlink()
 
 
-def drop_states(workdir: pathlib.Path) -> None:
-    """Delete all states that a run has saved: what it measured stays, its models are gone."""
-    for name in (CHECKPOINTS, CLIENT_STATES):
-        shutil.rmtree(workdir / name, ignore_errors=True)
+def drop_temporary_states(workdir: pathlib.Path) -> None:
+    """Delete the states that a trial has saved: what it measured stays, its models are gone.
+
+    States that its ``trial.json`` does not call temporary stay: whoever made them wants them, which
+    may have been another command.
+    """
+    if has_temporary_states(workdir):
+        for name in (CHECKPOINTS, CLIENT_STATES):
+            shutil.rmtree(workdir / name, ignore_errors=True)
 
 
 # Small files, written once; those that say what a run is by `pflalign_jax.runs.description`.
@@ -366,17 +374,42 @@ class TrialName(NamedTuple):
         return f"{table_key(self.method)}-{self.learning_rate:g}{own}-{self.seed}"
 
 
-def write_trial(workdir: pathlib.Path, name: TrialName) -> None:
-    """Write ``trial.json``."""
-    write_json(workdir / TRIAL, name._asdict())
+def write_trial(workdir: pathlib.Path, name: TrialName, temporary: bool = False) -> None:
+    """Write ``trial.json``.
+
+    Args:
+      workdir: of the trial.
+      name: which it is.
+      temporary: whether the states that it saves may be deleted when it has ended.
+    """
+    write_json(workdir / TRIAL, {**name._asdict(), TEMPORARY: temporary})
+
+
+def has_trial(workdir: pathlib.Path) -> bool:
+    """Tell whether a directory says which trial it holds."""
+    return (workdir / TRIAL).exists()
+
+
+def has_temporary_states(workdir: pathlib.Path) -> bool:
+    """Tell whether a trial says that its states may be deleted; earlier versions said nothing."""
+    found = _read_json(workdir / TRIAL, {TEMPORARY: bool}) if has_trial(workdir) else {}
+    return bool(found.get(TEMPORARY))
+
+
+def keep_states(workdir: pathlib.Path) -> None:
+    """Say that the states of a trial are not temporary any more."""
+    if has_temporary_states(workdir):
+        write_trial(workdir, read_trial(workdir))
 
 
 def read_trial(workdir: pathlib.Path) -> TrialName:
     """Return which trial a run is; of one without ``trial.json`` what its config says."""
-    if (workdir / TRIAL).exists():
+    if has_trial(workdir):
         try:
             kinds = typing.get_type_hints(TrialName)
-            return TrialName(**_read_json(workdir / TRIAL, kinds, required=True))
+            found = _read_json(workdir / TRIAL, kinds, required=True)
+            found.pop(TEMPORARY, None)
+            return TrialName(**found)
         except TypeError as error:  # it has further fields
             raise _changed(workdir / TRIAL, error) from error
     config = read_config(workdir)

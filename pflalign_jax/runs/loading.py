@@ -29,6 +29,7 @@ from pflalign_jax.runs.checkpoints import (
     best_round,
     checkpoint_path,
     checkpoint_rounds,
+    hyperparams_in,
     load_checkpoint,
     read_about,
 )
@@ -271,9 +272,9 @@ def load_run(
     # Shapes tell whether the checkpoint is of this algorithm; no dataset is needed for them.
     params = jax.eval_shape(model.init, jax.random.key(0), _example(data))
     shapes = jax.eval_shape(algorithm.init, params, jax.random.key(0))
-    # What messages go through may keep states of its own, which predictions do not need.
-    own = own_states(config)
     with _while_kept(workdir, chosen):
+        # What messages go through may keep states of its own, which predictions do not need.
+        own = own_states(config, bool(hyperparams_in(directory, chosen)))
         saved, _ = load_checkpoint(directory, chosen, shapes, own)
     if saved.clients.positions is None and own.clients != "clients":
         raise RunError(

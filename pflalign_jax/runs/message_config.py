@@ -16,7 +16,6 @@ from pflalign_jax import messages
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import Algorithm, Participation
 from pflalign_jax.runs.config_checks import ConfigError, checked, one_of
-from pflalign_jax.runs.step_sizes import in_state
 
 COMPRESSIONS = ("top_k", "int8", "low_rank")
 ATTACKS = ("label_flip", "sign_flip", "scaled_update")
@@ -220,15 +219,20 @@ class _Stage(NamedTuple):
     of_data: bool = False
 
 
-def own_states(config: Mapping[str, Any]) -> StatePaths:
-    """Return where the algorithm's own states are in the states of a run."""
+def own_states(config: Mapping[str, Any], injected: bool) -> StatePaths:
+    """Return where the algorithm's own states are in the states of a run.
+
+    Args:
+      config: of the run.
+      injected: whether the server's state has hyperparameters.
+    """
     # The stages that are run are asked, so that the two cannot disagree.
     around = [stage.around for stage in _stages(config)]
     server, clients = (
         ".".join([name] + ["own"] * around.count(name)) for name in ("server", "clients")
     )
     # Hyperparameters in the state go around all of them.
-    server = server.replace("server", "server.inner", 1) if in_state(config) else server
+    server = server.replace("server", "server.inner", 1) if injected else server
     return StatePaths(server, clients)
 
 

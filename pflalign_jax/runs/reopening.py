@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from pflalign_jax.federated import FederationState
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import Experiment, build
-from pflalign_jax.runs.checkpoints import load_checkpoint
+from pflalign_jax.runs.checkpoints import hyperparams_in, load_checkpoint
 from pflalign_jax.runs.files import RunError
 from pflalign_jax.runs.loading import choose_round, refuse_code
 from pflalign_jax.runs.resuming import refuse_other_data
@@ -40,7 +40,8 @@ def reopen(
             f"{workdir} keeps client states on disk; such runs cannot be opened again, only resumed"
         )
     chosen, _ = choose_round(workdir, which)
-    experiment = build(config)
+    names = hyperparams_in(workdir / files.CHECKPOINTS, chosen)
+    experiment = build(config, tuned=[name for name in names if name in config.algorithm])
     refuse_other_data(workdir, experiment.dataset)
     files.refuse_other_weights(workdir, experiment.model)
     federation = experiment.federation

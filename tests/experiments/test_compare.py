@@ -5,19 +5,18 @@ import pathlib
 import re
 import shutil
 
-import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
 from experiments import ablation
-from experiments.compare import comparison, leaderboard, trials
+from experiments.compare import columns, comparison, leaderboard, trials
+from experiments.compare import entries as results
 from pflalign_jax.cli.console import ComparisonProgress, comparison_progress
 from pflalign_jax.cli.flags import command_of
-from pflalign_jax.runs import build, files, loop
-from pflalign_jax.runs.config import ConfigError, default_config, is_number, resolve
+from pflalign_jax.runs import files
+from pflalign_jax.runs.config import ConfigError, resolve
 from pflalign_jax.runs.files import WorkdirError
-from pflalign_jax.runs.signals import StoppedError
 
 
 def fake(scores):
@@ -50,20 +49,6 @@ def test_search_extends_a_grid_whose_best_is_at_its_edge():
 
 
 @pytest.fixture(scope="module")
-def config():
-    config = default_config()
-    config.rounds = 2
-    config.dataset.name, config.dataset.num_clients = "digits", 4
-    config.dataset.fraction = 0.3
-    config.model.name = "logistic"
-    config.compare.grid, config.compare.extensions = (0.1, 0.2), 0
-    with config.unlocked():
-        config.compare.variants.without_p = {"name": "pflalign", "precondition": False}
-        config.compare.grids.without_p = config.compare.grids.fedavg = (0.1,)
-    return config
-
-
-@pytest.fixture(scope="module")
 def finished(config, tmp_path_factory):
     """A comparison of three methods with two seeds, and what it said."""
     root, said = tmp_path_factory.mktemp("compare"), []
@@ -77,7 +62,8 @@ def test_every_method_is_searched_then_repeated(finished):
     root, entries, said = finished
     assert [e.method for e in entries] == ["local", "fedavg", "without_p"]
     assert [len(e.searched) for e in entries] == [2, 1, 1]
-    assert all(e.seeds == 2 and len(e.clients) == 4 for e in entries)
+    assert all(e.seeds == 2 and sorted(e.clients) == [0, 1] for e in entries)
+    assert all(len(clients) == 4 for e in entries for clients in e.clients.values())
     assert len({e.partition_hash for e in entries}) == 1
     names = sorted(p.name for p in (root / "trials").iterdir())
     assert len(names) == len(said) == 3 + 2 + 2
@@ -125,26 +111,6 @@ def test_the_rounds_of_a_grid_that_grows_and_of_trials_done_before_are_counted(c
     assert [0, 2] in np.diff(totals, axis=0).tolist()
 
 
-def test_trials_that_differ_in_numbers_share_their_programs(config, tmp_path):
-    plan, built = comparison.settings(config, "fedprox"), {}
-    setting = trials.Setting("fedprox", plan, 0.1, "mu")
-    dataset = build.build_dataset(resolve(plan))
-    context = trials.TrialContext(tmp_path, dataset)
-    for one in (setting, setting._replace(learning_rate=0.2, own=1.0)):
-        (trial,) = trials.run_trials(one, [1], context, built)
-        experiment = build.build(one.config(1), None, dataset)
-        alone = loop.train(loop.RunPlan(experiment)).rows[-1]
-        found = files.read_rows(trial.path)[-1]
-        name = "loss/test/personal/adapted/mean"
-        assert found[name] == pytest.approx(alone[name], rel=1e-5)
-        assert found["bytes_down"] == alone["bytes_down"]
-    assert len(built) == 1
-    with pytest.raises(ConfigError, match=r"learning_rate=-1\.0"):
-        trials.run_trials(setting._replace(learning_rate=-1.0), [0], context, built)
-    assert not is_number("fedrep", "head_epochs")
-    assert is_number("ditto", "personal_tx")
-
-
 def test_a_terminal_sees_a_bar_over_all_rounds():
     for terminal, expected in ((True, "30/40 rounds"), (False, "30/40 rounds  ditto")):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=90)
@@ -168,77 +134,6 @@ def test_a_comparison_goes_on_where_it_was(config, finished):
         assert before._replace(seconds=0.0) == after._replace(seconds=0.0)
 
 
-def test_trials_leave_no_states(config, tmp_path, monkeypatch):
-    """Also where a kill came between the end of a trial and what follows it."""
-    config = config.copy_and_resolve_references()
-    config.client_state_in, config.checkpoint_every = "disk", 1
-    released, left = [], []
-    monkeypatch.setattr(trials, "release_memory", lambda: released.append(1))
-
-    def killed(workdir):
-        left.append(sorted(path.name for path in workdir.iterdir() if path.is_dir()))
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "drop_states", killed)
-        with pytest.raises(KeyboardInterrupt):
-            comparison.compare(config, ["fedavg"], 2, tmp_path)
-    assert left == [["checkpoints", "client_states", "plots"]]
-    comparison.compare(config, ["fedavg"], 2, tmp_path)
-    assert len(list(tmp_path.rglob("summary.json"))) == 2
-    assert not [*tmp_path.rglob("checkpoints"), *tmp_path.rglob("client_states")]
-    assert len(released) == 2  # before every trial that was run
-
-
-def test_seeds_as_one_program(config, tmp_path, monkeypatch):
-    """They end as one by one, also when stopped on the way."""
-    config = config.copy_and_resolve_references()
-    config.rounds, config.eval_every, config.checkpoint_every = 3, 1, 1
-    driven, said, train_together = [], [], trials.train_together
-    monkeypatch.setattr(
-        trials,
-        "train_together",
-        lambda plans: driven.append(len(plans)) or train_together(plans),
-    )
-    progress = ComparisonProgress(said.append)
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    config.compare.seeds_together = False
-    (expected,) = comparison.compare(config, ["fedavg"], 3, alone, progress)
-    config.compare.seeds_together = True
-    signals = iter([0] * 3 + [15] * 9)  # after the search, and the first round of both
-    with pytest.raises(StoppedError, match="after round 1"):
-        comparison.compare(config, ["fedavg"], 3, together, progress, lambda: next(signals))
-    (entry,) = comparison.compare(config, ["fedavg"], 3, together, progress)
-    assert driven == [1] * 3 + [1, 2, 2] and said[-2:] == [
-        f"going on in {together / 'trials' / f'fedavg-0.1-{seed}'} after round 1 of 3"
-        for seed in (1, 2)
-    ]
-    for name, values in expected.scores.items():
-        assert entry.scores[name] == pytest.approx(values, abs=1e-3)
-    for seed in range(3):
-        one, other = (
-            [json.loads(line) for line in path.read_text().splitlines()]
-            for path in sorted(tmp_path.glob(f"*/trials/fedavg-0.1-{seed}/metrics.jsonl"))
-        )
-        assert [row["round"] for row in one] == [row["round"] for row in other] == [1, 2, 3]
-        for a, b in zip(one, other, strict=True):
-            assert a["loss/train/mean"] == pytest.approx(b["loss/train/mean"], rel=1e-4)
-    assert not list(tmp_path.rglob("checkpoints"))
-
-
-def test_when_seeds_are_one_program(config):
-    def as_one(wanted=None, **fields):
-        changed = config.copy_and_resolve_references()
-        changed.update_from_flattened_dict(fields)
-        return trials.as_one([build.build(changed)] * 2, wanted)
-
-    assert as_one(True) and not as_one(False)
-    assert as_one() == (jax.default_backend() != "cpu")
-    assert not as_one(True, client_state_in="host")
-    seeded = {"messages.attack": "sign_flip", "messages.corrupted": 1}
-    assert not as_one(True, **seeded)
-
-
 def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path, monkeypatch):
     tried = []
 
@@ -249,17 +144,19 @@ def test_an_own_hyperparameter_is_searched_after_the_step_size(config, tmp_path,
         return [trials.Trial(method, rate, own, seed, tmp_path, score) for seed in seeds]
 
     monkeypatch.setattr(comparison, "run_trials", run)
-    monkeypatch.setattr(leaderboard, "entry", lambda *arguments: arguments)
+    monkeypatch.setattr(results, "entry", lambda *arguments: arguments)
     tuned, said = config.copy_and_resolve_references(), []
     tuned.compare.tuned.fedprox = ("mu", (0.01, 0.1, 1.0))
     progress = ComparisonProgress(said.append)
-    ((_, best, searched, own, repeats),) = comparison.compare(
+    ((_, best, searched, own, repeats, fields),) = comparison.compare(
         tuned, ["fedprox"], 2, tmp_path, progress
     )
     assert [t[0] for t in tried[:2]] == [0.1, 0.2] and len(searched) == 2
     assert tried[2:] == [(0.2, "mu", v, s) for v, s in ((0.1, 0), (1.0, 0), (0.1, 1))]
     assert best.own == 0.1 and [t.seed for t in repeats] == [0, 1]
     assert own == ("mu", 0.01, [0.1, 1.0]) and "mu 0.1" in said[2]
+    assert fields == {"algorithm.name": "fedprox", "algorithm.learning_rate": 0.2,
+                      "algorithm.mu": 0.1}  # fmt: skip
     with tuned.unlocked():  # a variant has said what it wants
         tuned.compare.variants.fixed = {"name": "fedprox", "mu": 0.5}
         tuned.compare.variants.open = {"name": "fedprox", "mu": 0.5}
@@ -334,7 +231,12 @@ def test_the_leaderboard_says_what_it_is(finished):
     root, entries, _ = finished
     text = (root / "leaderboard.md").read_text()
     parts = ("the command", "2 seeds", "chosen by accuracy/validation/personal/adapted/mean")
-    for part in (*parts, entries[0].partition_hash[:16], "over local (won/lost)", "| fedavg |"):
+    for part in (
+        *parts,
+        entries[0].partition_hash[:16],
+        "over local (interval; won/lost)",
+        "| fedavg |",
+    ):
         assert part in text
     with (root / "leaderboard.csv").open(newline="") as file:
         found = {row["method"]: row for row in csv.DictReader(file)}
@@ -343,11 +245,12 @@ def test_the_leaderboard_says_what_it_is(finished):
     assert float(found["local"]["personal/adapted/weighted/mean"]) == np.mean(values)
     assert float(found["local"]["personal/adapted/weighted/std"]) == np.std(values, ddof=1)
     assert found["local"]["global/mean/mean"] == found["local"]["over_local/mean"] == ""
-    assert float(found["without_p"]["over_local/mean"]) == leaderboard.gain(*entries[2::-2])[0]
+    assert float(found["without_p"]["over_local/mean"]) == results.gain(*entries[2::-2]).mean
     assert found["fedavg"]["seeds"] == "2" and found["fedavg"]["diverged"] == "0"
     assert "not compared" not in text
     assert (root / "leaderboard.png").stat().st_size > 5000
-    titles, rows = leaderboard.cells(entries)
+    assert (root / "searches.png").stat().st_size > 5000
+    titles, rows = columns.cells(entries)
     assert all(len(row) == len(titles) for row in rows)
     adapted = titles.index("personal/adapted")
     means = [float(row[adapted].split(" ±")[0]) for row in rows]
@@ -371,23 +274,6 @@ def test_the_command_is_the_one_given_but_for_its_place():
     assert "runs" not in command_of("compare", ["--seeds=2", "--workdir=runs/x"])
 
 
-def test_seeds_that_diverged_and_messages_that_were_lost_are_told(config, finished, tmp_path):
-    paths = [shutil.copytree(finished[0] / "trials" / f"fedavg-0.1-{s}", tmp_path / f"{s}")
-             for s in (0, 1)]  # fmt: skip
-    rows = files.read_rows(paths[0])
-    rows[0]["clients/nonfinite"] = 3
-    (paths[0] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (paths[1] / "summary.json").write_text('{"diverged": true}')
-    seeds = [trials.Trial("fedavg", 0.1, None, s, paths[s], [0.5, -np.inf][s]) for s in (0, 1)]
-    entry = leaderboard.entry("fedavg", seeds[0], seeds[:1], None, seeds)
-    assert (entry.seeds, entry.diverged, entry.nonfinite, entry.validation) == (1, 1, 3, 50.0)
-    leaderboard.write(tmp_path, [entry], "the command", config)
-    text = (tmp_path / "leaderboard.md").read_text()
-    assert "| 1 of 2, others diverged; 3 messages not finite |" in text
-    assert "local was not compared." in text
-    assert "seeds" in [column.header for column in leaderboard.table([entry]).columns]
-
-
 def test_an_own_hyperparameter_may_be_none_at_first(config, tmp_path):
     plan = config.copy_and_resolve_references()
     plan.rounds, plan.compare.grid, plan.compare.tuned.ditto = 1, (0.1,), ("personal_tx", (3.0,))
@@ -398,31 +284,6 @@ def test_an_own_hyperparameter_may_be_none_at_first(config, tmp_path):
     }  # fmt: skip
 
 
-def test_paired_gains(finished):
-    local, fedavg, _ = finished[1]
-    better = local._replace(clients={"0": 90.0, "1": 50.0, "2": 70.0})
-    worse = fedavg._replace(clients={"0": 80.0, "1": 60.0, "2": 70.0})
-    assert leaderboard.gain(better, worse) == (0.0, 1, 1)
-
-
-def test_a_diverged_trial_is_worst_and_noted(config, tmp_path, monkeypatch):
-    wild = config.copy_and_resolve_references()
-    wild.compare.grids.fedavg = (0.1, 1e30)
-    wild.model.name, wild.model.hidden = "mlp", (4,)
-    wild.checkpoint_every = 1
-
-    def killed(workdir):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:  # when it has diverged, before it is noted
-        patch.setattr(files, "write_diverged", killed)
-        with pytest.raises(KeyboardInterrupt):
-            comparison.compare(wild, ["fedavg"], 1, tmp_path)
-    (entry,) = comparison.compare(wild, ["fedavg"], 1, tmp_path)
-    assert entry.learning_rate == 0.1 and entry.searched[1e30] is None
-    assert not list(tmp_path.rglob("checkpoints"))
-
-
 def test_the_step_size_of_the_last_adaptation_is_chosen_too(config, tmp_path):
     plan = config.copy_and_resolve_references()
     plan.rounds, plan.compare.grids.fedavg, plan.compare.adapt = 1, (0.001, 1.0), True
@@ -431,19 +292,30 @@ def test_the_step_size_of_the_last_adaptation_is_chosen_too(config, tmp_path):
                for rate in (0.001, 1.0)}  # fmt: skip
     chosen = trained[entry.learning_rate]["adapt_learning_rate"]
     assert entry.adapted_with == [chosen] and chosen in (0.001, 1.0)
-    titles, (row,) = leaderboard.cells([entry])
+    titles, (row,) = columns.cells([entry])
     assert row[titles.index("adapted with")] == f"{chosen:g}"
     # A method with a step size of its own for it has that one searched.
-    plans, _ = comparison._plans(plan, ["fedavg", "perfedavg"], None)
+    plans, *_ = comparison._plans(plan, ["fedavg", "perfedavg"], None)
     assert plans["fedavg"].adapt_learning_rate == (0.001, 1.0)
     assert plans["perfedavg"].adapt_learning_rate is None
 
 
-def test_a_schedule_of_other_rounds_is_another_program(config, tmp_path):
-    plan = comparison.settings(config, "fedavg")
-    dataset, built = build.build_dataset(resolve(plan)), {}
-    for plan.learning_rate_schedule, programs in (("constant", 1), ("cosine", 3)):
-        for rounds in (1, None):
-            setting = trials.Setting("fedavg", plan, 0.1, rounds=rounds)
-            trials._build(setting, 0, tmp_path, dataset, built)
-        assert len(built) == programs
+def test_seeds_that_diverged_and_messages_that_were_lost_are_told(config, finished, tmp_path):
+    paths = [
+        shutil.copytree(finished[0] / "trials" / f"fedavg-0.1-{s}", tmp_path / f"{s}")
+        for s in (0, 1)
+    ]
+    rows = files.read_rows(paths[0])
+    rows[0]["clients/nonfinite"] = 3
+    (paths[0] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (paths[1] / "summary.json").write_text('{"diverged": true}')
+    seeds = [trials.Trial("fedavg", 0.1, None, s, paths[s], [0.5, -np.inf][s]) for s in (0, 1)]
+    found = results.entry("fedavg", seeds[0], seeds[:1], None, seeds, {})
+    assert (found.seeds, found.diverged, found.nonfinite, found.validation) == (1, 1, 3, 50.0)
+    assert list(found.clients) == [0] and found.runs == paths[:1]
+    leaderboard.write(tmp_path, [found], "the command", config)
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert "| 1 of 2, others diverged; 3 messages not finite |" in text
+    assert "local was not compared." in text
+    (table,) = leaderboard.tables([found], 100)
+    assert "seeds" in [column.header for column in table.columns]

@@ -97,7 +97,7 @@ def test_a_cell_is_compared_once(tmp_path, monkeypatch):
 
 def test_every_method_fits_the_base_setting():
     config = small()
-    plans, _ = comparison._plans(config, list(config.compare.algorithms), None)
+    plans, *_ = comparison._plans(config, list(config.compare.algorithms), None)
     assert set(plans) == {"pflalign", *base.VARIANTS, *base.RIVALS}
     assert plans["extended"].algorithm.server_tx == 0.9
 
@@ -135,7 +135,7 @@ def test_pages_show_every_cell(tmp_path, monkeypatch):
 def entry(validation, **clients):
     """Return what a cell reads of a comparison's entry."""
     found = cells.Entry(**dict.fromkeys(cells.Entry._fields))
-    return found._replace(headline=ACCURACY, validation=validation, clients=clients, scores={})
+    return found._replace(headline=ACCURACY, validation=validation, clients={0: clients}, scores={})
 
 
 def test_gains_are_paired_with_their_interval():

@@ -39,8 +39,8 @@ COMPARISON = {
     "where algorithm.learning_rate is None",
     "compare.algorithms": "algorithms or variants to compare, where --algorithms names none",
     "compare.grid": "step sizes to try",
-    "compare.grids": "other step sizes to try, by algorithm or variant; a compare.grid given to the "
-    "command wins over those of the config's file",
+    "compare.grids": "other step sizes to try, by algorithm or variant; a compare.grid given to "
+    "the command wins over those of the config's file",
     "compare.tuned": "a hyperparameter of its own and its values, to be tried with the step size "
     "found, by algorithm",
     "compare.extensions": "how often a grid may grow whose best value lies at its edge",

@@ -29,11 +29,10 @@ from experiments.compare import columns, leaderboard, repeat
 from experiments.compare.comparison import compare
 from experiments.compare.entries import missing_rivals
 from experiments.compare.verdict import standings_of, verdict
-from pflalign_jax.cli.command import FlagError, run_command
+from pflalign_jax.cli.command import run_command
 from pflalign_jax.cli.comparison_command import comparison_of
 from pflalign_jax.cli.console import new_console, say_on
 from pflalign_jax.cli.flags import CONFIG, parse_config_flags
-from pflalign_jax.runs.config_checks import nearest
 
 _ALGORITHMS = flags.DEFINE_list(
     "algorithms", None, "Which to compare; default: config.compare.algorithms."
@@ -41,15 +40,16 @@ _ALGORITHMS = flags.DEFINE_list(
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of the chosen setting.", lower_bound=1)
 _COLUMNS = flags.DEFINE_list(
     "columns",
-    list(columns.SHORT),
-    f"Of the leaderboard that is printed: {', '.join(columns.NAMES)}, or all.",
+    None,
+    f"Of the leaderboard that is printed: {', '.join(columns.NAMES)}, or all; "
+    f"default: {', '.join(columns.SHORT)}.",
 )
 
 
 def main(arguments: list[str]) -> None:
     """Compare the algorithms on ``--config``."""
     del arguments
-    shown = _columns()
+    shown = columns.chosen(_COLUMNS.value)
     config, console = CONFIG.value, new_console()
     methods = list(dict.fromkeys(_ALGORITHMS.value or config.compare.algorithms))
     # Methods that were asked for by name must fit, others may be left out.
@@ -78,23 +78,6 @@ def main(arguments: list[str]) -> None:
         f"Files: {at.root}/ with leaderboard.md, .csv, .png, searches.png, trials/. A page of "
         f"figures: python -m experiments.report {at.root}"
     )
-
-
-def _columns() -> list[str]:
-    """Return the columns to show; none for the usual ones.
-
-    Raises:
-      FlagError: for a name that no column has.
-    """
-    given: list[str] = _COLUMNS.value
-    if given == list(columns.SHORT):
-        return []
-    if given == ["all"]:
-        return list(columns.NAMES)
-    for name in given:
-        if name not in columns.NAMES:
-            raise FlagError(f"--columns={name} is unknown{nearest(name, ('all', *columns.NAMES))}")
-    return list(dict.fromkeys(given))
 
 
 if __name__ == "__main__":

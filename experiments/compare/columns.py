@@ -15,6 +15,8 @@ from experiments.compare.entries import (
     ranked,
 )
 from experiments.compare.paired import LEVEL, Difference
+from pflalign_jax.cli.command import FlagError
+from pflalign_jax.runs.config_checks import nearest
 from pflalign_jax.runs.headline import Headline
 
 UNCLEAR = "≈"
@@ -87,6 +89,20 @@ NAMES = (
 
 SHORT = ("step_size", "adapted", "worst_decile", "to_best")
 """Names of those that a terminal shows."""
+
+
+def chosen(given: Sequence[str] | None) -> list[str]:
+    """Return the columns that ``--columns`` asks for; none if it is not given.
+
+    Raises:
+      FlagError: for a name that no column has.
+    """
+    if given == ["all"]:
+        return list(NAMES)
+    for name in given or ():
+        if name not in NAMES:
+            raise FlagError(f"--columns={name} is unknown{nearest(name, ('all', *NAMES))}")
+    return list(dict.fromkeys(given or ()))
 
 
 def shown_by_default(entries: Sequence[Entry]) -> list[str]:

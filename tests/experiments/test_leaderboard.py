@@ -9,6 +9,7 @@ from rich.console import Console
 
 from experiments.compare import columns, leaderboard, pictures, searches, verdict
 from experiments.compare import entries as results
+from pflalign_jax.cli.command import FlagError
 from pflalign_jax.runs.headline import ACCURACY, Headline
 
 
@@ -89,6 +90,10 @@ def test_every_column_has_a_name(entries):
     adapted = [entries[0]._replace(adapted_with=[0.1]), *entries[1:]]
     assert ["method", *columns.NAMES] == list(columns.columns_of(adapted))
     assert set(columns.SHORT) <= set(columns.NAMES)
+    assert columns.chosen(None) == [] and columns.chosen(["all"]) == list(columns.NAMES)
+    assert columns.chosen(["seconds", "own", "seconds"]) == ["seconds", "own"]
+    with pytest.raises(FlagError, match=r"--columns=glob is unknown; did you mean 'global'"):
+        columns.chosen(["own", "glob"])
 
 
 def test_what_cannot_be_told_from_the_best_is_marked_everywhere(entries):

@@ -13,6 +13,7 @@ from experiments.compare import comparison, repeat, searches, trials
 from pflalign_jax.cli import flags as cli
 from pflalign_jax.runs import files
 from pflalign_jax.runs.config import ConfigError, resolve
+from pflalign_jax.runs.reopening import reopen
 
 GIVEN = ["--config=experiments/digits.py", "--config.rounds=3", "--workdir=runs/x", "--seeds", "2",
          "--config.dataset.fraction=0.3", "--config.compare.grid=(0.1,0.2)", "--config.seed=4",
@@ -70,6 +71,8 @@ def test_the_models_of_the_chosen_setting_can_be_loaded(kept):
     run = pfl.load_run(entry.runs[0])
     assert run.round == 2 and run.config["algorithm"]["name"] == "fedavg"
     assert run.predict(np.zeros((3, 8, 8, 1), np.uint8), client=0).shape == (3, 10)
+    _, state = reopen(entry.runs[0])
+    assert int(state.round) == 2
     lines = list(repeat.told([entry], {"fedavg": "the command"}))
     assert lines[1] == f"  fedavg: {root}/trials/fedavg-0.1-{{0,1}}" and "load_run" in lines[-1]
 

@@ -19,7 +19,6 @@ from experiments.compare.columns import (
     shown_by_default,
 )
 from experiments.compare.entries import Entry, missing_rivals, ranked
-from experiments.compare.searches import searches_of
 from experiments.compare.verdict import standings_of, verdict
 from pflalign_jax.cli import plots
 from pflalign_jax.runs import files
@@ -109,7 +108,7 @@ def write(
         csv.writer(file).writerows([names, *([cell(value) for value in row] for row in values)])
     files.write_text(root / "leaderboard.md", page(entries, command, config, left_out, repeat))
     plots.save_figure(pictures.chart(entries), root / "leaderboard.png")
-    searches = pictures.draw_searches(searches_of(entries), entries[0].headline)
+    searches = pictures.draw_searches(pictures.searches_of(entries), entries[0].headline)
     plots.save_figure(searches, root / "searches.png")
 
 

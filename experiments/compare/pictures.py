@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from experiments.compare.columns import EDGE
 from experiments.compare.entries import RANKED_BY, Entry, ranked
-from experiments.compare.searches import Search
 from pflalign_jax.cli import plots
 from pflalign_jax.runs.headline import Headline
 
@@ -22,6 +21,31 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"
 
 ACROSS = 5
 """Panels in a row of `draw_searches`, at most."""
+
+
+class Search(NamedTuple):
+    """The search of a method's step size.
+
+    Attributes:
+      method: its name.
+      scores: step size to validation score of the first seed, as `Headline.shown`; None where
+        training diverged.
+      chosen: the step size chosen.
+    """
+
+    method: str
+    scores: Mapping[float, float | None]
+    chosen: float
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether a better step size may lie beyond those that were tried."""
+        return len(self.scores) > 1 and self.chosen in (min(self.scores), max(self.scores))
+
+
+def searches_of(entries: Sequence[Entry]) -> list[Search]:
+    """Return the searches of a comparison's methods, the best on test data first."""
+    return [Search(e.method, e.searched, e.learning_rate) for e in ranked(entries)]
 
 
 def chart(entries: Sequence[Entry]) -> Figure:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.compare import columns, leaderboard, pictures, searches, verdict
+from experiments.compare import columns, leaderboard, pictures, verdict
 from experiments.compare import entries as results
 from pflalign_jax.cli.command import FlagError
 from pflalign_jax.runs.headline import ACCURACY, Headline
@@ -139,10 +139,10 @@ def test_a_verdict_without_scores():
 def test_the_search_is_a_picture():
     headline = Headline("rmse", higher_is_better=False, percent=False)
     found = [
-        searches.Search("a", {0.1: 3.0, 1.0: 2.0, 10.0: 2.5}, 1.0),
-        searches.Search("b", {0.1: 2.0, 1.0: 2.4, 10.0: None}, 0.1),
-        searches.Search("lost", {0.1: None, 1.0: 500.0}, 1.0),
-        *[searches.Search(f"{i}", {0.1: 2.2}, 0.1) for i in range(4)],
+        pictures.Search("a", {0.1: 3.0, 1.0: 2.0, 10.0: 2.5}, 1.0),
+        pictures.Search("b", {0.1: 2.0, 1.0: 2.4, 10.0: None}, 0.1),
+        pictures.Search("lost", {0.1: None, 1.0: 500.0}, 1.0),
+        *[pictures.Search(f"{i}", {0.1: 2.2}, 0.1) for i in range(4)],
     ]
     figure = pictures.draw_searches(found, headline)
     shown = [axes for axes in figure.axes if axes.get_visible()]

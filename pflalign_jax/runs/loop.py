@@ -21,6 +21,7 @@ from pflalign_jax.federated.inject_hyperparams import hyperparams_of
 from pflalign_jax.runs import files
 from pflalign_jax.runs.build import Experiment
 from pflalign_jax.runs.checkpointing import Checkpointing, start_checkpointing
+from pflalign_jax.runs.compile_time import compile_time
 from pflalign_jax.runs.diagnostics_log import DiagnosticsLog
 from pflalign_jax.runs.evaluation import evaluate, scores_cohort
 from pflalign_jax.runs.generation import GENERATED, Generation, generation_of
@@ -174,7 +175,7 @@ class RunInProgress:
         Args:
           before: how far it was.
           state, result: what the round returned.
-          seconds: that it took.
+          seconds: that it took, without those of compiling.
 
         Raises:
           DivergedError: when the training loss is not finite, or one client's with
@@ -342,17 +343,20 @@ def timed_rounds(
     """Do a round of one run, or of several as one program, to its end.
 
     Returns:
-      The next state and the result of each, and the seconds of each: of several an equal share.
+      The next state and the result of each, and the seconds of each without those of compiling:
+      of several an equal share.
 
     Raises:
       MemoryExhaustedError: when a device has no room.
     """
     clock = time.perf_counter()
-    with room_on_devices(federation.client_chunk):
+    with room_on_devices(federation.client_chunk), compile_time() as compiling:
         # JAX returns before a round is done: its time is known when its metrics are.
         results = federation.run_rounds(states, scores_cohort)
         jax.block_until_ready([result.metrics for _, result in results])
-    return results, (time.perf_counter() - clock) / len(results)
+    # JAX reports times of a clock that may be set meanwhile, which must not end a run.
+    seconds = max(time.perf_counter() - clock - compiling.seconds, 1e-6)
+    return results, seconds / len(results)
 
 
 def train(plan: RunPlan) -> Outcome:

@@ -25,7 +25,7 @@ class Tally(NamedTuple):
       rounds: how many.
       steps: local steps of clients, without those that only pad.
       examples: training examples that were visited.
-      seconds: that rounds took, without evaluation.
+      seconds: that rounds took, without evaluation and compilation.
       invited: models sent.
       answered: messages sent.
       nonfinite: messages left out.

@@ -72,7 +72,7 @@ def chart(entries: Sequence[Entry]) -> Figure:
     return figure
 
 
-def draw_searches(found: Sequence[Search], headline: Headline) -> Figure:
+def draw_searches(found: Sequence[Search], headline: Headline, most: int = ACROSS) -> Figure:
     """Draw score on validation against step size, a panel for each method.
 
     All panels have the same axes. The chosen step size has a ring and its score; if it is at the
@@ -82,8 +82,9 @@ def draw_searches(found: Sequence[Search], headline: Headline) -> Figure:
     Args:
       found: of all methods, in the order of the panels.
       headline: their metric.
+      most: panels in a row, at most.
     """
-    across = min(ACROSS, len(found))
+    across = min(most, len(found))
     down = math.ceil(len(found) / across)
     figure = plots.new_figure((max(1.9 * across + 0.7, 4.5), 1.7 * down + 1.0))
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)

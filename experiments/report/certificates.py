@@ -68,8 +68,9 @@ def draw_certificates(title: str, rows: Sequence[Row]) -> Figure:
       rows: of `read_certificates`, not empty.
     """
     groups = [group for group in ("new", "train") if any(r["clients"] == group for r in rows)]
-    figure = Figure(figsize=(5.5 * len(groups), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(groups), squeeze=False)[0]
+    # Below each other, so that a narrow page shows them whole.
+    figure = Figure(figsize=(5, 4 * len(groups)), layout="constrained")
+    panels = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
     for axes, group in zip(panels, groups, strict=True):
         for (kind, model), colour in COLOURS.items():
             mine = [

@@ -1,56 +1,35 @@
 """A report as one html file that needs nothing else."""
 
-import html
 import io
 import json
 import pathlib
 import re
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.compare.entries import RIVALS
-from experiments.compare.paired import paired
-from experiments.report.figures import INK, tips
-from experiments.report.read import Series
+from experiments.report import methods, tables
+from experiments.report.html import (
+    Cell,
+    Content,
+    Html,
+    breakable,
+    command,
+    details,
+    fill,
+    join,
+    paragraphs,
+    table,
+)
+from experiments.report.reported import Series
+from experiments.report.style import INK, tips
 from pflalign_jax.cli import plots
 from pflalign_jax.runs import files
-from pflalign_jax.runs.headline import Headline
 
 HERE = pathlib.Path(__file__).parent
-
-
-class Html(str):
-    """Text that is HTML already, from `fill` or from a file of this package."""
-
-
-def fill(template: str, **values: Any) -> Html:
-    """Return HTML with values in its ``{}``, escaped unless they are `Html`.
-
-    Names and values come from files of anybody: nothing else may put them into a page.
-
-    >>> fill("<p>{name}</p>", name="<b>ob")
-    '<p>&lt;b&gt;ob</p>'
-    """
-    escaped = {
-        name: value if isinstance(value, Html) else html.escape(str(value))
-        for name, value in values.items()
-    }
-    return Html(template.format_map(escaped))
-
-
-def join(parts: Iterable[Html]) -> Html:
-    """Return pieces of HTML as one."""
-    return Html("".join(parts))
-
-
-Cell = tuple[str, float | str]
-"""What a cell shows, and what it is sorted by."""
 
 
 def write(
@@ -76,67 +55,115 @@ def write(
         FigureCanvasAgg(figure)
         figure.savefig(path / f"{name}.png", dpi=200)
         figure.savefig(path / f"{name}.pdf", metadata={"CreationDate": None})
-    dataset = series[0].runs[0].data.get("name") or series[0].runs[0].config["dataset"]["name"]
+    dataset = series[0].first.data.get("name") or series[0].first.config["dataset"]["name"]
     title = (
         f"{', '.join(each.name for each in series[:4])}{' ...' * (len(series) > 4)} on {dataset}"
     )
     style, script = (
         Html((HERE / file).read_text(encoding="utf-8")) for file in ("page.css", "page.js")
     )
-    told = join(fill("<p>{note}</p>", note=note) for note in notes)
     parts = [
         Html("<!doctype html><html lang=en><meta charset=utf-8>"),
         Html('<meta name=viewport content="width=device-width, initial-scale=1">'),
         fill("<title>{title}</title><style>{style}</style>", title=title, style=style),
         fill("<h1>{title}</h1>", title=title),
-        _about(series),
-        *[fill("<div class=notes>{told}</div>", told=told)] * bool(notes),
-        fill("<h2>Scores</h2>{table}", table=_table(*_scores(series))),
+        *_about(series),
+        *[fill("<div class=notes>{told}</div>", told=paragraphs(notes))] * bool(notes),
+        fill("<h2>Scores: {what}</h2>", what=series[0].headline.title),
+        _scores(series),
+        fill("<h2>Clients</h2>{clients}", clients=_clients(series)),
         fill("<h2>Figures</h2><div class=figures>{drawn}</div>", drawn=join(drawn)),
-        Html("<h2>Clients</h2>"),
-        _details(_title_of_clients(series), _table(*_clients(series))),
         Html("<h2>To have it again</h2>"),
-        *(fill("<pre>{command}</pre>", command=command) for command in commands),
+        *map(command, commands),
         *_settings(series),
         fill("<div id=tip role=status hidden></div><script>{script}</script>", script=script),
     ]
     files.write_text(path / "report.html", "\n".join(parts))
 
 
-def _about(series: Sequence[Series]) -> Html:
-    """Return the paragraph that says what was run and what its scores mean."""
-    run = series[0].runs[0]
+def _about(series: Sequence[Series]) -> Iterator[Html]:
+    """Return the paragraphs that say what was run and what its scores mean."""
+    run, headline = series[0].first, series[0].headline
     data = (run.summary or {}).get("dataset", {})
     clients = f"{data['clients']} clients, " if "clients" in data else ""
-    seeds = sorted({len(each.runs) for each in series})
-    done = sorted({int(r.rows[-1]["round"]) for each in series for r in each.runs})
-    headline = series[0].headline
+    seeds = tables.range_text([len(each.runs) for each in series])
+    done = tables.range_text([int(r.rows[-1]["round"]) for each in series for r in each.runs])
     less = "" if headline.higher_is_better else " (less is better, and a gain is a decrease)"
-    return fill(
-        "<p>{clients}after {done} rounds, with {seeds} seeds. The headline is <b>{score}</b>: the "
-        "test {metric} of every client's own model after its local steps, as the mean over "
-        "clients{less}; ± is the standard deviation over seeds. Nothing was chosen on test "
-        "data.</p>",
+    spread = "" if seeds == "1" else "; ± is the standard deviation over seeds"
+    yield fill(
+        "<p>{clients}after {rounds}, {seeds}. The headline is <b>{score}</b>: the test {metric} of "
+        "every client's own model after its local steps, as the mean over clients{less}{spread}. "
+        "Nothing was chosen on test data.</p>",
         clients=clients,
-        done=_range(done),
-        seeds=_range(seeds),
-        score=series[0].score,
+        rounds=_count(done, "round"),
+        seeds=_count(seeds, "seed"),
+        score=breakable(series[0].score),
         metric=headline.metric,
         less=less,
+        spread=spread,
+    )
+    if len(series) == 1:
+        yield fill("<p>{result}</p>", result=_result(series[0]))
+
+
+def _result(series: Series) -> Html:
+    """Return the headline after the last round, and after the one best on validation."""
+    key, headline = series.headline.key("test"), series.headline
+
+    def scored(values: Sequence[float]) -> Html:
+        text = tables.spread(values, headline).text or "no value"
+        return fill("<b>{text}</b>", text=f"{text} {headline.unit}".strip())
+
+    last = fill("After the last round: {score}.", score=scored(series.last(key)))
+    rounds = series.best_rounds
+    if not rounds:
+        return fill("{last} No round is chosen, as there are no validation scores.", last=last)
+    if rounds == [int(run.rows[-1]["round"]) for run in series.runs]:
+        return fill("{last} No round before did better on validation.", last=last)
+    return fill(
+        "{last} After round {rounds}, the best on validation: {score}.",
+        last=last,
+        rounds=tables.range_text(rounds),
+        score=scored(series.best(key)),
     )
 
 
-def _title_of_clients(series: Sequence[Series]) -> str:
-    unit = series[0].headline.unit
-    return f"{series[0].score} of every client" + (f", in {unit}" if unit else "")
+def _count(number: str, what: str) -> str:
+    """Return a number of things.
+
+    >>> _count("1", "seed"), _count("2 to 3", "seed")
+    ('1 seed', '2 to 3 seeds')
+    """
+    return f"{number} {what}{'s' * (number != '1')}"
 
 
-def _range(numbers: Sequence[int]) -> str:
-    return " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
+def _scores(series: Sequence[Series]) -> Html:
+    """Return the table of scores; below it who wins, or what a single run has cost."""
+    if len(series) > 1:
+        scores = table(methods.of_methods(series))
+        return join([scores, paragraphs([methods.who_wins(series)])])
+    (one,) = series
+    rate = one.first.config["algorithm"].get("learning_rate")
+    text = (
+        f"{f'Step size {rate:g}; ' if isinstance(rate, int | float) else ''}MB up / down per round "
+        f"{tables.traffic(one).text}; seconds per round {tables.seconds(one).text}."
+    )
+    return join([table(tables.of_one(one)), paragraphs([text])])
 
 
-def _details(title: str, inside: Html) -> Html:
-    return fill("<details><summary>{title}</summary>{inside}</details>", title=title, inside=inside)
+def _clients(series: Sequence[Series]) -> Html:
+    """Return the worst clients, and a table of all that can be opened."""
+    best, unit = series[0], series[0].headline.unit
+    title = f"{best.score} of every client" + (f", in {unit}" if unit else "")
+    of = f" with {best.name}" if len(series) > 1 else ""
+    return join(
+        [
+            fill("<h3>The worst clients{of}</h3>", of=of),
+            table(tables.worst_clients(best)),
+            paragraphs(tables.about_worst(best)),
+            details(title, table(tables.of_clients(series))),
+        ]
+    )
 
 
 def _svg(name: str, figure: Figure) -> Html:
@@ -165,7 +192,7 @@ def _tip(match: re.Match[str]) -> str:
 def _figure(name: str, svg: Html, caption: str) -> Html:
     label = fill('<svg role=img aria-label="{caption}" ', caption=caption)
     return fill(
-        '<figure id="figure-{name}"><div class=scroll>{svg}</div><figcaption>{caption} '
+        '<figure id="figure-{name}">{svg}<figcaption>{caption} '
         '<a href="{name}.png" download>PNG</a>, <a href="{name}.pdf" download>PDF</a>'
         "</figcaption></figure>",
         name=name,
@@ -174,102 +201,21 @@ def _figure(name: str, svg: Html, caption: str) -> Html:
     )
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Html:
-    heads = join(fill("<th><button>{title}</button></th>", title=title) for title in titles)
-
-    def line(row: Sequence[Cell]) -> Html:
-        cell = '<td data-value="{value}">{text}</td>'
-        return fill("<tr>{cells}</tr>", cells=join(fill(cell, value=v, text=t) for t, v in row))
-
-    return fill(
-        "<div class=scroll><table class=sortable><thead><tr>{heads}</tr></thead>"
-        "<tbody>{body}</tbody></table></div>",
-        heads=heads,
-        body=join(map(line, rows)),
-    )
-
-
-def _scores(series: Sequence[Series]) -> tuple[list[str], list[list[Cell]]]:
-    """Return titles and rows of the table of methods."""
-    rivals = [each for name in RIVALS for each in series if each.name == name]
-    models = ("global", "personal/received", "personal/adapted")
-    titles = ["method", "seeds", "step size", *models, "worst decile"]
-    titles += [f"over {rival.name} (won / lost)" for rival in rivals]
-    titles += ["MB up / down per round", "s per round"]
-    rows = []
-    for each in series:
-        first = each.runs[0]
-        rate = first.config["algorithm"].get("learning_rate", "")
-        row: list[Cell] = [(each.name, each.name), _plain(len(each.runs)), _plain(rate)]
-        headline = each.headline
-        row += [
-            _spread(each.last(f"{headline.metric}/test/{model}/mean"), headline) for model in models
-        ]
-        row += [_spread(each.last(headline.key("test", "worst_decile")), headline)]
-        row += [_over(each, rival) for rival in rivals]
-        up, down = each.last("bytes_up"), each.last("bytes_down")
-        row += [(f"{up[0] / 1e6:.3g} / {down[0] / 1e6:.3g}", up[0] + down[0])]
-        seconds = float(np.median(each.last("seconds")))
-        rows.append([*row, (f"{seconds:.3g}", seconds)])
-    return titles, rows
-
-
-def _plain(value: Any) -> Cell:
-    return (f"{value:g}" if isinstance(value, int | float) else str(value), value)
-
-
-def _spread(scores: Sequence[float], headline: Headline) -> Cell:
-    """Return mean and standard deviation over seeds, as they are shown."""
-    if not scores:
-        return ("", "")
-    values = np.array([headline.shown(score) for score in scores])
-    spread = f" ± {headline.spread_text(values.std(ddof=1))}" if len(values) > 1 else ""
-    return (f"{headline.text(values.mean())}{spread}", float(values.mean()))
-
-
-def _over(found: Series, rival: Series) -> Cell:
-    """Return the mean gain over a rival, client by client, with clients won and lost."""
-    if found is rival or found.partition != rival.partition:
-        return ("", "")
-    _, values = paired(found.scores, rival.scores, found.headline)
-    if not len(values):
-        return ("", "")
-    won, lost = int((values > 1e-9).sum()), int((values < -1e-9).sum())
-    gain = found.headline.text(values.mean(), sign="+")
-    return (f"{gain} ({won} / {lost})", float(values.mean()))
-
-
-def _clients(series: Sequence[Series]) -> tuple[list[str], list[list[Cell]]]:
-    """Return titles and rows of the table of clients."""
-    of, text = [each.scores for each in series], series[0].headline.text
-    names = sorted({client for scores in of for client in scores})
-    examples = {client: n for each in series for client, n in each.runs[0].examples.items()}
-    titles = ["client", "test examples", *(each.name for each in series)]
-    rows = [
-        [
-            (client, client),
-            _plain(examples.get(client, "")),
-            *((text(a[client]), a[client]) if client in a else ("", "") for a in of),
-        ]
-        for client in names
-    ]
-    return titles, rows
-
-
 def _settings(series: Sequence[Series]) -> Iterator[Html]:
     """Return what the runs have in common, what tells them apart, and what they ran with."""
-    configs = [files.flat_fields(each.runs[0].config) for each in series]
+    configs = [files.flat_fields(each.first.config) for each in series]
     for config in configs:
         config.pop("seed", None)
     names = sorted({name for config in configs for name in config})
     same = [n for n in names if all(config.get(n) == configs[0].get(n) for config in configs)]
     other = [name for name in names if name not in same]
     common = "\n".join(f"{name} = {configs[0][name]}" for name in same)
-    yield _details("Settings of all runs", fill("<pre>{common}</pre>", common=common))
+    title = "Settings of all runs" if sum(len(each.runs) for each in series) > 1 else "Settings"
+    yield details(title, fill("<pre>{common}</pre>", common=common))
     if other:
-        rows = [[(n, n), *((c.get(n, ""),) * 2 for c in configs)] for n in other]
-        table = _table(["field", *(each.name for each in series)], rows)
-        yield _details("Settings that differ", table)
+        rows = [[Cell(n, n), *(Cell(*(c.get(n, ""),) * 2) for c in configs)] for n in other]
+        content = Content(["field", *(each.name for each in series)], rows)
+        yield details("Settings that differ", table(content))
     lines = []
     for each in series:
         for run in each.runs:
@@ -280,4 +226,4 @@ def _settings(series: Sequence[Series]) -> Iterator[Html]:
             )
     hashes = "\n".join(dict.fromkeys(f"partition {each.partition}" for each in series))
     text = "\n".join([hashes, *lines])
-    yield _details("Partition, devices, versions, files", fill("<pre>{text}</pre>", text=text))
+    yield details("Partition, devices, versions, files", fill("<pre>{text}</pre>", text=text))

@@ -6,13 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.report.reported import SCORE, ReportedRun, Searched, Series
 from pflalign_jax.errors import UserError
 from pflalign_jax.runs import files, read_types
-from pflalign_jax.runs.headline import PERSONAL, Headline
-
-SCORE = f"test/{PERSONAL}"
-"""The score that figures show, of every client; its metric is the runs' headline."""
-
 
 COSTS = dict.fromkeys(("bytes_up", "bytes_down", "seconds", "seconds_total"), read_types.Number)
 """What every row says that a round has cost."""
@@ -20,77 +16,6 @@ COSTS = dict.fromkeys(("bytes_up", "bytes_down", "seconds", "seconds_total"), re
 
 class ReportError(UserError):
     """A directory that no report can be made of; the message names it and says what to do."""
-
-
-class ReportedRun(NamedTuple):
-    """A run that has been evaluated at least once.
-
-    Attributes:
-      name: of the method.
-      path: its directory.
-      config: as in ``config.json``.
-      summary: as in ``summary.json``; None while it is not finished.
-      rows: of ``metrics.jsonl``.
-      headline: metric by which it is scored.
-      scores: client to its `SCORE` after the last evaluated round, as `Headline.shown`.
-      examples: client to its number of test examples.
-      diagnostics: rows of ``diagnostics.jsonl``.
-      data: as in ``data.json``.
-    """
-
-    name: str
-    path: pathlib.Path
-    config: dict[str, Any]
-    summary: dict[str, Any] | None
-    rows: list[dict[str, float]]
-    headline: Headline
-    scores: dict[str, float]
-    examples: dict[str, int]
-    diagnostics: list[dict[str, float]]
-    data: dict[str, Any]
-
-
-class Series(NamedTuple):
-    """Runs that differ in their seeds only."""
-
-    name: str
-    runs: list[ReportedRun]
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Return ``{client: SCORE}``, the mean over seeds."""
-        every: dict[str, list[float]] = {}
-        for run in self.runs:
-            for client, value in run.scores.items():
-                every.setdefault(client, []).append(value)
-        return {client: float(np.mean(values)) for client, values in every.items()}
-
-    @property
-    def headline(self) -> Headline:
-        """Return the metric by which the runs are scored."""
-        return self.runs[0].headline
-
-    @property
-    def score(self) -> str:
-        """Return the name of the headline score, without a statistic."""
-        return f"{self.headline.metric}/{SCORE}"
-
-    @property
-    def partition(self) -> str:
-        """Return the hash of the partition."""
-        return self.runs[0].data.get("partition_hash", "")
-
-    def last(self, key: str) -> list[float]:
-        """Return a metric of the last row, one value per seed, without those that lack it."""
-        values = (run.rows[-1].get(key) for run in self.runs)
-        return [value for value in values if value is not None]
-
-    def curve(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``(rounds [T], values [S, T])`` of a metric where all seeds were evaluated."""
-        found = [{row["round"]: row.get(key) for row in run.rows} for run in self.runs]
-        rounds = sorted(set.intersection(*(set(rows) for rows in found)))
-        values = [[rows[done] for done in rounds] for rows in found]
-        return np.array(rounds), np.array(values, float)  # None becomes NaN
 
 
 def read(paths: Sequence[pathlib.Path], notes: list[str]) -> list[Series]:
@@ -113,7 +38,9 @@ def read(paths: Sequence[pathlib.Path], notes: list[str]) -> list[Series]:
     for path in paths:
         if not path.is_dir():
             raise ReportError(f"{path} is not a directory")
-        found += _chosen_trials(path, notes) if files.is_comparison(path) else [_single_run(path)]
+        found += (
+            _chosen_trials(path, notes) if files.is_comparison(path) else [_single_run(path, notes)]
+        )
     if not found:
         raise ReportError(f"no run is finished in {', '.join(map(str, paths))}")
     # Runs of one name and one config are the seeds of one series.
@@ -197,23 +124,26 @@ def _check_fields(
         ) from error
 
 
-def _single_run(path: pathlib.Path) -> ReportedRun:
+def _single_run(path: pathlib.Path, notes: list[str]) -> ReportedRun:
     run = _read_run(path)
     if run is None:
         raise ReportError(
             f"{path} holds neither a run (metrics.jsonl with a row) nor a comparison "
             "(trials/); give the --workdir of experiments.run or experiments.compare"
         )
+    if run.summary is None:
+        notes.append(f"{path.name} is not finished: it has come to round {run.rows[-1]['round']}.")
     return run
 
 
 def _chosen_trials(root: pathlib.Path, notes: list[str]) -> list[ReportedRun]:
     """Return the runs of the setting that a comparison chose for every method."""
     groups: dict[str, dict[tuple, list[ReportedRun]]] = {}
-    for path in files.trial_dirs(root):
+    left_out = []
+    for path in files.trial_dirs(root, files.TRIALS):
         if not files.is_finished(path) or files.has_diverged(files.read_summary(path)):
             reason = "diverged" if files.is_finished(path) else "not finished"
-            notes.append(f"{path.name} was left out: {reason}.")
+            left_out.append(f"{path.name} ({reason})")
             continue
         run = _read_run(path, files.read_trial(path).method)
         if run is None:
@@ -221,6 +151,8 @@ def _chosen_trials(root: pathlib.Path, notes: list[str]) -> list[ReportedRun]:
                 f"{path} is finished, but {files.METRICS} has no row; put it back, or remove {path}"
             )
         groups.setdefault(run.name, {}).setdefault(_setting(run), []).append(run)
+    if left_out:
+        notes.append(f"Left out: {', '.join(left_out)}.")
 
     # The chosen setting was repeated with further seeds; of single runs the best on validation.
     def rank(runs: list[ReportedRun]) -> tuple[int, float]:
@@ -228,7 +160,71 @@ def _chosen_trials(root: pathlib.Path, notes: list[str]) -> list[ReportedRun]:
         score = first.rows[-1].get(first.headline.key("validation"))
         return len(runs), -np.inf if score is None else first.headline.merit(score)
 
-    return [run for settings in groups.values() for run in max(settings.values(), key=rank)]
+    tried = _tried(root)
+    return [
+        run._replace(searched=_searched(run, tried))
+        for settings in groups.values()
+        for run in max(settings.values(), key=rank)
+    ]
+
+
+class _Tried(NamedTuple):
+    """A trial of a comparison that has ended.
+
+    Attributes:
+      name: which it is.
+      algorithm: of its config.
+      score: on validation after its last round; None if training diverged.
+      diverged: whether it did.
+    """
+
+    name: files.TrialName
+    algorithm: dict[str, Any]
+    score: float | None
+    diverged: bool
+
+
+def _tried(root: pathlib.Path) -> list[_Tried]:
+    """Return the trials of a comparison that have ended, those of a shorter search last."""
+    found = []
+    for place in (files.TRIALS, files.SEARCH):
+        for path in files.trial_dirs(root, place):
+            if files.is_finished(path):
+                summary, headline = files.read_summary(path), files.read_headline(path)
+                diverged = files.has_diverged(summary)
+                score = (
+                    None if diverged else summary.get("last", {}).get(headline.key("validation"))
+                )
+                found.append(
+                    _Tried(
+                        files.read_trial(path),
+                        files.read_config(path)["algorithm"],
+                        None if score is None else headline.shown(score),
+                        diverged,
+                    )
+                )
+    return found
+
+
+def _searched(run: ReportedRun, tried: Sequence[_Tried]) -> Searched:
+    """Return what was tried for the method of a chosen run."""
+    chosen = files.read_trial(run.path)
+    same = [trial for trial in tried if trial.name.method == run.name]
+    field = next((trial.name.field for trial in same if trial.name.own is not None), None)
+    own = {trial.algorithm.get(field) for trial in same} if field else set()
+    return Searched(
+        # A shorter search comes last: what it chose was trained again, which is no search.
+        rates={
+            trial.name.learning_rate: trial.score
+            for trial in same
+            if trial.name.own is None and trial.name.seed == 0
+        },
+        field=field,
+        own=sorted(value for value in own if isinstance(value, int | float)),
+        diverged=sum(
+            trial.diverged and trial.name._replace(seed=chosen.seed) == chosen for trial in same
+        ),
+    )
 
 
 def _setting(run: ReportedRun) -> tuple[tuple[str, str], ...]:

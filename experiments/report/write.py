@@ -4,7 +4,7 @@ import pathlib
 
 import matplotlib
 
-from experiments.report import figures, page
+from experiments.report import figures, page, style
 from experiments.report.read import ReportError, read
 from pflalign_jax.runs import files
 
@@ -26,7 +26,7 @@ def write_report(paths: list[pathlib.Path], out: pathlib.Path | None = None) -> 
     commands = [command for path in paths if (command := files.read_command(path))]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(figures.STYLE):
+        with matplotlib.rc_context(style.STYLE):
             drawn = figures.figures(series)
             page.write(out, series, drawn, list(dict.fromkeys(commands)), notes)
     except OSError as error:

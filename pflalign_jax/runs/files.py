@@ -422,9 +422,9 @@ def is_comparison(root: pathlib.Path) -> bool:
     return os.path.isdir(root / TRIALS)
 
 
-def trial_dirs(root: pathlib.Path) -> list[pathlib.Path]:
-    """Return the directories of a comparison's trials, without those of a shorter search."""
-    return sorted((root / TRIALS).iterdir())
+def trial_dirs(root: pathlib.Path, place: str) -> list[pathlib.Path]:
+    """Return the directories of a comparison's `TRIALS`, or of its shorter `SEARCH` if any."""
+    return sorted((root / place).iterdir()) if (root / place).is_dir() else []
 
 
 # Files that grow.

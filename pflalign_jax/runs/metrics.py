@@ -11,7 +11,7 @@ from pflalign_jax.federated import Federation, RoundResult
 from pflalign_jax.federated.round_program import Work
 from pflalign_jax.runs import message_config
 from pflalign_jax.runs.build import Experiment
-from pflalign_jax.runs.headline import headline_of
+from pflalign_jax.runs.headline import Headline, headline_of
 from pflalign_jax.runs.versions import versions
 
 Row = dict[str, Any]
@@ -107,19 +107,25 @@ def finite_or_none(row: Mapping[str, Any]) -> Row:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
+def best_on_validation(rows: Sequence[Row], headline: Headline) -> Row | None:
+    """Return the row with the best validation headline, the earliest of equals.
+
+    None where nobody has validation examples, or where no score is finite.
+    """
+    chosen_by = headline.key("validation")
+    scored = [row for row in rows if row.get(chosen_by) is not None]
+    # The first of equals, as `max` finds it.
+    return max(scored, key=lambda row: headline.merit(row[chosen_by]), default=None)
+
+
 def summary_of(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
     """Return what ``summary.json`` holds.
 
-    ``best_validation`` is the evaluated round with the best validation headline (the earliest of
-    equals), never chosen on test data; None without a validation split.
+    ``best_validation`` is of `best_on_validation`, never chosen on test data.
     """
     config, dataset, federation = experiment.config, experiment.dataset, experiment.federation
     headline = headline_of(federation.task)
-    chosen_by = headline.key("validation")
-    # None where nobody has validation examples, or where the score is not finite.
-    scored = [row for row in rows if row.get(chosen_by) is not None]
-    # The first of equals, as `max` finds it.
-    best = max(scored, key=lambda row: headline.merit(row[chosen_by])) if scored else None
+    best = best_on_validation(rows, headline)
     device = federation.mesh.devices.flat[0]
     return {
         "algorithm": config.algorithm.name,
@@ -132,7 +138,7 @@ def summary_of(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
         "client_chunk": federation.client_chunk,
         "client_state_in": federation.client_state_in,
         "headline": headline._asdict(),
-        "chosen_by": chosen_by if best else None,
+        "chosen_by": headline.key("validation") if best else None,
         "best_validation": best,
         "last": rows[-1],
         "privacy": finite_or_none(privacy_columns(experiment, int(rows[-1]["round"]))),

@@ -43,6 +43,7 @@ DATA = {
     "client_ids": list[int],
     "partition_hash": str,
     "label_counts": list[list[int]],
+    "class_names": list[str],
     "frozen": str | None,
     "task": dict,
 }

@@ -27,7 +27,7 @@ from absl import flags
 
 from experiments.compare import columns, leaderboard, repeat
 from experiments.compare.comparison import compare
-from experiments.compare.entries import missing_rivals
+from experiments.compare.entries import missing_rivals, ranked
 from experiments.compare.verdict import standings_of, verdict
 from pflalign_jax.cli.command import run_command
 from pflalign_jax.cli.comparison_command import comparison_of
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     leave_out = None if _ALGORITHMS.value else left_out
     with comparison_of("compare", console) as at:
         entries = compare(config, methods, _SEEDS.value, at.root, at.progress, at.stop, leave_out)
-    again = {e.method: repeat.run_command_of(sys.argv[1:], e.fields) for e in entries}
+    again = {e.method: repeat.run_command_of(sys.argv[1:], e.fields) for e in ranked(entries)}
     leaderboard.write(at.root, entries, at.command, config, left_out, again)
     say = say_on(console)
     for table in leaderboard.tables(entries, console.width, shown):
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> None:
         )
     for method, reason in left_out.items():
         say(f"{method} was left out: {reason}")
-    for line in repeat.told(entries, again):
+    for line in repeat.told(ranked(entries), again):
         say(line)
     say(
         f"Files: {at.root}/ with leaderboard.md, .csv, .png, searches.png, trials/. A page of "

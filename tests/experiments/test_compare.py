@@ -317,5 +317,5 @@ def test_seeds_that_diverged_and_messages_that_were_lost_are_told(config, finish
     text = (tmp_path / "leaderboard.md").read_text()
     assert "| 1 of 2, others diverged; 3 messages not finite |" in text
     assert "local was not compared." in text
-    (table,) = leaderboard.tables([found], 100)
+    (table,) = leaderboard.tables([found], 130)
     assert "seeds" in [column.header for column in table.columns]

@@ -151,7 +151,7 @@ def certify(
         found.append(_held_out(risks, sample.sizes, delta, options))
     else:
         prior = models(received)
-        _refuse_nonfinite(dataset.client_names, prior)
+        _refuse_unfit(dataset.client_names, prior)
         mean = models("adapted") if question.model in ("adapted", "laplace") else prior
         fisher = models("fisher") if question.model == "laplace" else None
         measure = posterior_risks(measuring, placed)
@@ -177,8 +177,14 @@ def _predicting(federation: Federation) -> Model:
     return federation.model._replace(apply=apply)
 
 
-def _refuse_nonfinite(names: np.ndarray, params: Any) -> None:
-    """Raise an error if a client's model has a value that is not finite."""
+def _refuse_unfit(names: np.ndarray, params: Any) -> None:
+    """Raise an error if a client's model has a value that is not finite, or no float."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not np.issubdtype(leaf.dtype, np.floating):
+            raise CertificateError(
+                f"models have {leaf.dtype} at {jax.tree_util.keystr(path)}, around which no "
+                "Gaussian can be drawn; ask for kind='holdout'"
+            )
     finite = [np.isfinite(a).reshape(len(names), -1).all(1) for a in jax.tree.leaves(params)]
     bad = np.flatnonzero(~np.all(finite, axis=0))
     if len(bad):

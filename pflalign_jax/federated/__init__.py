@@ -18,7 +18,9 @@ from pflalign_jax.federated.client_statistics import (
     ClassFeatures,
     class_counts,
     class_features,
+    client_features,
     client_loss,
+    hold_out,
 )
 from pflalign_jax.federated.client_store import StoreError
 from pflalign_jax.federated.federate import federate
@@ -75,10 +77,12 @@ __all__ = [
     "add_drift",
     "class_counts",
     "class_features",
+    "client_features",
     "client_loss",
     "combine_params",
     "federate",
     "first_models",
+    "hold_out",
     "inject_hyperparams",
     "local_direction",
     "local_sgd",

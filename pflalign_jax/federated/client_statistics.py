@@ -76,13 +76,14 @@ def client_loss(
     key: jax.Array | None = None,
     batch_size: int = 100,
 ) -> jax.Array:
-    """Return the mean of a loss over a client's training examples, a float32 scalar.
+    """Return the mean of a loss over a client's training examples, float32.
 
     Without examples it is 0. It is for comparing models, not for descending: the loop over the
     client's batches has no gradient in reverse mode.
 
     Args:
-      loss: ``(params, Batch, key) -> scalar``, the mean over the batch's real examples.
+      loss: ``(params, Batch, key) -> scalar``, the mean over the batch's real examples; or several
+        such means in one array.
       params: what the loss takes.
       data: the client's.
       key: for a loss that draws at random, of which every batch is given another; it is consumed.
@@ -96,8 +97,49 @@ def client_loss(
         value = loss(params, batch, jax.random.fold_in(key, i)).astype(jnp.float32)
         return total + value * jnp.sum(batch.mask)  # the last batch may be smaller
 
-    total = jax.lax.fori_loop(0, _num_batches(data, batch_size), step, jnp.zeros(()))
+    shape = jax.eval_shape(loss, params, _batch(data, 0, batch_size), key).shape
+    total = jax.lax.fori_loop(0, _num_batches(data, batch_size), step, jnp.zeros(shape))
     return total / jnp.maximum(data.size, 1)
+
+
+def client_features(
+    model: Model, params: Any, data: ClientData, batch_size: int = 100
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return features, labels and mask of a client's training examples.
+
+    They are ``[N, F]``, ``[N]`` and ``[N]``, N at least the largest client's examples, in the order
+    in which they are stored; the mask is 0 for padding. Every position of a sequence is an example.
+
+    Args:
+      model: one with ``features``.
+      params: its parameters.
+      data: the client's.
+      batch_size: examples per step.
+    """
+    scored = model._replace(train_features=None)
+    # As many batches as the largest client has: the result has the same shape for all.
+    count = -(-len(data.positions) // batch_size)
+    batches = jax.lax.map(
+        lambda i: labelled_features(scored, params, _batch(data, i, batch_size)),
+        jnp.arange(count, dtype=jnp.int32),
+    )
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batches)
+
+
+def hold_out(data: ClientData, every: int) -> tuple[ClientData, ClientData]:
+    """Return a client's training examples without every ``every``-th of them, and those.
+
+    Both are windows on a copy of the client's examples. Of fewer than ``every`` examples none is
+    held out.
+    """
+    is_held = (data.positions % every == every - 1).astype(jnp.int32)
+    # Those to train on come first, then those held out, then what is not the client's.
+    order = jnp.argsort(jnp.where(data.positions < data.size, is_held, 2), stable=True)
+    rows = data.start + order.astype(jnp.int32)
+    x, y = (a.at[rows].get(mode="clip") for a in (data.x, data.y))
+    num_held = data.size // every
+    rest = data._replace(x=x, y=y, start=jnp.int32(0), size=data.size - num_held)
+    return rest, rest._replace(start=rest.size, size=num_held)
 
 
 def _num_batches(data, batch_size):

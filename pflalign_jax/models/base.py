@@ -243,11 +243,22 @@ def labelled_features(
 
     N is B, or B L for sequences. Positions that are `IGNORED` have mask 0 and any label.
     """
-    z, num_labels = batch_features(model, params, batch), batch.y.size
+    return _row_per_label(batch_features(model, params, batch), batch)
+
+
+def labelled_logits(
+    model: Model, params: Any, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return `training_outputs`, labels and mask likewise: ``[N, C]``, ``[N]``, ``[N]``."""
+    return _row_per_label(training_outputs(model, params, batch, key), batch)
+
+
+def _row_per_label(values: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    num_labels = batch.y.size
     y, mask = batch.y.reshape(num_labels), jnp.repeat(batch.mask, num_labels // batch.mask.size)
     if batch.y.ndim > 1:
         y, mask = jnp.maximum(y, 0), jnp.where(y == IGNORED, 0, mask)
-    return z.reshape(num_labels, -1), y, mask
+    return values.reshape(num_labels, -1), y, mask
 
 
 def mean_of_real(values: jax.Array, mask: jax.Array) -> jax.Array:

@@ -180,6 +180,18 @@ TUNED = {
     "fedamp": ("sigma", (0.1, 10.0, 1e6)),
     "fedcp": ("lam", (1.0, 5.0)),
     "gpfl": ("mu", (0.0, 0.1)),
+    "moon": ("mu", (0.1, 1.0, 5.0)),
+    "cfl": ("eps2", (0.4, 1.6)),
+    "knnper": ("lam", (0.2, 0.5, 0.8)),
+    "apple": ("share_learning_rate", (0.001, 0.01, 0.1)),
+    "fml": ("alpha", (0.5, 0.9)),
+    "fedphp": ("lam", (0.1, 0.5)),
+    "fedas": ("align_learning_rate", (0.001, 0.01, 0.1)),
+    "fedgh": ("server_learning_rate", (0.01, 0.1, 1.0)),
+    "fedcac": ("tau", (0.2, 0.5, 0.8)),
+    "pfedhn": ("server_learning_rate", (0.03, 0.1, 0.3)),
+    "pfedbayes": ("personal_learning_rate", (0.01, 0.03, 0.1)),
+    "superfed": ("nu", (1.0, 2.0, 5.0)),
 }
 """The hyperparameter that a method's paper tunes, and the values that `compare` tries."""
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pflalign_jax.datasets import FederatedDataset, Owned
-from pflalign_jax.federated import federate
+from pflalign_jax.federated import ClientData, federate
 from pflalign_jax.models import Model
 from pflalign_jax.models.base import Adapters
 
@@ -86,6 +86,17 @@ def labelled():
     data = two_clients()
     x = np.array([2.0, 1.0, 3.0, 4.0, 1.0, 1.0], np.float32)[:, None]
     return data._replace(x=x, y=np.array([1, 0, 0, 1, 0, 0], np.int32))
+
+
+def window(data, k):
+    """Return the `ClientData` of one of two clients."""
+    train = data.splits["train"]
+    longest = int(train.sizes.max())
+    return ClientData(
+        jnp.asarray(data.x), jnp.asarray(data.y), jnp.int32(train.offsets[k]),
+        jnp.int32(train.sizes[k]), positions=jnp.arange(longest, dtype=jnp.int32),
+        mean=jnp.float32(0), std=jnp.float32(1), client_id=jnp.int32(k),
+    )  # fmt: skip
 
 
 def after(algorithm, rounds, data=None, model=MODEL):

@@ -103,12 +103,18 @@ def uses_in_a_round(name, **options):
 CASES = {name: (name, {}) for name in algorithms.NAMES}
 CASES["perfedavg, Hessian-free"] = "perfedavg", {"hessian_free": True}
 CASES["fedbn"] = "fedbn", {"norms": ("head",)}
-LOSS_OF_ITS_OWN = ("feddbe", "fedpac", "fedproto", "fedrod", "gpfl")
+LOSS_OF_ITS_OWN = (
+    *("feddbe", "fedpac", "fedproto", "fedrod", "gpfl", "fedntd", "fedem", "knnper", "fml"),
+    *("fedas", "fedgh"),
+)
 """Those that draw no random numbers in their losses."""
 
 
 # They draw nothing of their own, like FedAvg.
-SLOW = ("ffa_lora", "fedsa_lora", "rolora", "head_only")
+SLOW = (
+    *("ffa_lora", "fedsa_lora", "rolora", "head_only", "moon", "fedntd", "cfl", "knnper", "fedgh"),
+    *("fml", "fedphp", "fedcac", "fesem", "pfedhn", "fedem", "fedfomo", "apple"),
+)
 
 
 @pytest.mark.parametrize(

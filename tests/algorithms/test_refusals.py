@@ -8,6 +8,11 @@ from hand import FEATURES, MODEL, after
 from pflalign_jax import algorithms
 
 HEAD = {"head": ("head",)}
+HEADED = (
+    *("fedrod", "fedproto", "feddbe", "fedpac", "fedcp", "gpfl", "moon", "knnper", "fedphp"),
+    *("fedas", "fedgh"),
+)
+"""Methods that look at the input of the head."""
 
 
 @pytest.mark.parametrize(
@@ -37,6 +42,24 @@ HEAD = {"head": ("head",)}
         ("fedcp", {"lam": -1.0}, r"lam=-1\.0"),
         ("gpfl", {"num_classes": 2, "mu": -1.0}, r"mu=-1\.0"),
         ("ifca", {"num_clusters": 0}, "num_clusters=0"),
+        ("moon", {"tau": 0.0}, r"tau=0\.0"),
+        ("fedntd", {"beta": -1.0}, r"beta=-1\.0"),
+        ("cfl", {"num_clients": 2, "eps1": -1.0}, r"eps1=-1\.0"),
+        ("cfl", {"num_clients": 2, "num_clusters": 0}, "num_clusters=0"),
+        ("fesem", {"num_clients": 2, "num_clusters": 0}, "num_clusters=0"),
+        ("fedem", {"num_models": 0}, "num_models=0"),
+        ("knnper", {"lam": 1.5}, r"lam=1\.5"),
+        ("fedfomo", {"num_clients": 2, "held_out": 1}, "held_out=1"),
+        ("apple", {"num_clients": 2, "pull_rounds": 0}, "pull_rounds=0"),
+        ("apple", {"num_clients": 2, "share_learning_rate": -1.0}, r"share_learning_rate=-1\.0"),
+        ("fedcac", {"num_clients": 2, "tau": 1.5}, r"tau=1\.5"),
+        ("fml", {"alpha": 1.5}, r"alpha=1\.5"),
+        ("fedphp", {"mu": 1.5}, r"mu=1\.5"),
+        ("fedas", {"num_classes": 2, "align_learning_rate": -1.0}, r"align_learning_rate=-1\.0"),
+        ("fedgh", {"num_classes": 2, "server_learning_rate": -1.0}, r"server_learning_rate=-1\.0"),
+        ("pfedhn", {"num_clients": 2, "hidden_layers": 0}, "hidden_layers=0"),
+        ("pfedbayes", {"zeta": -1.0}, r"zeta=-1\.0"),
+        ("superfed", {"nu": -1.0}, r"nu=-1\.0"),
     ],
 )
 def test_bad_hyperparameters_are_named(name, arguments, message):
@@ -44,7 +67,7 @@ def test_bad_hyperparameters_are_named(name, arguments, message):
         getattr(algorithms, name)(FEATURES, **arguments)
 
 
-@pytest.mark.parametrize("name", ["fedrod", "fedproto", "feddbe", "fedpac", "fedcp", "gpfl"])
+@pytest.mark.parametrize("name", HEADED)
 def test_a_model_without_one_head_is_refused(name):
     more = {"num_classes": 2, "num_clients": 2, "head": ()}
     takes = inspect.signature(getattr(algorithms, name)).parameters

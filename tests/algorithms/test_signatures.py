@@ -12,8 +12,11 @@ from pflalign_jax.runs.field_help import argument_texts
 
 FACTORIES = (*algorithms.NAMES, "fedopt")
 SHARED_FIRST = ["num_clients", "num_classes", "head"]
-OWN_LOSS = {"fedcp", "feddbe", "fedpac", "fedproto", "fedrod", "gpfl"}
-"""Those that build their loss on the model's features."""
+OWN_LOSS = {
+    *("fedcp", "feddbe", "fedpac", "fedproto", "fedrod", "gpfl", "fedntd", "fedem", "knnper"),
+    *("fml", "fedas", "fedgh"),
+}
+"""Those that build their loss on the model's features or logits."""
 
 
 def parameters(name):
@@ -21,7 +24,7 @@ def parameters(name):
 
 
 def test_all_builders_are_public():
-    assert len(algorithms.NAMES) == len(set(algorithms.NAMES)) == 32
+    assert len(algorithms.NAMES) == len(set(algorithms.NAMES)) == 48
     assert set(algorithms.__all__) == set(FACTORIES) | {
         "averaged", "averaging", "partly_fixed", "partly_local", "shared_in_part",
     }  # fmt: skip

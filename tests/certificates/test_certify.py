@@ -193,6 +193,13 @@ def test_splits_of_unknown_origin_and_numbers_out_of_range_are_refused(run):
             certify(*run, **wrong)
 
 
+@pytest.mark.slow
+def test_a_model_that_remembers_labels_has_no_gaussian_around_it():
+    federation, state = trained(algorithms.knnper(MODEL, 0.1), 0)
+    with pytest.raises(CertificateError, match=r"int32 at \.labels.*kind='holdout'"):
+        certify(federation, state)
+
+
 def test_a_model_that_is_not_finite_has_no_certificate():
     federation, state = trained(algorithms.fedavg(MODEL, 0.1), 0)
     server = jax.tree.map(lambda a: a * np.nan, state.server)

@@ -13,7 +13,10 @@ from pflalign_jax.datasets.base import TASK_NAMES
 from pflalign_jax.datasets.queries import client_label_counts
 from pflalign_jax.messages.attacks import label_flip
 
-CLASSES_ONLY = ("fedproto", "fedrod", "fedpac", "gpfl", "fedcp", "feddbe")
+CLASSES_ONLY = tuple(
+    n for n in algorithms.NAMES
+    if "loss" not in inspect.signature(getattr(algorithms, n)).parameters
+)  # fmt: skip
 # FedBN needs a model with normalisation; it is FedPer with another choice of what stays local.
 OTHER_MODELS = ("fedbn", "ffa_lora", "fedsa_lora", "rolora", "flora")
 OTHERS = tuple(n for n in algorithms.NAMES if n not in (*CLASSES_ONLY, *OTHER_MODELS))

@@ -1,0 +1,92 @@
+"""FedGH: the server trains one head on the clients' mean features; bodies stay with clients."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pflalign_jax.algorithms.partly_local import ClientState, shared_in_part
+from pflalign_jax.federated import (
+    GATHERED,
+    Algorithm,
+    ClientOutput,
+    class_features,
+    combine_params,
+    local_sgd,
+    local_training,
+    local_tx,
+    partition_params,
+)
+from pflalign_jax.models import Model, cross_entropy, example_losses
+from pflalign_jax.models.base import dense, mean_of_real, single_head
+
+
+def fedgh(
+    model: Model,
+    learning_rate: float = 0.1,
+    *,
+    num_classes: int,
+    server_learning_rate: float = 0.1,
+    local_optimizer: str = "sgd",
+    local_epochs: int = 1,
+    batch_size: int = 10,
+) -> Algorithm:
+    """Return FedGH.
+
+    A client takes T steps of SGD on its own body and the received head, and sends the mean features
+    of each of its classes. The server takes a step of SGD for each client on the mean cross-entropy
+    of the head on these; heads that clients trained are not sent.
+
+    Args:
+      model: what is trained, with a single dense head.
+      learning_rate, local_optimizer, local_epochs, batch_size: as in `fedavg`.
+      num_classes: C, the number of labels.
+      server_learning_rate: step size of the server's SGD.
+
+    References:
+      Yi et al., "FedGH: Heterogeneous Federated Learning with Generalized Global Header",
+      arXiv:2303.13137, Algorithm 1. Departures: all clients have the same architecture; a step of
+      the server takes all classes of a client, and clients come in the order of their ids.
+    """
+    head = single_head("fedgh", model)
+    tx, server_tx = (
+        local_tx(learning_rate, local_optimizer),
+        local_sgd(server_learning_rate, "server_learning_rate"),
+    )
+    local = local_training(cross_entropy(model), tx, local_epochs, batch_size, elementwise=True)
+
+    def body_mask(params):
+        return {name: jax.tree.map(lambda a, n=name: n != head, params[name]) for name in params}
+
+    def client_update(server, client, data, key):
+        start = combine_params(client.own, server.shared)
+        result = local.train(start, tx.init(start), data, key)
+        features = class_features(model, result.params, data, num_classes, batch_size)
+        means = features.sums / jnp.maximum(features.counts, 1)[:, None]
+        known = (features.counts > 0).astype(jnp.float32)
+        body, _ = partition_params(result.params, body_mask(start))
+        return ClientOutput(
+            (means, known), ClientState(body), result.params, result.steps, result.metrics
+        )
+
+    def server_update(server, aggregate):
+        inbox = aggregate.value
+        labels = jnp.arange(num_classes, dtype=jnp.int32)
+
+        def step(layer, message):
+            means, known = message
+
+            def loss(layer):
+                return mean_of_real(example_losses(dense(layer, means), labels), known)
+
+            updates, _ = server_tx.update(jax.grad(loss)(layer), server_tx.init(layer))
+            return optax.apply_updates(layer, updates), None
+
+        # In an order that does not depend on devices. Who is absent knows no class: no step.
+        order = jnp.argsort(inbox.ids)
+        ordered = jax.tree.map(lambda a: a[order], inbox.messages)
+        layer, _ = jax.lax.scan(step, server.shared[head], ordered)
+        return server._replace(shared={**server.shared, head: layer})
+
+    return shared_in_part(client_update, body_mask)._replace(
+        server_update=server_update, aggregation=GATHERED, classes_only="fedgh"
+    )

@@ -7,16 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax import federated
 from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
-from pflalign_jax.federated import (
-    GATHERED,
-    Algorithm,
-    ClientOutput,
-    Loss,
-    local_sgd,
-    local_training,
-    local_tx,
-)
+from pflalign_jax.federated import GATHERED, Algorithm, ClientOutput, Loss
 from pflalign_jax.federated.validation import at_least_one, nonnegative
 from pflalign_jax.models import Model, cross_entropy
 
@@ -71,13 +64,13 @@ def apple(
         model.
       num_clients: K, the number of all clients, whose identities are ``0..K-1``.
       share_learning_rate: step size of p_i, which takes steps of SGD.
-      mu: ``μ`` >= 0, the pull of p_i to p_0; the paper takes 0.1.
-      pull_rounds: L, the rounds after which there is no pull; the paper takes a fifth of all.
+      mu: ``μ`` >= 0, the pull of p_i to p_0.
+      pull_rounds: L, the rounds after which there is no pull.
       local_optimizer: of the core model, as in `fedavg`.
 
     References:
       Luo and Wu, "Adapt to Adaptation: Learning Personalization for Cross-Silo Federated Learning",
-      arXiv:2110.08394, Algorithm 1 and equations 4 to 8. Departures: p_0 is 1/K for all, there
+      arXiv:2110.08394, Algorithm 1. Departures: p_0 is 1/K for all, there
       the shares of examples; all core models are downloaded in every round. A client that never
       trained, and has no core model, starts with p_0 and learns p alone.
     """
@@ -90,8 +83,8 @@ def apple(
         return jax.tree.map(lambda a: jnp.tensordot(shares, a, 1), cores)
 
     transforms = {
-        "core": local_tx(learning_rate, local_optimizer),
-        "shares": local_sgd(share_learning_rate, "share_learning_rate"),
+        "core": federated.local_tx(learning_rate, local_optimizer),
+        "shares": federated.local_sgd(share_learning_rate, "share_learning_rate"),
     }
     tx = optax.multi_transform(transforms, Pair("core", "shares"))  # type: ignore[arg-type]
 
@@ -111,7 +104,7 @@ def apple(
             value, grads = jax.value_and_grad(lambda pair: loss(personal(pair), batch, key))(pair)
             return value, grads._replace(shares=grads.shares + pull * (pair.shares - equal))
 
-        local = local_training(
+        local = federated.local_training(
             loss, tx, local_epochs, batch_size, elementwise=True, gradient=gradient
         )
         start = Pair(received, client.shares)

@@ -7,15 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
-from pflalign_jax.federated import (
-    GATHERED,
-    Algorithm,
-    ClientOutput,
-    Loss,
-    local_training,
-    local_tx,
+from pflalign_jax.algorithms.per_client import (
+    own_row,
+    repeated,
+    update_of_received,
+    with_answers,
 )
+from pflalign_jax.federated import GATHERED, Algorithm, Loss, local_tx
 from pflalign_jax.federated.validation import at_least_one, nonnegative
 from pflalign_jax.models import Model, cross_entropy
 
@@ -65,19 +63,14 @@ def cfl(
 
     References:
       Sattler, Müller and Samek, "Clustered Federated Learning: Model-Agnostic Distributed
-      Multi-Task Optimization under Privacy Constraints", arXiv:1910.01991, Algorithms 1 and 3.
-      Departures: who is absent is judged by its last update; the condition γ on the cosines is left
-      out, as in the authors' code, which waits for 20 rounds instead and cuts by complete linkage.
+      Multi-Task Optimization under Privacy Constraints", arXiv:1910.01991, with its optimal
+      bipartition, Algorithm 1. Departures: who is absent is judged by its last update; the condition
+      γ on the cosines is left out, as in the authors' code, which waits for 20 rounds instead and
+      cuts by complete linkage.
     """
     at_least_one("cfl", num_clients=num_clients, num_clusters=num_clusters)
     nonnegative("cfl", eps1=eps1, eps2=eps2)
     loss, tx = loss or cross_entropy(model), local_tx(learning_rate, local_optimizer)
-    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
-
-    def client_update(w, client, data, key):
-        result = local.train(w, tx.init(w), data, key)
-        delta = optax.tree.sub(result.params, w)
-        return ClientOutput(delta, client, result.params, result.steps, result.metrics)
 
     def server_update(server, aggregate):
         inbox = aggregate.value
@@ -111,7 +104,7 @@ def cfl(
 
     return Algorithm(
         init=init,
-        client_update=client_update,
+        client_update=update_of_received(loss, tx, local_epochs, batch_size),
         server_update=server_update,
         personal_params=lambda w, client, data: w,
         global_params=None,

@@ -6,20 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax import federated
 from pflalign_jax.algorithms.partly_local import shared_in_part
-from pflalign_jax.federated import (
-    MEAN_BY_CLIENTS,
-    Algorithm,
-    ClientOutput,
-    class_features,
-    client_loss,
-    combine_params,
-    local_sgd,
-    local_training,
-    local_tx,
-    part_mask,
-    partition_params,
-)
+from pflalign_jax.federated import MEAN_BY_CLIENTS, Algorithm, ClientOutput
 from pflalign_jax.models import Model, cross_entropy
 from pflalign_jax.models.base import labelled_features, mean_of_real, single_head
 
@@ -68,40 +57,40 @@ def fedas(
       of their means; a batch that is not full counts by its share.
     """
     head, loss = single_head("fedas", model), cross_entropy(model)
-    tx = local_tx(learning_rate, local_optimizer)
-    align_tx = local_sgd(align_learning_rate, "align_learning_rate")
-    training = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
+    tx = federated.local_tx(learning_rate, local_optimizer)
+    align_tx = federated.local_sgd(align_learning_rate, "align_learning_rate")
+    training = federated.local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def own_mask(params):
-        return part_mask(params, (head,))
+        return federated.part_mask(params, (head,))
 
     def aligned(received, client, data, key):
         """Return the received body after its alignment."""
-        last = combine_params(client.own, client.body)
-        features = class_features(model, last, data, num_classes, batch_size)
+        last = federated.combine_params(client.own, client.body)
+        features = federated.class_features(model, last, data, num_classes, batch_size)
         means = features.sums / jnp.maximum(features.counts, 1)[:, None]
 
         def distance(body, batch, key):
-            z, y, mask = labelled_features(model, combine_params(client.own, body), batch)
+            z, y, mask = labelled_features(model, federated.combine_params(client.own, body), batch)
             # Who never trained has nothing to align to.
             return client.trained * mean_of_real(jnp.mean((z - means[y]) ** 2, axis=1), mask)
 
-        local = local_training(distance, align_tx, 1, batch_size, elementwise=True)
+        local = federated.local_training(distance, align_tx, 1, batch_size, elementwise=True)
         return local.train(received, align_tx.init(received), data, key)
 
     def client_update(server, client, data, key):
         align_key, local_key, fisher_key = jax.random.split(key, 3)
         start = aligned(server.shared, client, data, align_key)
-        whole = combine_params(client.own, start.params)
+        whole = federated.combine_params(client.own, start.params)
         result = training.train(whole, tx.init(whole), data, local_key)
 
         def squared_gradient(params, batch, key):
             return optax.tree.norm(jax.grad(loss)(params, batch, key), squared=True)
 
         # The mean over examples of their batch's value, times the number of batches.
-        mean = client_loss(squared_gradient, result.params, data, fisher_key, batch_size)
+        mean = federated.client_loss(squared_gradient, result.params, data, fisher_key, batch_size)
         trace = mean * data.size / batch_size
-        own, body = partition_params(result.params, own_mask(whole))
+        own, body = federated.partition_params(result.params, own_mask(whole))
         moved = optax.tree.scale(trace, optax.tree.sub(body, server.shared))
         state = ClientState(own, body, jnp.ones(()))
         steps = start.steps + result.steps

@@ -6,15 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax import federated
 from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
-from pflalign_jax.federated import (
-    GATHERED,
-    Algorithm,
-    ClientOutput,
-    Loss,
-    local_training,
-    local_tx,
-)
+from pflalign_jax.federated import GATHERED, Algorithm, ClientOutput, Loss
 from pflalign_jax.federated.validation import at_most_one, positive
 from pflalign_jax.models import Model, cross_entropy
 
@@ -71,19 +65,18 @@ def fedcac(
     Args:
       model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       num_clients: K, the number of all clients, whose identities are ``0..K-1``.
-      tau: ``τ`` in [0, 1], the share of critical parameters; the paper takes 0.5.
-      beta: ``β`` > 0, the rounds after which only the largest overlap is enough; the paper takes
-        about 100 to 170 of 500.
+      tau: ``τ`` in [0, 1], the share of critical parameters; half of them by default.
+      beta: ``β`` > 0, the rounds after which only the largest overlap is enough.
 
     References:
       Wu et al., "Bold but Cautious: Unlocking the Potential of Personalized Federated Learning
-      through Cautiously Aggressive Collaboration", arXiv:2309.11103, Algorithm 1 and equations 2 to
-      5. Departure: who is absent keeps its u_i, and is nobody's collaborator in the round.
+      through Cautiously Aggressive Collaboration", arXiv:2309.11103; criterion and thresholds as in
+      PFLlib. Departure: who is absent keeps its u_i, and is nobody's collaborator in the round.
     """
     at_most_one("fedcac", tau=tau)
     positive("fedcac", num_clients=num_clients, beta=beta)
-    loss, tx = loss or cross_entropy(model), local_tx(learning_rate, local_optimizer)
-    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
+    loss, tx = loss or cross_entropy(model), federated.local_tx(learning_rate, local_optimizer)
+    local = federated.local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def personal_params(server, client, data):
         return jax.tree.map(
@@ -103,10 +96,8 @@ def fedcac(
         start = personal_params(server, client, data)
         result = local.train(start, tx.init(start), data, key)
         critical = jax.tree.map(most_critical, start, result.params)
-        message = Message(result.params, critical)
-        return ClientOutput(
-            message, ClientState(critical), result.params, result.steps, result.metrics
-        )
+        message, state = Message(result.params, critical), ClientState(critical)
+        return ClientOutput(message, state, result.params, result.steps, result.metrics)
 
     def server_update(server, aggregate):
         inbox, rounds = aggregate.value, optax.safe_increment(server.rounds)

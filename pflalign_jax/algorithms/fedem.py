@@ -6,15 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax import federated
 from pflalign_jax.algorithms.averaging import ServerState, averaged
-from pflalign_jax.federated import (
-    Algorithm,
-    ClientOutput,
-    client_loss,
-    first_models,
-    local_training,
-    local_tx,
-)
+from pflalign_jax.federated import Algorithm, ClientOutput
 from pflalign_jax.federated.validation import at_least_one
 from pflalign_jax.models import Model, example_losses
 from pflalign_jax.models.base import labelled_logits, mean_of_real
@@ -55,11 +49,11 @@ def fedem(
 
     References:
       Marfoq et al., "Federated Multi-Task Learning under a Mixture of Distributions",
-      arXiv:2108.10252, Algorithm 1 and equation 10. A client that never trained takes π from one
+      arXiv:2108.10252, Algorithm 1. A client that never trained takes π from one
       step with its examples, as in the paper. Departure: the first models are shuffles of one.
     """
     at_least_one("fedem", num_models=num_models)
-    tx = local_tx(learning_rate, local_optimizer)
+    tx = federated.local_tx(learning_rate, local_optimizer)
 
     def losses_of(models, batch, key):
         """Return ``[M, N]`` losses of N labels, and their mask."""
@@ -81,7 +75,7 @@ def fedem(
             q, mask = responsibilities(mixture, batch, key)
             return jax.vmap(mean_of_real, (0, None))(q, mask)
 
-        shares = client_loss(mean_share, mixture, data)
+        shares = federated.client_loss(mean_share, mixture, data)
         # Without examples nothing is learnt of the weights.
         return jnp.where(data.size > 0, shares / shares.sum(), mixture.weights)
 
@@ -93,7 +87,7 @@ def fedem(
             losses, _ = losses_of(models, batch, key)
             return mean_of_real(jnp.sum(q * losses, axis=0), mask)
 
-        local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
+        local = federated.local_training(loss, tx, local_epochs, batch_size, elementwise=True)
         result = local.train(received.models, tx.init(received.models), data, key)
         weights = new_weights(received, data)
         message = optax.tree.sub(result.params, received.models)
@@ -110,7 +104,7 @@ def fedem(
         client_update,
         personal_params=lambda server, client, data: Mixture(server.params, client.weights),
         init=lambda params, key: (
-            ServerState(first_models(params, key, num_models)),
+            ServerState(federated.first_models(params, key, num_models)),
             ClientState(equal),
         ),
         newcomer=lambda server, data: ClientState(new_weights(Mixture(server.params, equal), data)),

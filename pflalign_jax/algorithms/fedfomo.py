@@ -6,17 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax import federated
 from pflalign_jax.algorithms.per_client import repeated, with_answers
-from pflalign_jax.federated import (
-    GATHERED,
-    Algorithm,
-    ClientOutput,
-    Loss,
-    client_loss,
-    hold_out,
-    local_training,
-    local_tx,
-)
+from pflalign_jax.federated import GATHERED, Algorithm, ClientOutput, Loss
 from pflalign_jax.federated.validation import at_least_one
 from pflalign_jax.models import Model, cross_entropy
 
@@ -53,24 +45,24 @@ def fedfomo(
 
     References:
       Zhang et al., "Personalized Federated Learning with First Order Model Optimization",
-      arXiv:2012.08565, equations 3 to 5. Departures: clients download all models, not M that the
+      arXiv:2012.08565, section 3. Departures: clients download all models, not M that the
       server draws by how useful they were; who is absent stays in the list with its last model. A
       client that never trained starts at the mean of all models.
     """
     at_least_one("fedfomo", num_clients=num_clients)
     if held_out < 2:
         raise ValueError(f"fedfomo: held_out={held_out!r} is not allowed; it must be >= 2")
-    loss, tx = loss or cross_entropy(model), local_tx(learning_rate, local_optimizer)
-    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
+    loss, tx = loss or cross_entropy(model), federated.local_tx(learning_rate, local_optimizer)
+    local = federated.local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def mixed(models, client, data):
         """Return the model that a client starts its local steps with."""
-        own, (_, held) = client.params, hold_out(data, held_out)
-        own_loss = client_loss(loss, own, held)
+        own, (_, held) = client.params, federated.hold_out(data, held_out)
+        own_loss = federated.client_loss(loss, own, held)
 
         def usefulness(other):
             distance = optax.tree.norm(optax.tree.sub(other, own))
-            gain = own_loss - client_loss(loss, other, held)
+            gain = own_loss - federated.client_loss(loss, other, held)
             return jnp.where(distance > 0, jnp.maximum(gain, 0) / distance, 0)
 
         # One model at a time: a chunk of clients would hold K models for each of them.
@@ -81,7 +73,7 @@ def fedfomo(
         return optax.tree.add(own, moved)
 
     def client_update(models, client, data, key):
-        start, (rest, _) = mixed(models, client, data), hold_out(data, held_out)
+        start, (rest, _) = mixed(models, client, data), federated.hold_out(data, held_out)
         result = local.train(start, tx.init(start), rest, key)
         state = ClientState(result.params)
         return ClientOutput(result.params, state, result.params, result.steps, result.metrics)

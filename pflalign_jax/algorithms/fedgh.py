@@ -1,21 +1,14 @@
 """FedGH: the server trains one head on the clients' mean features; bodies stay with clients."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from pflalign_jax import federated
 from pflalign_jax.algorithms.partly_local import ClientState, shared_in_part
-from pflalign_jax.federated import (
-    GATHERED,
-    Algorithm,
-    ClientOutput,
-    class_features,
-    combine_params,
-    local_sgd,
-    local_training,
-    local_tx,
-    partition_params,
-)
+from pflalign_jax.federated import GATHERED, Algorithm, ClientOutput
 from pflalign_jax.models import Model, cross_entropy, example_losses
 from pflalign_jax.models.base import dense, mean_of_real, single_head
 
@@ -49,24 +42,25 @@ def fedgh(
     """
     head = single_head("fedgh", model)
     tx, server_tx = (
-        local_tx(learning_rate, local_optimizer),
-        local_sgd(server_learning_rate, "server_learning_rate"),
+        federated.local_tx(learning_rate, local_optimizer),
+        federated.local_sgd(server_learning_rate, "server_learning_rate"),
     )
-    local = local_training(cross_entropy(model), tx, local_epochs, batch_size, elementwise=True)
+    local = federated.local_training(
+        cross_entropy(model), tx, local_epochs, batch_size, elementwise=True
+    )
 
     def body_mask(params):
-        return {name: jax.tree.map(lambda a, n=name: n != head, params[name]) for name in params}
+        return jax.tree.map(operator.not_, federated.part_mask(params, (head,)))
 
     def client_update(server, client, data, key):
-        start = combine_params(client.own, server.shared)
+        start = federated.combine_params(client.own, server.shared)
         result = local.train(start, tx.init(start), data, key)
-        features = class_features(model, result.params, data, num_classes, batch_size)
+        features = federated.class_features(model, result.params, data, num_classes, batch_size)
         means = features.sums / jnp.maximum(features.counts, 1)[:, None]
         known = (features.counts > 0).astype(jnp.float32)
-        body, _ = partition_params(result.params, body_mask(start))
-        return ClientOutput(
-            (means, known), ClientState(body), result.params, result.steps, result.metrics
-        )
+        body, _ = federated.partition_params(result.params, body_mask(start))
+        message, state = (means, known), ClientState(body)
+        return ClientOutput(message, state, result.params, result.steps, result.metrics)
 
     def server_update(server, aggregate):
         inbox = aggregate.value

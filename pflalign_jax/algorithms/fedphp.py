@@ -49,7 +49,7 @@ def fedphp(
 
     References:
       Li et al., "FedPHP: Federated Personalization with Inherited Private Models", ECML PKDD 2021,
-      Algorithm 1, with MMD for the transfer of knowledge; widths of its kernel from PFLlib.
+      with MMD for the transfer of knowledge; widths of its kernel from PFLlib.
     """
     at_most_one("fedphp", lam=lam, mu=mu)
     at_least_one("fedphp", momentum_rounds=momentum_rounds)

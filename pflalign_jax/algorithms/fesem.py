@@ -6,15 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
-from pflalign_jax.federated import (
-    GATHERED,
-    Algorithm,
-    ClientOutput,
-    Loss,
-    local_training,
-    local_tx,
+from pflalign_jax.algorithms.per_client import (
+    own_row,
+    repeated,
+    update_of_received,
+    with_answers,
 )
+from pflalign_jax.federated import GATHERED, Algorithm, Loss, local_tx
 from pflalign_jax.federated.validation import at_least_one
 from pflalign_jax.models import Model, cross_entropy
 
@@ -44,15 +42,15 @@ def fesem(
 ) -> Algorithm:
     """Return FeSEM, for a few clients (cross-silo): every device holds all clients' models.
 
-    A client trains its centre and sends the model w_i. The server, as in k-means: every centre
-    becomes the mean of the models of its clients, every client goes to the centre that is nearest
-    to w_i, and centres become means once more. k = 1 is FedAvg. A client that never trained gets
-    the mean of the centres of all clients.
+    A client trains its centre to the model w_i and sends what this has moved. The server, as in
+    k-means: every centre becomes the mean of the models of its clients, every client goes to the
+    centre that is nearest to w_i, and centres become means once more. k = 1 is FedAvg. A client
+    that never trained gets the mean of the centres of all clients.
 
     Args:
       model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       num_clients: K, the number of all clients, whose identities are ``0..K-1``.
-      num_clusters: k, the number of centres; the paper takes 2 to 4.
+      num_clusters: k, the number of centres, >= 1.
 
     References:
       Xie et al., "Multi-Center Federated Learning", arXiv:2005.01026, Algorithm 1. Departures:
@@ -61,15 +59,10 @@ def fesem(
     """
     at_least_one("fesem", num_clients=num_clients, num_clusters=num_clusters)
     loss, tx = loss or cross_entropy(model), local_tx(learning_rate, local_optimizer)
-    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
-    def client_update(w, client, data, key):
-        result = local.train(w, tx.init(w), data, key)
-        return ClientOutput(result.params, client, result.params, result.steps, result.metrics)
-
-    def means(centres, nearest, inbox):
+    def means(centres, nearest, models, weights):
         """Return the centres' means, weighted by examples; a centre without clients stays."""
-        weights = inbox.weights[:, None] * jax.nn.one_hot(nearest, num_clusters)
+        weights = weights[:, None] * jax.nn.one_hot(nearest, num_clusters)
         total = weights.sum(0)
         shares = weights.T / jnp.maximum(total, 1)[:, None]
 
@@ -77,23 +70,24 @@ def fesem(
             has_clients = (total > 0).reshape(-1, *[1] * (old.ndim - 1))
             return jnp.where(has_clients, jnp.tensordot(shares, models, 1), old)
 
-        return jax.tree.map(mean, centres, inbox.messages)
+        return jax.tree.map(mean, centres, models)
 
     def server_update(server, aggregate):
         inbox = aggregate.value
         before = server.nearest[inbox.ids]
-        centres = means(server.centres, before, inbox)
+        models = jax.tree.map(lambda a, d: a[before] + d, server.centres, inbox.messages)
+        centres = means(server.centres, before, models, inbox.weights)
 
-        def distances(model):
-            def to(centre):
+        def nearest_to(model):
+            def distance(centre):
                 return optax.tree.norm(optax.tree.sub(model, centre), squared=True)
 
-            return jax.vmap(to)(centres)
+            return jax.vmap(distance)(centres).argmin().astype(jnp.int32)
 
         # One client at a time: all differences at once would take k models for each of them.
-        now = jax.lax.map(lambda w: distances(w).argmin().astype(jnp.int32), inbox.messages)
+        now = jax.lax.map(nearest_to, models)
         nearest = with_answers(server.nearest, now, inbox)
-        return ServerState(means(centres, now, inbox), nearest)
+        return ServerState(means(centres, now, models, inbox.weights), nearest)
 
     def init(params, key):
         drawn = jax.random.permutation(key, jnp.arange(num_clients, dtype=jnp.int32))
@@ -101,7 +95,7 @@ def fesem(
 
     return Algorithm(
         init=init,
-        client_update=client_update,
+        client_update=update_of_received(loss, tx, local_epochs, batch_size),
         server_update=server_update,
         personal_params=lambda w, client, data: w,
         global_params=None,

@@ -1,29 +1,13 @@
 """FML: a client's own model and the shared one learn from each other's predictions."""
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
-import optax
 
-from pflalign_jax.algorithms.averaging import averaged
-from pflalign_jax.federated import Algorithm, ClientOutput, local_training, local_tx
+from pflalign_jax.algorithms.two_models import two_models
+from pflalign_jax.federated import Algorithm, local_tx
 from pflalign_jax.federated.validation import at_most_one
 from pflalign_jax.models import Model, example_losses
 from pflalign_jax.models.base import labelled_logits, mean_of_real
-
-
-class ClientState(NamedTuple):
-    """The client's own model ``v_i``."""
-
-    params: Any
-
-
-class Pair(NamedTuple):
-    """What a client trains: its copy of the shared model, and its own."""
-
-    shared: Any
-    own: Any
 
 
 def fml(
@@ -49,11 +33,10 @@ def fml(
       beta: ``β`` in [0, 1], the weight of the labels for the shared model.
 
     References:
-      Shen et al., "Federated Mutual Learning", arXiv:2006.16765, Algorithm 1 and equations 5 and 6.
+      Shen et al., "Federated Mutual Learning", arXiv:2006.16765, Algorithm 1.
       Departure: both models have the same architecture.
     """
     at_most_one("fml", alpha=alpha, beta=beta)
-    tx = local_tx(learning_rate, local_optimizer)
 
     def loss(pair, batch, key):
         shared_key, own_key = jax.random.split(key)
@@ -68,18 +51,11 @@ def fml(
 
         return mean_of_real(taught(alpha, own, shared) + taught(beta, shared, own), mask)
 
-    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
-
-    def client_update(server, client, data, key):
-        start = Pair(server.params, client.params)
-        result = local.train(start, tx.init(start), data, key)
-        shared, own = result.params
-        message = optax.tree.sub(shared, server.params)
-        return ClientOutput(message, ClientState(own), own, result.steps, result.metrics)
-
-    return averaged(
-        client_update,
-        personal_params=lambda server, client, data: client.params,
-        first_state=ClientState,
+    return two_models(
+        lambda received, data: loss,
+        local_tx(learning_rate, local_optimizer),
+        personal=lambda pair: pair.own,
+        local_epochs=local_epochs,
+        batch_size=batch_size,
         classes_only="fml",
     )

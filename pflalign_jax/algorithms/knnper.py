@@ -58,7 +58,7 @@ def knnper(
 
     References:
       Marfoq et al., "Personalized Federated Learning through Local Memorization",
-      arXiv:2111.09360, Algorithm 1 and equation 8; squared distances over Fσ from the authors'
+      arXiv:2111.09360, Algorithm 1; squared distances over Fσ from the authors'
       code. Departures: λ is the same for all clients; all training examples are remembered.
     """
     at_most_one("knnper", lam=lam)

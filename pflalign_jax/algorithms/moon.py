@@ -54,19 +54,18 @@ def moon(
     def client_update(server, client, data, key):
         w = server.params
 
-        def loss_with_contrast(params, batch, key):
+        def contrasted(params, batch, key):
             z, _, mask = labelled_features(model, params, batch)
 
             def cosine(others):
                 # Features of zeros have no direction: the bound keeps their gradient finite.
-                return optax.cosine_similarity(
-                    z, labelled_features(model, others, batch)[0], epsilon=1e-6
-                )
+                same = labelled_features(model, others, batch)[0]
+                return optax.cosine_similarity(z, same, epsilon=1e-6)
 
             contrast = jax.nn.softplus((cosine(client.last) - cosine(w)) / tau)
             return task_loss(params, batch, key) + mu * mean_of_real(contrast, mask)
 
-        local = local_training(loss_with_contrast, tx, local_epochs, batch_size, elementwise=True)
+        local = local_training(contrasted, tx, local_epochs, batch_size, elementwise=True)
         result = local.train(w, tx.init(w), data, key)
         message, state = optax.tree.sub(result.params, w), ClientState(result.params)
         return ClientOutput(message, state, result.params, result.steps, result.metrics)

@@ -6,15 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.averaging import ServerState, averaged
-from pflalign_jax.federated import (
-    MEAN_BY_CLIENTS,
-    Algorithm,
-    ClientOutput,
-    Loss,
-    local_training,
-    local_tx,
-)
+from pflalign_jax.algorithms.averaging import ServerState
+from pflalign_jax.algorithms.two_models import ClientState, Pair, two_models
+from pflalign_jax.federated import MEAN_BY_CLIENTS, Algorithm, Loss, local_tx
 from pflalign_jax.federated.validation import nonnegative, positive
 from pflalign_jax.models import Model, cross_entropy
 
@@ -29,19 +23,6 @@ class Gaussian(NamedTuple):
 
     mean: Any
     rho: Any
-
-
-class ClientState(NamedTuple):
-    """The client's posterior ``q_i``, a `Gaussian`."""
-
-    posterior: Gaussian
-
-
-class Pair(NamedTuple):
-    """What a client trains: its copy of the shared Gaussian, and its posterior."""
-
-    shared: Gaussian
-    own: Gaussian
 
 
 def pfedbayes(
@@ -70,8 +51,8 @@ def pfedbayes(
       local_optimizer: of both Gaussians, as in `fedavg`; the authors take Adam.
       personal_learning_rate: step size of the posterior; with SGD below ``2 n σ² / ζ``, or it
         diverges.
-      zeta: ``ζ`` >= 0, the weight of the prior; the paper takes 10, with losses summed over n.
-      beta: ``β``, how far the server moves to the mean of the clients; the paper takes 1.
+      zeta: ``ζ`` >= 0, the weight of the prior; the authors' code takes 10.
+      beta: ``β``, how far the server moves to the mean of the clients; 1 in the authors' code.
       first_rho: first ρ of all weights; -3, as in the authors' code, is a deviation σ of 0.049.
 
     References:
@@ -87,13 +68,13 @@ def pfedbayes(
         "shared": local_tx(learning_rate, local_optimizer),
         "own": local_tx(personal_learning_rate, local_optimizer, "personal_learning_rate"),
     }
-    tx = optax.multi_transform(transforms, Pair("shared", "own"))  # type: ignore[arg-type]
+    tx = optax.multi_transform(transforms, Pair("shared", "own"))
 
     def first(params):
         return Gaussian(params, optax.tree.full_like(params, first_rho))
 
-    def client_update(server, client, data, key):
-        examples = jnp.maximum(data.size, 1).astype(jnp.float32)
+    def loss_of(received, data):
+        weight = zeta / jnp.maximum(data.size, 1)
 
         def free_energy(pair, batch, key):
             draw_key, loss_key = jax.random.split(key)
@@ -102,22 +83,20 @@ def pfedbayes(
             fixed = jax.lax.stop_gradient(pair)
             # The same value twice, for the gradient of each Gaussian with the other one fixed.
             kl = divergence(pair.own, fixed.shared) + divergence(fixed.own, pair.shared)
-            told = divergence(*fixed[::-1])
-            return loss(drawn, batch, loss_key) + zeta / examples * (kl - told)
+            told = kl - divergence(fixed.own, fixed.shared)
+            return loss(drawn, batch, loss_key) + weight * told
 
-        local = local_training(free_energy, tx, local_epochs, batch_size, elementwise=True)
-        start = Pair(server.params, client.posterior)
-        result = local.train(start, tx.init(start), data, key)
-        shared, own = result.params
-        message = optax.tree.sub(shared, server.params)
-        return ClientOutput(message, ClientState(own), own.mean, result.steps, result.metrics)
+        return free_energy
 
     def server_update(server, aggregate):
         return server._replace(params=optax.tree.add_scale(server.params, beta, aggregate.value))
 
-    return averaged(
-        client_update,
-        personal_params=lambda server, client, data: client.posterior.mean,
+    return two_models(
+        loss_of,
+        tx,
+        personal=lambda pair: pair.own.mean,
+        local_epochs=local_epochs,
+        batch_size=batch_size,
         init=lambda params, key: (ServerState(first(params)), ClientState(first(params))),
         server_update=server_update,
         global_params=lambda server: server.params.mean,

@@ -8,16 +8,8 @@ import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.per_client import own_row
-from pflalign_jax.federated import (
-    GATHERED,
-    Algorithm,
-    ClientOutput,
-    Loss,
-    local_sgd,
-    local_training,
-    local_tx,
-)
+from pflalign_jax.algorithms.per_client import own_row, update_of_received
+from pflalign_jax.federated import GATHERED, Algorithm, Loss, local_sgd, local_tx
 from pflalign_jax.federated.validation import at_least_one
 from pflalign_jax.models import Model, cross_entropy
 from pflalign_jax.models.base import dense
@@ -61,9 +53,9 @@ def pfedhn(
       num_clients: K, the number of all clients, whose identities are ``0..K-1``.
       server_learning_rate: ``η``, the step size of hypernetwork and embeddings; the authors take
         0.01, with momentum 0.9. From about 1 on it diverges.
-      embedding_size: E; None: 1 + K/4 rounded down, as in the paper.
-      hidden_size: H, the width of the hidden layers; the paper takes 100.
-      hidden_layers: how many there are, >= 1; the paper takes 3.
+      embedding_size: E; None: 1 + K/4 rounded down, as in the authors' code.
+      hidden_size: H, the width of the hidden layers; 100 in the authors' code.
+      hidden_layers: how many there are, >= 1; 3 in the authors' code.
 
     References:
       Shamsian et al., "Personalized Federated Learning using Hypernetworks", arXiv:2103.04628,
@@ -77,7 +69,6 @@ def pfedhn(
     at_least_one("pfedhn", num_clients=num_clients, embedding_size=size, **sizes)
     loss, tx = loss or cross_entropy(model), local_tx(learning_rate, local_optimizer)
     server_tx = local_sgd(server_learning_rate, "server_learning_rate")
-    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def init(params, key):
         *keys, embedding_key = jax.random.split(key, hidden_layers + 1)
@@ -104,11 +95,6 @@ def pfedhn(
             lambda kernel, bias: jnp.tensordot(z[0], kernel, 1) + bias, last["kernel"], last["bias"]
         )
 
-    def client_update(w, client, data, key):
-        result = local.train(w, tx.init(w), data, key)
-        delta = optax.tree.sub(result.params, w)
-        return ClientOutput(delta, client, result.params, result.steps, result.metrics)
-
     def server_update(server, aggregate):
         inbox = aggregate.value
         present = (inbox.weights > 0).astype(jnp.float32)
@@ -126,7 +112,7 @@ def pfedhn(
 
     return Algorithm(
         init=init,
-        client_update=client_update,
+        client_update=update_of_received(loss, tx, local_epochs, batch_size),
         server_update=server_update,
         personal_params=lambda w, client, data: w,
         global_params=None,

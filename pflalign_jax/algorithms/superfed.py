@@ -1,35 +1,14 @@
 """SuPerFed: a client's own model and the shared one are joined by a line of good models."""
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.averaging import averaged
-from pflalign_jax.federated import (
-    Algorithm,
-    ClientOutput,
-    Loss,
-    first_models,
-    local_training,
-    local_tx,
-)
+from pflalign_jax.algorithms.averaging import ServerState
+from pflalign_jax.algorithms.two_models import ClientState, two_models
+from pflalign_jax.federated import Algorithm, Loss, first_models, local_tx
 from pflalign_jax.federated.validation import at_most_one, nonnegative
 from pflalign_jax.models import Model, cross_entropy
-
-
-class ClientState(NamedTuple):
-    """The client's own model ``v_i``."""
-
-    params: Any
-
-
-class Pair(NamedTuple):
-    """What a client trains: its copy of the shared model, and its own."""
-
-    shared: Any
-    own: Any
 
 
 def superfed(
@@ -53,48 +32,47 @@ def superfed(
     Args:
       model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
       lam: ``λ`` in [0, 1] of the personal model that is scored; in training it is drawn.
-      mu: ``μ`` >= 0, the pull of w_i to the shared model; the paper takes 0.01.
-      nu: ``ν`` >= 0, the weight of the squared cosine of both models; the paper takes 2.
+      mu: ``μ`` >= 0, the pull of w_i to the shared model; the authors' code takes 0.01.
+      nu: ``ν`` >= 0, the weight of the squared cosine of both models; the authors' code takes 2.
 
     References:
       Hahn, Jeong and Lee, "Connecting Low-Loss Subspace for Personalized Federated Learning",
-      arXiv:2109.07628, Algorithm 1 and equation 5. Departures: own models are mixed in from the
-      first round on, there after 40 % of them; they start as a shuffle of the first model, the
-      same for all clients.
+      arXiv:2109.07628, Algorithm 1. Departures: the pull is by a square, in the authors' code by
+      norms of layers; own models are mixed in from the first round on, there after some; they start
+      as a shuffle of the first model, the same for all clients. A client that never trained starts
+      with the shared model for its own.
     """
     at_most_one("superfed", lam=lam)
     nonnegative("superfed", mu=mu, nu=nu)
-    task_loss, tx = loss or cross_entropy(model), local_tx(learning_rate, local_optimizer)
+    task_loss = loss or cross_entropy(model)
 
-    def mixed(share, w, v):
-        return jax.tree.map(lambda w, v: (1 - share) * w + share * v, w, v)
+    def mixed(pair, share=lam):
+        return jax.tree.map(lambda w, v: (1 - share) * w + share * v, *pair)
 
-    def client_update(server, client, data, key):
+    def loss_of(received, data):
         def loss(pair, batch, key):
             share_key, loss_key = jax.random.split(key)
             w, v = pair
-            value = task_loss(mixed(jax.random.uniform(share_key), w, v), batch, loss_key)
-            pull = optax.tree.norm(optax.tree.sub(w, server.params), squared=True)
+            value = task_loss(mixed(pair, jax.random.uniform(share_key)), batch, loss_key)
+            pull = optax.tree.norm(optax.tree.sub(w, received), squared=True)
             squares = optax.tree.norm(w, squared=True) * optax.tree.norm(v, squared=True)
             # Models of zeros have no angle.
             cosine = optax.tree.vdot(w, v) ** 2 / jnp.maximum(squares, 1e-12)
             return value + mu * pull + nu * cosine
 
-        local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
-        start = Pair(server.params, client.params)
-        result = local.train(start, tx.init(start), data, key)
-        w, v = result.params
-        message = optax.tree.sub(w, server.params)
-        return ClientOutput(message, ClientState(v), mixed(lam, w, v), result.steps, result.metrics)
-
-    plain = averaged(
-        client_update,
-        personal_params=lambda server, client, data: mixed(lam, server.params, client.params),
-    )
+        return loss
 
     def init(params, key):
-        server, _ = plain.init(params, key)
         # Another first model: from the same one the two could only be parallel.
-        return server, ClientState(jax.tree.map(lambda a: a[1], first_models(params, key, 2)))
+        own = jax.tree.map(lambda a: a[1], first_models(params, key, 2))
+        return ServerState(params), ClientState(own)
 
-    return plain._replace(init=init)
+    work = {"local_epochs": local_epochs, "batch_size": batch_size}
+    return two_models(
+        loss_of,
+        local_tx(learning_rate, local_optimizer),
+        mixed,
+        init=init,
+        newcomer=lambda server, data: ClientState(server.params),
+        **work,
+    )

@@ -58,7 +58,8 @@ def test_fesem_moves_clients_and_centres_as_k_means_does():
     algorithm = algorithms.fesem(MODEL, num_clients=5, num_clusters=3)
     centres = {"body": jnp.array([9.0, 9.0, 7.0]), "head": jnp.zeros(3)}
     state = Centres(centres, jnp.array([0, 1, 0, 1, 2], jnp.int32))
-    messages = {"body": jnp.array([1.0, 0.2, 0.0, 0.0, 1.1]), "head": jnp.zeros(5)}
+    # Their models are at 1, .2, 0 and 1.1, and have come from 9.
+    messages = {"body": jnp.array([-8.0, -8.8, -9.0, 0.0, -7.9]), "head": jnp.zeros(5)}
     inbox = Gathered(
         messages,
         weights=jnp.array([1.0, 3.0, 1.0, 0.0, 1.0]),

@@ -98,7 +98,7 @@ def test_pfedbayes_learns_a_posterior_around_a_shared_prior():
     )  # fmt: skip
     shared = Gaussian(params(1.0, 0.5), params(-1.0, -0.5))
     own = Gaussian(params(0.8, 0.1), params(-1.5, 0.2))
-    state = algorithm.init(params(1.0, 0.0), None)[1]._replace(posterior=own)
+    state = algorithm.init(params(1.0, 0.0), None)[1]._replace(own=own)
     update = jax.jit(algorithm.client_update)
     output = update(ServerState(shared), state, window(two_clients(), 1), jax.random.key(0))
     weight = zeta / 3  # three examples
@@ -108,7 +108,7 @@ def test_pfedbayes_learns_a_posterior_around_a_shared_prior():
     def gradient(values, i):
         return weight * slope(lambda v: kl(*values[:i], v, *values[i + 1 :]), values[i])
 
-    new = output.state.posterior
+    new = output.state.own
     assert float(output.params["body"]) == float(new.mean["body"])
     assert float(new.mean["body"]) == near(0.8 - personal_rate * (3 + gradient(body, 0)))
     assert float(new.mean["head"]) == near(0.1 - personal_rate * gradient(head, 0))

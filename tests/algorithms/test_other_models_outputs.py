@@ -69,6 +69,7 @@ def test_moon_draws_features_to_the_global_model_and_away_from_the_last():
     np.testing.assert_allclose(output.state.last["body"], output.params["body"])
 
 
+@pytest.mark.slow
 def test_moon_in_a_first_round_is_fedavg():
     """Its last model is then the received one, whose features are those of the first step."""
     w, data = plane([1.0, 0.5], [-0.5, 1.0]), plane_data()
@@ -100,6 +101,7 @@ def test_fedntd_keeps_what_the_received_model_says_of_wrong_classes():
     np.testing.assert_allclose(output.params["head"]["bias"], bias, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fedntd_with_two_classes_is_fedavg():
     params = FEATURES.init(None, None)
     ntd, fedavg = (
@@ -126,7 +128,7 @@ def test_fmls_models_teach_each_other():
     rate, alpha, beta = 0.3, 0.25, 0.6
     shared, own = two_models()
     algorithm = algorithms.fml(FEATURES, rate, alpha=alpha, beta=beta)
-    state = algorithm.init(shared, None)[1]._replace(params=own)
+    state = algorithm.init(shared, None)[1]._replace(own=own)
     output = step(algorithm, ServerState(shared), state, labelled(), 1)
     x, y = np.array([1.0, 3, 4]), np.eye(2)[[0, 0, 1]]
 
@@ -204,7 +206,7 @@ def test_superfed_pulls_one_model_back_and_turns_both_away_from_each_other():
     first = np.array([2.0, 1.0])
     w, v = first, np.array([1.0, 0.0])
     as_params = lambda a: {"body": jnp.float32(a[0]), "head": jnp.float32(a[1])}  # noqa: E731
-    state = algorithm.init(as_params(w), jax.random.key(0))[1]._replace(params=as_params(v))
+    state = algorithm.init(as_params(w), jax.random.key(0))[1]._replace(own=as_params(v))
     output = step(algorithm, ServerState(as_params(w)), state, two_clients())
     for _ in range(2):
         lengths, product = (w @ w) * (v @ v), w @ v
@@ -212,7 +214,7 @@ def test_superfed_pulls_one_model_back_and_turns_both_away_from_each_other():
         of_v = 2 * product / lengths * (w - product / (v @ v) * v)
         w, v = w - rate * (2 * mu * (w - first) + nu * of_w), v - rate * nu * of_v
     assert [float(output.message[name]) for name in ("body", "head")] == near(list(w - first))
-    own = output.state.params
+    own = output.state.own
     assert [float(own["body"]), float(own["head"])] == near(list(v))
     assert float(output.params["body"]) == near((w[0] + v[0]) / 2)
 
@@ -224,6 +226,6 @@ def test_superfeds_models_share_a_gradient_in_the_shares_of_their_mixture():
     )
     first = MODEL.init(None, None)
     output = step(algorithm, *algorithm.init(first, jax.random.key(0)), two_clients())
-    moved = float(output.message["body"]), float(output.state.params["body"]) - 1.0
+    moved = float(output.message["body"]), float(output.state.own["body"]) - 1.0
     assert sum(moved) == near(-0.1 * 3)
     assert all(-0.3 < part < 0 for part in moved)

@@ -21,7 +21,19 @@ SIX = ("pflalign", "fedavg", "ditto", "scaffold", "fedamp", "fedcp")
 OTHERS = (
     *("apfl", "fedadam", "fedala", "fedavgm", "fedbabu", "feddbe", "feddyn", "fedpac", "fedper"),
     *("fedproto", "fedprox", "fedrep", "fedrod", "fedyogi", "gpfl", "lgfedavg", "local"),
-    *("perfedavg", "pfedme"),
+    *(
+        "perfedavg",
+        "pfedme",
+        "moon",
+        "fedntd",
+        "fml",
+        "fedphp",
+        "superfed",
+        "cfl",
+        "fesem",
+        "fedem",
+    ),
+    *("fedfomo", "apple", "fedcac", "knnper", "fedas", "fedgh", "pfedhn", "pfedbayes", "ifca"),
 )
 PLACES = ("device", "host", "disk")
 MESSAGES = {

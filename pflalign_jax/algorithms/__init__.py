@@ -52,6 +52,7 @@ from pflalign_jax.algorithms.pflalign import pflalign
 from pflalign_jax.algorithms.rolora import rolora
 from pflalign_jax.algorithms.scaffold import scaffold
 from pflalign_jax.algorithms.superfed import superfed
+from pflalign_jax.algorithms.two_models import two_models
 
 __all__ = [
     "apfl",
@@ -109,3 +110,4 @@ NAMES = tuple(__all__)
 
 # What takes an optimiser, a mask or a client's update, from which algorithms are made.
 __all__ += ["averaged", "averaging", "fedopt", "partly_fixed", "partly_local", "shared_in_part"]
+__all__ += ["two_models"]

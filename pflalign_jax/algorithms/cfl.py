@@ -64,9 +64,9 @@ def cfl(
     References:
       Sattler, Müller and Samek, "Clustered Federated Learning: Model-Agnostic Distributed
       Multi-Task Optimization under Privacy Constraints", arXiv:1910.01991, with its optimal
-      bipartition, Algorithm 1. Departures: who is absent is judged by its last update; the condition
-      γ on the cosines is left out, as in the authors' code, which waits for 20 rounds instead and
-      cuts by complete linkage.
+      bipartition, Algorithm 1. Departures: who is absent is judged by its last update; γ, a
+      condition on the cosines, is left out, as in the authors' code, which waits for 20 rounds
+      instead and cuts by complete linkage.
     """
     at_least_one("cfl", num_clients=num_clients, num_clusters=num_clusters)
     nonnegative("cfl", eps1=eps1, eps2=eps2)

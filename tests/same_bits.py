@@ -33,7 +33,18 @@ OTHERS = (
         "fesem",
         "fedem",
     ),
-    *("fedfomo", "apple", "fedcac", "knnper", "fedas", "fedgh", "pfedhn", "pfedbayes", "ifca"),
+    *(
+        "fedfomo",
+        "apple",
+        "fedcac",
+        "knnper",
+        "fedas",
+        "fedgh",
+        "pfedhn",
+        "pfedbayes",
+        "pfedsim",
+        "ifca",
+    ),
 )
 PLACES = ("device", "host", "disk")
 MESSAGES = {

@@ -48,6 +48,7 @@ from pflalign_jax.algorithms.perfedavg import perfedavg
 from pflalign_jax.algorithms.pfedbayes import pfedbayes
 from pflalign_jax.algorithms.pfedhn import pfedhn
 from pflalign_jax.algorithms.pfedme import pfedme
+from pflalign_jax.algorithms.pfedsim import pfedsim
 from pflalign_jax.algorithms.pflalign import pflalign
 from pflalign_jax.algorithms.rolora import rolora
 from pflalign_jax.algorithms.scaffold import scaffold
@@ -99,6 +100,7 @@ __all__ = [
     "pfedbayes",
     "pfedhn",
     "pfedme",
+    "pfedsim",
     "pflalign",
     "rolora",
     "scaffold",

@@ -41,7 +41,7 @@ def model_for(name):
 
 WITH_FEATURES = (
     *("fedrod", "fedproto", "feddbe", "fedpac", "fedcp", "gpfl", "moon", "fedntd", "knnper", "fml"),
-    *("fedas", "fedgh", "fedphp", "fedem"),
+    *("fedas", "fedgh", "fedphp", "fedem", "pfedsim"),
 )
 
 

@@ -113,7 +113,7 @@ LOSS_OF_ITS_OWN = (
 # They draw nothing of their own, like FedAvg.
 SLOW = (
     *("ffa_lora", "fedsa_lora", "rolora", "head_only", "moon", "fedntd", "cfl", "knnper", "fedgh"),
-    *("fml", "fedphp", "fedcac", "fesem", "pfedhn", "fedem", "fedfomo", "apple"),
+    *("fml", "fedphp", "fedcac", "fesem", "pfedhn", "fedem", "fedfomo", "apple", "pfedsim"),
 )
 
 

@@ -1,4 +1,4 @@
-"""FedFomo, APPLE, FedCAC and kNN-Per: what clients take from neighbours, by hand; see `hand`."""
+"""FedFomo, APPLE, FedCAC, pFedSim, kNN-Per: what clients take from others, by hand; see `hand`."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from hand import FEATURES, MODEL, after, body_loss, labelled, two_clients, windo
 
 from pflalign_jax import algorithms
 from pflalign_jax.algorithms.fedcac import collaborators
-from pflalign_jax.federated import hold_out
+from pflalign_jax.federated import Aggregate, Gathered, hold_out
 
 
 def near(value):
@@ -152,6 +152,49 @@ def test_fedcac_without_critical_parameters_is_fedavg():
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found.params, expected.params
     )
+
+
+def test_pfedsim_averages_bodies_of_clients_with_like_heads():
+    """Three clients of four answer, whose bodies were at 1 and heads at (1, 0)."""
+    algorithm = algorithms.pfedsim(FEATURES, num_clients=4, warm_up_rounds=1)
+    server, _ = algorithm.init(FEATURES.init(None, None), None)
+    bodies = np.array([1.0, 2.0, 4.0])
+    kernels = np.array([[[1.0, 1.0]], [[2.0, -1.0]], [[-1.0, 0.5]]])
+    deltas = {
+        "body": jnp.asarray(bodies - 1),
+        "head": {"kernel": jnp.asarray(kernels - [[[1.0, 0.0]]]), "bias": jnp.zeros((3, 2))},
+    }
+    deltas = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), deltas)
+    inbox = Gathered(deltas, jnp.array([1.0, 3.0, 0.0]), jnp.array([0, 1, -1], jnp.int32))
+    update = jax.jit(algorithm.server_update)
+    warm = update(server, Aggregate(inbox, jnp.float32(4)))
+    assert warm.models["body"].tolist() == near([1.75] * 4)  # FedAvg's, for everybody
+    assert not warm.likeness.any()
+    start = {"body": jnp.ones(4), "head": {"kernel": jnp.ones((4, 1, 2)) * jnp.array([[[1.0, 0]]])}}
+    server = warm._replace(models={**start, "head": {**start["head"], "bias": jnp.zeros((4, 2))}})
+    inbox = inbox._replace(weights=jnp.array([1.0, 3.0, 2.0]), ids=jnp.array([0, 1, 2], jnp.int32))
+    new = update(server, Aggregate(inbox, jnp.float32(6)))
+    # One feature: cosines are the signs' products, means over two classes: 0, 0 and -1, cut to 0.
+    signs = np.sign(kernels[:, 0])
+    cosines = np.clip(signs @ signs.T / 2, 0, 1)
+    np.testing.assert_allclose(new.likeness[:3, :3], cosines, atol=1e-6)
+    assert not new.likeness[3].any()
+    # Of clients 0 and 1, half alike, a mean that is mostly their own; 2 and 3 keep theirs.
+    half = new._replace(likeness=jnp.zeros((4, 4)).at[0, 1].set(0.5).at[1, 0].set(0.5))
+    received = algorithm.broadcast(half)
+    own, other = -np.log(1e-4), -np.log(0.5)
+    mixed = [(own + 2 * other), (2 * own + other)] / (own + other)
+    assert received["body"].tolist() == near([*mixed, 4, 1])
+    np.testing.assert_allclose(received["head"]["kernel"][:3], kernels, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_pfedsim_warms_up_as_fedavg():
+    options = {"local_epochs": 2, "batch_size": 2}
+    pfedsim = algorithms.pfedsim(FEATURES, 0.1, num_clients=2, warm_up_rounds=2, **options)
+    _, _, found = after(pfedsim, 2, labelled(), FEATURES)
+    _, _, expected = after(algorithms.fedavg(FEATURES, 0.1, **options), 2, labelled(), FEATURES)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
 def test_knnper_mixes_the_model_with_the_labels_of_near_examples():

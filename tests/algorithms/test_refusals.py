@@ -10,7 +10,7 @@ from pflalign_jax import algorithms
 HEAD = {"head": ("head",)}
 HEADED = (
     *("fedrod", "fedproto", "feddbe", "fedpac", "fedcp", "gpfl", "moon", "knnper", "fedphp"),
-    *("fedas", "fedgh"),
+    *("fedas", "fedgh", "pfedsim"),
 )
 """Methods that look at the input of the head."""
 
@@ -58,6 +58,7 @@ HEADED = (
         ("fedas", {"num_classes": 2, "align_learning_rate": -1.0}, r"align_learning_rate=-1\.0"),
         ("fedgh", {"num_classes": 2, "server_learning_rate": -1.0}, r"server_learning_rate=-1\.0"),
         ("pfedhn", {"num_clients": 2, "hidden_layers": 0}, "hidden_layers=0"),
+        ("pfedsim", {"num_clients": 2, "warm_up_rounds": -1}, "warm_up_rounds=-1"),
         ("pfedbayes", {"zeta": -1.0}, r"zeta=-1\.0"),
         ("superfed", {"nu": -1.0}, r"nu=-1\.0"),
     ],

@@ -24,7 +24,7 @@ def parameters(name):
 
 
 def test_all_builders_are_public():
-    assert len(algorithms.NAMES) == len(set(algorithms.NAMES)) == 48
+    assert len(algorithms.NAMES) == len(set(algorithms.NAMES)) == 49
     assert set(algorithms.__all__) == set(FACTORIES) | {
         "averaged", "averaging", "partly_fixed", "partly_local", "shared_in_part", "two_models",
     }  # fmt: skip

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax import federated
-from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
+from pflalign_jax.algorithms.per_client import own_row, repeated, with_moves
 from pflalign_jax.federated import GATHERED, Algorithm, ClientOutput, Loss
 from pflalign_jax.federated.validation import at_least_one, nonnegative
 from pflalign_jax.models import Model, cross_entropy
@@ -56,7 +56,7 @@ def apple(
 
     A personal model is ``Σ_j p_ij w_j``. A client descends on ``F_i + λ(r) μ/2 ‖p_i - p_0‖²`` for
     its own core model w_i and for p_i, with the others fixed; ``λ(r) = (1 + cos(π r / L)) / 2`` up
-    to round L and 0 from there on. Its message is its core model; p_i is its state.
+    to round L and 0 from there on. Its message is what its core model has moved; p_i is its state.
 
     Args:
       model, loss, local_epochs, batch_size: as in `fedavg`.
@@ -110,11 +110,11 @@ def apple(
         start = Pair(received, client.shares)
         result = local.train(start, tx.init(start), data, key)
         state, params = ClientState(result.params.shares), personal(result.params)
-        return ClientOutput(result.params.core, state, params, result.steps, result.metrics)
+        message = optax.tree.sub(result.params.core, received)
+        return ClientOutput(message, state, params, result.steps, result.metrics)
 
     def server_update(server, aggregate):
-        inbox = aggregate.value
-        cores = with_answers(server.cores, inbox.messages, inbox)
+        cores = with_moves(server.cores, aggregate.value)
         return ServerState(cores, optax.safe_increment(server.rounds))
 
     return Algorithm(

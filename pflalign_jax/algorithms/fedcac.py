@@ -35,9 +35,9 @@ class ClientState(NamedTuple):
 
 
 class Message(NamedTuple):
-    """The client's model after its local steps, and its critical parameters."""
+    """How far the client's model is from the received ``w``, and its critical parameters."""
 
-    params: Any
+    moved: Any
     critical: Any
 
 
@@ -59,8 +59,7 @@ def fedcac(
     to w_i, the share τ of each layer with the largest ``|(w_i - v) w_i|`` is critical. The server
     averages all w_i to w as FedAvg does, and to u_i client i's and those whose critical parameters
     overlap with its in a share of at least ``a + t/β (b - a)``, with the mean a and the largest
-    overlap b of the round t, counted from 1. τ = 0 is FedAvg. A client that never trained starts at
-    w.
+    overlap b of the round t, counted from 1. τ = 0 is FedAvg. New clients start at w.
 
     Args:
       model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
@@ -96,7 +95,8 @@ def fedcac(
         start = personal_params(server, client, data)
         result = local.train(start, tx.init(start), data, key)
         critical = jax.tree.map(most_critical, start, result.params)
-        message, state = Message(result.params, critical), ClientState(critical)
+        message = Message(optax.tree.sub(result.params, server.params), critical)
+        state = ClientState(critical)
         return ClientOutput(message, state, result.params, result.steps, result.metrics)
 
     def server_update(server, aggregate):
@@ -104,12 +104,10 @@ def fedcac(
         present = inbox.weights > 0
         joined = collaborators(inbox.messages.critical, present, rounds / beta)
         shares = inbox.weights / inbox.weights.sum()
-        rows = jax.tree.map(lambda a: jnp.tensordot(joined, a, 1), inbox.messages.params)
-        return ServerState(
-            jax.tree.map(lambda a: jnp.tensordot(shares, a, 1), inbox.messages.params),
-            with_answers(server.customised, rows, inbox),
-            rounds,
-        )
+        w, moved = server.params, inbox.messages.moved
+        rows = jax.tree.map(lambda w, a: w[None] + jnp.tensordot(joined, a, 1), w, moved)
+        w = jax.tree.map(lambda w, a: w + jnp.tensordot(shares, a, 1), w, moved)
+        return ServerState(w, with_answers(server.customised, rows, inbox), rounds)
 
     def init(params, key):
         server = ServerState(params, repeated(params, num_clients), jnp.int32(0))
@@ -125,7 +123,10 @@ def fedcac(
         deliver=lambda server, client_id: server._replace(
             customised=own_row(server.customised, client_id)
         ),
-        aggregation=GATHERED,
+        # Which parameters are critical takes a bit of each.
+        aggregation=GATHERED._replace(
+            message_bytes=lambda m: federated.num_bytes(m.moved) * 33 // 32
+        ),
     )
 
 

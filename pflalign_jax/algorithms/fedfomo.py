@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax import federated
-from pflalign_jax.algorithms.per_client import repeated, with_answers
+from pflalign_jax.algorithms.per_client import own_row, repeated, with_moves
 from pflalign_jax.federated import GATHERED, Algorithm, ClientOutput, Loss
 from pflalign_jax.federated.validation import at_least_one
 from pflalign_jax.models import Model, cross_entropy
@@ -34,8 +34,8 @@ def fedfomo(
 
     With the loss F_i on examples held out of its training data, a client weights the others by
     ``max(0, F_i(w_i) - F_i(w_j)) / ‖w_j - w_i‖``, scaled to the sum 1, moves by ``Σ_j weight_j
-    (w_j - w_i)``, and takes T steps of SGD on the rest of its data. Its message is its model. It
-    stays where no model is better than its own.
+    (w_j - w_i)``, and takes T steps of SGD on the rest of its data. Its message is what its
+    model has moved since the last one. It stays where no model is better than its own.
 
     Args:
       model, learning_rate, loss, local_optimizer, local_epochs, batch_size: as in `fedavg`.
@@ -76,14 +76,13 @@ def fedfomo(
         start, (rest, _) = mixed(models, client, data), federated.hold_out(data, held_out)
         result = local.train(start, tx.init(start), rest, key)
         state = ClientState(result.params)
-        return ClientOutput(result.params, state, result.params, result.steps, result.metrics)
+        message = optax.tree.sub(result.params, own_row(models, data.client_id))
+        return ClientOutput(message, state, result.params, result.steps, result.metrics)
 
     return Algorithm(
         init=lambda params, key: (repeated(params, num_clients), ClientState(params)),
         client_update=client_update,
-        server_update=lambda models, aggregate: with_answers(
-            models, aggregate.value.messages, aggregate.value
-        ),
+        server_update=lambda models, aggregate: with_moves(models, aggregate.value),
         personal_params=mixed,
         global_params=None,
         # Everything; but where it is given, ids that are not 0..K-1 are refused.

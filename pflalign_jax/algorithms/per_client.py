@@ -32,6 +32,12 @@ def with_answers(table: Any, rows: Any, inbox: Gathered) -> Any:
     return jax.tree.map(write, table, rows)
 
 
+def with_moves(table: Any, inbox: Gathered) -> Any:
+    """Return a table whose rows have moved by the messages of the clients that answered."""
+    rows = jax.tree.map(lambda a, moved: a[inbox.ids] + moved, table, inbox.messages)
+    return with_answers(table, rows, inbox)
+
+
 def own_row(table: Any, client_id: jax.Array) -> Any:
     """Return a client's row; of a client that is not among the K the mean of all rows."""
 

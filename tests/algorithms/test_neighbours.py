@@ -48,7 +48,8 @@ def test_fedfomo_moves_to_models_that_fit_better():
     start = 1 + (useful / useful.sum()) @ [-0.5, -1.8]
     assert float(output.metrics["loss"].total) == near(2 * 0.5 * start**2)  # two are not held out
     assert float(output.params["body"]) == near(0.5 * start)
-    assert float(output.state.params["body"]) == float(output.message["body"]) == near(0.5 * start)
+    assert float(output.state.params["body"]) == near(0.5 * start)
+    assert float(output.message["body"]) == near(0.5 * start - 1)
     # A client with too few examples for one to be held out stays with itself.
     start = algorithm.personal_params(models, client, window(two_clients(), 0))
     assert float(start["body"]) == 1
@@ -80,7 +81,7 @@ def test_apple_learns_core_model_and_shares():
             core - rate * p[1] * g,
             p - share_rate * (g * np.array([2.0, core]) + pull * (p - 0.5)),
         )
-    assert float(output.message["body"]) == near(core)
+    assert float(output.message["body"]) == near(core - 1)
     assert output.state.shares.tolist() == near(p.tolist())
     assert float(output.params["body"]) == near(p @ [2.0, core])
     # Who is not among the K learns its shares alone.

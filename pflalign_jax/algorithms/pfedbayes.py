@@ -9,7 +9,7 @@ import optax
 from pflalign_jax.algorithms.averaging import ServerState
 from pflalign_jax.algorithms.two_models import ClientState, Pair, two_models
 from pflalign_jax.federated import MEAN_BY_CLIENTS, Algorithm, Loss, local_tx
-from pflalign_jax.federated.validation import nonnegative, positive
+from pflalign_jax.federated.validation import nonnegative
 from pflalign_jax.models import Model, cross_entropy
 
 
@@ -62,7 +62,6 @@ def pfedbayes(
       code draws with a thousandth of its deviation.
     """
     nonnegative("pfedbayes", zeta=zeta, beta=beta)
-    positive("pfedbayes", deviation=float(jax.nn.softplus(first_rho)))
     loss = loss or cross_entropy(model)
     transforms = {
         "shared": local_tx(learning_rate, local_optimizer),

@@ -78,6 +78,13 @@ def test_values_are_those_that_were_chosen(name, first, then, data):
     )
 
 
+@pytest.mark.parametrize(("name", "first", "then"), CASES)
+def test_an_algorithm_is_made_of_traced_values(name, first, then):
+    """In programs values cannot be looked at, nor made Python's floats."""
+    make = maker(name, 4)
+    jax.eval_shape(lambda values: make(**values) and 0, then)
+
+
 def test_other_values_compile_nothing(data):
     make = maker("ditto", data.num_clients)
     federation = federate(inject_hyperparams(make, learning_rate=0.1, lam=0.1), MODEL, data)

@@ -70,9 +70,9 @@ def apple(
 
     References:
       Luo and Wu, "Adapt to Adaptation: Learning Personalization for Cross-Silo Federated Learning",
-      arXiv:2110.08394, Algorithm 1. Departures: p_0 is 1/K for all, there
-      the shares of examples; all core models are downloaded in every round. A client that never
-      trained, and has no core model, starts with p_0 and learns p alone.
+      arXiv:2110.08394, Algorithm 1. Departures: p_0 is 1/K for all, there the shares of examples;
+      all core models are downloaded in every round. A client that never trained, and has no core
+      model, starts with p_0 and learns p alone.
     """
     at_least_one("apple", num_clients=num_clients, pull_rounds=pull_rounds)
     nonnegative("apple", mu=mu)

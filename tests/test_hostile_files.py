@@ -188,7 +188,7 @@ CASES = [
     Case("pflalign_jax/datasets/array_files.py", "a.npz", lambda r: npz.load_npz(r / "a.npz")),
     Case(f"{LOADERS}/npz.py", "x.npy y.npy client.npy", npz.load_npz),
     Case("pflalign_jax/datasets/partition_file.py", "partition.npz", partition),
-    Case("experiments/predict.py", "a.npz", lambda r: predict.read_examples(r / "a.npz")),
+    Case("experiments/predict.py", "a.npz", lambda r: predict.read_npz(r / "a.npz")),
     Case("experiments/when/base.py", "train.npz test.npz", base.load_arrays),
     Case("experiments/when/cells.py", "cell.json", cell),
     Case("experiments/certificates/cells.py", "summary.json",

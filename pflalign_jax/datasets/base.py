@@ -43,6 +43,9 @@ class Examples(NamedTuple):
       source: the file or folder they were read from, for messages; None: ``name`` says it.
       task: what they are for, one of `TASK_NAMES`, where the loader or the user knows it; None:
         what ``y`` leaves no doubt about (`pflalign_jax.tasks.infer_task`).
+      class_names: what the labels ``0..num_classes-1`` are called, all different; of several labels
+        of each example, what these are called. None: not known, or numbers.
+      feature_names: of ``x [N, F]``, names of the columns; None: not known.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Examples(NamedTuple):
     split_is_final: bool = False
     source: str | None = None
     task: str | None = None
+    class_names: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
 
 
 class Owned(NamedTuple):
@@ -139,6 +144,8 @@ class FederatedDataset(NamedTuple):
       bound: further examples of each client, drawn at random, that nothing reads but
         `pflalign_jax.certificates`: no training, score, choice or normalisation. No split has them;
         None: there are none.
+      class_names, feature_names: as in `Examples`. New data are predicted under these names, long
+        after the files that had them: a table may have its columns in another order.
     """
 
     name: str
@@ -156,6 +163,8 @@ class FederatedDataset(NamedTuple):
     options: Mapping[str, Any] | None = None
     task: str | None = None
     bound: Owned | None = None
+    class_names: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
 
     @property
     def num_clients(self) -> int:

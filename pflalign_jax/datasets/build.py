@@ -108,6 +108,8 @@ def assemble(
             notes=notes,
             task=examples.task,
             bound=group.bound,
+            class_names=examples.class_names,
+            feature_names=examples.feature_names,
         )
 
     new_clients = dataset(new, np.arange(num_trained, num_all), None) if len(new.names) else None

@@ -50,7 +50,7 @@ def checked_examples(examples: Examples) -> Examples:
       DatasetError: naming the source, the example, its client, the value and what to do: for
         lengths that differ, no examples, features or labels of a wrong type or shape, features
         that are NaN, infinite or too large for float32, labels outside ``0..num_classes-1``, an
-        example without an owner, an unknown split or task.
+        example without an owner, an unknown split or task, names that do not fit.
     """
     where = examples.source or examples.name
     check_task(examples.task)
@@ -61,10 +61,15 @@ def checked_examples(examples: Examples) -> Examples:
         y = y[:, 0]  # a column of a table
     owner = None if owner is None else _checked_owners(where, owner)
     _check_features(where, x, owner)
+    labels = _checked_labels(where, x, y, owner, examples)
+    several = 0 if labels.dtype.kind == "f" or labels.ndim < 2 else labels.shape[1]
+    _check_names(where, "class_names", examples.class_names, examples.num_classes or several)
+    columns = x.shape[1] if x.ndim == 2 else 0
+    _check_names(where, "feature_names", examples.feature_names, columns)
     return with_image_axes(
         examples._replace(
             x=_as_float32(where, x),
-            y=_checked_labels(where, x, y, owner, examples),
+            y=labels,
             owner=owner,
             split=None if split is None else _checked_splits(where, split),
         )
@@ -119,6 +124,19 @@ def check_lengths(
                 f"{where}: x has {len(x)} examples, {name} has {len(array)}; every example needs "
                 "one of each"
             )
+
+
+def _check_names(where: object, what: str, names: tuple[str, ...] | None, count: int) -> None:
+    """Raise an error for names that are not ``count`` different texts; None is not known."""
+    if names is None:
+        return
+    texts = [name for name in names if isinstance(name, str)]
+    if not len(texts) == len(names) == len(set(texts)) == count:
+        some = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+        raise DatasetError(
+            f"{where}: {what} has {len(names)} names ({some}); it must have {count} different "
+            "strings, or be None"
+        )
 
 
 def _checked_owners(where: object, owner: np.ndarray) -> np.ndarray:

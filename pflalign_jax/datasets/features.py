@@ -1,9 +1,14 @@
-"""From stored features to a model's input: numbers are normalised, tokens are left unchanged."""
+"""From features to a model's input: new ones as stored, numbers normalised, tokens unchanged."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from pflalign_jax.datasets.base import FederatedDataset
+from pflalign_jax.datasets.base import DatasetError, FederatedDataset
+from pflalign_jax.datasets.values import held_by
 
 
 def normalise(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
@@ -27,3 +32,32 @@ def are_tokens(dtype: jnp.dtype) -> bool:
 def input_dtype(dataset: FederatedDataset) -> jnp.dtype:
     """Return the dtype of a model's input: int32 for tokens, float32 for everything else."""
     return jnp.dtype(jnp.int32 if are_tokens(dataset.x.dtype) else jnp.float32)
+
+
+def as_stored(x: np.ndarray, shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """Return new features as a dataset stores its own.
+
+    Args:
+      x: ``[N, ...]`` numbers of any type.
+      shape, dtype: of an example of the dataset.
+
+    Raises:
+      DatasetError: for another shape, for what are no numbers or not finite, and for a number that
+        ``dtype`` cannot hold; digits beyond the precision of floats may be lost.
+
+    >>> as_stored(np.array([[0.0, 255.0]]), [2], "uint8").dtype
+    dtype('uint8')
+    """
+    x, dtype = np.asarray(x), np.dtype(dtype)
+    wanted = f"{dtype} of shape [N, {', '.join(map(str, shape))}]"
+    if x.ndim == 0 or list(x.shape[1:]) != list(shape) or x.dtype.kind not in "fiub":
+        raise DatasetError(f"x is {x.dtype}{list(x.shape)}; it must be {wanted}")
+    if x.dtype == dtype and dtype.kind != "f":
+        return x
+    bad = ~np.isfinite(x) if dtype.kind == "f" else x != np.round(x)
+    if bad.any():
+        first = int(np.argmax(bad.reshape(len(x), -1).any(1)))
+        raise DatasetError(
+            f"x has {x[first][bad[first]].flat[0]} at example {first}; it must be {wanted}"
+        )
+    return held_by(x, dtype, "x")

@@ -36,15 +36,18 @@ def describe_data(dataset: FederatedDataset, before: Mapping[str, Any]) -> dict[
     """Return what ``data.json`` holds: what models need of the data, and what tells data apart.
 
     ``label_counts`` has a row for every client, over all splits, and is missing where there are no
-    labels to count.
+    labels to count; ``class_names`` and ``feature_names`` are missing where they are not known.
 
     Args:
       dataset: the data.
       before: ``data.json`` of the run so far; see `describe_features`.
     """
-    labels = {}
+    known: dict[str, Any] = {}
     if has_labels(dataset):
-        labels["label_counts"] = client_label_counts(dataset).tolist()
+        known["label_counts"] = client_label_counts(dataset).tolist()
+    for name in ("class_names", "feature_names"):
+        if (names := getattr(dataset, name)) is not None:
+            known[name] = list(names)
     return {
         "name": dataset.name,
         "num_classes": dataset.num_classes,
@@ -55,7 +58,7 @@ def describe_data(dataset: FederatedDataset, before: Mapping[str, Any]) -> dict[
         "client_names": dataset.client_names.tolist(),
         "client_ids": dataset.client_ids.tolist(),
         "partition_hash": datasets.partition_hash(dataset),
-        **labels,
+        **known,
         **describe_features(dataset.x, before),
     }
 

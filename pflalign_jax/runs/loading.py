@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pflalign_jax.datasets.features import are_tokens, normalise
+from pflalign_jax.datasets import DatasetError
+from pflalign_jax.datasets.features import are_tokens, as_stored, normalise
 from pflalign_jax.federated import Algorithm, StoreError
 from pflalign_jax.federated.algorithm import ClientData
 from pflalign_jax.federated.device_program import training_data
@@ -33,10 +34,10 @@ from pflalign_jax.runs.checkpoints import (
     load_checkpoint,
     read_about,
 )
-from pflalign_jax.runs.factories import FACTORIES, factories, metrics_outside
 from pflalign_jax.runs.files import RunError
 from pflalign_jax.runs.growing_files import size_at
 from pflalign_jax.runs.message_config import own_states
+from pflalign_jax.runs.outside_code import refuse_code
 from pflalign_jax.tasks import Task
 
 BATCH = 256
@@ -61,7 +62,7 @@ class _Source(NamedTuple):
     saved: Snapshot
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """What a run left.
 
@@ -74,6 +75,9 @@ class Run:
         regression to numbers.
       client_names: in the dataset's order.
       global_params: the global model; None where the algorithm has none.
+      class_names: what the labels ``0..num_classes-1`` are called, of the task multilabel the
+        labels of an example; None: not known, as in runs of earlier versions, or numbers.
+      feature_names: names of the columns of features ``[N, F]``; None: not known.
     """
 
     config: Mapping[str, Any]
@@ -83,7 +87,22 @@ class Run:
     model: Model
     client_names: tuple[str, ...]
     global_params: Any
-    _source: _Source = dataclasses.field(repr=False)
+    class_names: tuple[str, ...] | None
+    feature_names: tuple[str, ...] | None
+    _source: _Source
+
+    def __repr__(self) -> str:
+        # Not the dataclass's, which would print all parameters.
+        return (
+            f"Run({str(self._source.workdir)!r}: {self.config['algorithm']['name']} on "
+            f"{self._source.data['name']}, {len(self.client_names)} clients, after round "
+            f"{self.round})"
+        )
+
+    @property
+    def features_shape(self) -> tuple[int, ...]:
+        """Shape of one example, as the dataset stores it."""
+        return tuple(self._source.data["features_shape"])
 
     def personal_params(self, client: str | int) -> Any:
         """Return the model that a client starts a round with.
@@ -108,12 +127,13 @@ class Run:
         or probabilities.
 
         Args:
-          x: ``[N, ...]`` features as the dataset stores them, not normalised.
+          x: ``[N, ...]`` features as the dataset stores them, not normalised; numbers of any type.
           client: name or position of the client whose model predicts; None: the global model.
 
         Raises:
-          RunError: for features of another shape or type, an unknown client, or if the algorithm
-            has no global model.
+          RunError: for features of another shape, which are no numbers, not finite or not what
+            the dataset's type can hold; for an unknown client, or if the algorithm has no global
+            model.
         """
         x = self._checked_features(x)
         if self.model.prepare is not None and len(x):
@@ -216,15 +236,14 @@ class Run:
         )
 
     def _checked_features(self, x: np.ndarray) -> np.ndarray:
-        x, data = np.asarray(x), self._source.data
-        shape, dtype = data["features_shape"], np.dtype(data["features_dtype"])
-        if list(x.shape[1:]) != shape or (x.dtype != dtype and not np.can_cast(x.dtype, dtype)):
+        data = self._source.data
+        try:
+            return as_stored(x, data["features_shape"], data["features_dtype"])
+        except DatasetError as error:
             raise RunError(
-                f"x is {x.dtype}{list(x.shape)}; the models of {self._source.workdir} take {dtype} "
-                f"of shape [N, {', '.join(map(str, shape))}], features as {data['name']} stores "
-                "them"
-            )
-        return x.astype(dtype, copy=False)
+                f"{error}; the models of {self._source.workdir} take features as {data['name']} "
+                "stores them"
+            ) from error
 
 
 class _LazyData:
@@ -284,34 +303,11 @@ def load_run(
     received = algorithm.broadcast(jax.tree.map(jnp.asarray, saved.server))
     shared = None if algorithm.global_params is None else algorithm.global_params(received)
     source = _Source(workdir, data, algorithm, received, saved)
-    return Run(config, rows, chosen, task, model, names, shared, source)
-
-
-def refuse_code(workdir: pathlib.Path, config: Mapping[str, Any], modules: Sequence[str]) -> None:
-    """Refuse a run that names functions which nobody here has asked for: it may be anybody's.
-
-    Args:
-      workdir: the run's directory.
-      config: its ``config.json``.
-      modules: whose functions may be called, besides those that this process has named.
-
-    Raises:
-      RunError: naming the function.
-    """
-    named = [
-        str(config[section]["name"])
-        for section in FACTORIES
-        if section in config and config[section]["name"] not in factories(section)
-    ]
-    named += [str(n) for n in config.get("metrics", ()) if n not in metrics_outside()]
-    for name in named:
-        module, colon, _ = name.partition(":")
-        if colon and module not in modules:
-            raise RunError(
-                f"{workdir / files.CONFIG} names {name}, which is code outside of pFLAlign-JAX. If "
-                f"you trust that module, load the run with modules=({module!r},), or pass "
-                f"--modules={module}"
-            )
+    # Earlier versions wrote no names of classes and features.
+    classes, features = (
+        tuple(data[k]) if k in data else None for k in ("class_names", "feature_names")
+    )
+    return Run(config, rows, chosen, task, model, names, shared, classes, features, source)
 
 
 def _task_of(config: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Task, int]:

@@ -44,6 +44,7 @@ DATA = {
     "partition_hash": str,
     "label_counts": list[list[int]],
     "class_names": list[str],
+    "feature_names": list[str],
     "frozen": str | None,
     "task": dict,
 }

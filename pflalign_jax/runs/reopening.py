@@ -11,7 +11,8 @@ from pflalign_jax.runs import files
 from pflalign_jax.runs.build import Experiment, build
 from pflalign_jax.runs.checkpoints import hyperparams_in, load_checkpoint
 from pflalign_jax.runs.files import RunError
-from pflalign_jax.runs.loading import choose_round, refuse_code
+from pflalign_jax.runs.loading import choose_round
+from pflalign_jax.runs.outside_code import refuse_code
 from pflalign_jax.runs.resuming import refuse_other_data
 
 

@@ -210,10 +210,10 @@ def test_a_client_column_and_another_partition(tmp_path):
 
 def test_labels():
     assert mapped_labels(np.array([2, 0, 1]), "f")[0].tolist() == [2, 0, 1]
-    y, count, notes = mapped_labels(np.array([1, 6, 3]), "f")
-    assert y.tolist() == [0, 2, 1] and count == 3
-    assert notes == ("labels mapped: 1 -> 0, 3 -> 1, 6 -> 2.",)
-    assert mapped_labels(np.arange(1, 14), "f")[2][0].endswith("10 -> 9 and 3 more.")
+    found = mapped_labels(np.array([1, 6, 3]), "f")
+    assert found.y.tolist() == [0, 2, 1] and found.num_classes == 3
+    assert found.notes == ("labels mapped: 1 -> 0, 3 -> 1, 6 -> 2.",)
+    assert mapped_labels(np.arange(1, 14), "f").notes[0].endswith("10 -> 9 and 3 more.")
     with pytest.raises(DatasetError, match="f: label -1 at example 1 is negative"):
         mapped_labels(np.array([0, -1]), "f")
     with pytest.raises(DatasetError, match=r"label at example 0 is 0\.5.*regression"):

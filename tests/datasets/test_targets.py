@@ -227,5 +227,5 @@ def test_examples_in_memory():
         partition_examples(whole._replace(task="binary"))
     with pytest.raises(DatasetError, match=r"in Examples also num_classes=0"):
         partition_examples(Examples("mine", X, X[:, 0], 1, CLIENTS))
-    y, num_classes, notes = targets(np.array([b"0", b"1"]), "here", "binary")
-    assert y.tolist() == [0, 1] and num_classes == 2 and not notes
+    found = targets(np.array([b"0", b"1"]), "here", "binary")
+    assert found.y.tolist() == [0, 1] and found.num_classes == 2 and not found.notes

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -150,8 +151,16 @@ def test_what_cannot_be_loaded_is_named(run, tmp_path):
     loaded = pfl.load_run(run[0])
     with pytest.raises(pfl.RunError, match=r"client 'anna' is not in .*, which has 6: 0, 1, 2"):
         loaded.personal_params("anna")
-    with pytest.raises(pfl.RunError, match=r"x is float32\[2, 5\]; .* take uint8 of shape \[N, "):
+    with pytest.raises(
+        pfl.RunError, match=r"x is float32\[2, 5\]; it must be uint8 of shape \[N, 8, 8"
+    ):
         loaded.predict(np.zeros((2, 5), np.float32))
+    x = examples(run[1], 0)[0].astype(np.float64)
+    np.testing.assert_array_equal(loaded.predict(x, 0), loaded.predict(x.astype(np.uint8), 0))
+    with pytest.raises(pfl.RunError, match=r"x has 0\.5 at example 1; it must be uint8 of .* the "
+                       r"models of .* take features as digits stores them"):  # fmt: skip
+        loaded.predict(x + 0.5 * (np.arange(len(x)) == 1)[:, None, None, None], 0)
+    assert repr(loaded) == f"Run('{run[0]}': pflalign on digits, 6 clients, after round 4)"
 
 
 def call(*arguments):
@@ -169,16 +178,20 @@ def test_predict_from_the_command_line(run, tmp_path):
     path, experiment = run
     k = int(np.argmax(experiment.dataset.splits["test"].sizes))
     x, y = examples(experiment, k)
-    np.savez(tmp_path / "data.npz", x=x, y=y)
-    out = tmp_path / "out.npz"
+    np.savez(tmp_path / "data.npz", x=x.astype(np.float64), y=y.astype(str))
+    out = tmp_path / "out.csv"
     done = call(f"--run={path}", f"--client={k}", f"--data={tmp_path}/data.npz", f"--out={out}")
     assert done.returncode == 0, done.stderr
     accuracy, loss = scored(path, "personal", "received", 4)[str(k)]
     assert f"{len(x)} examples, client {k} after round 4" in done.stdout
     assert f"accuracy {100 * accuracy:.2f} %, loss {loss:.4f}" in done.stdout
-    with np.load(out) as file:
-        assert (file["predicted"] == y).mean() == pytest.approx(accuracy, abs=1e-5)
-        np.testing.assert_allclose(file["probabilities"].sum(-1), 1, rtol=1e-5)
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    right = [row["predicted"] == str(label) for row, label in zip(rows, y, strict=True)]
+    assert np.mean(right) == pytest.approx(accuracy, abs=1e-5)
+    assert list(rows[0]) == ["predicted", *(f"probability_{i}" for i in range(10))]
+    assert sum(float(rows[0][f"probability_{i}"]) for i in range(10)) == pytest.approx(1, abs=1e-5)
+    assert re.search(r"predicted: \d \d+", done.stdout)
     done = call(f"--run={path}", f"--client={k}", f"--data={tmp_path}/nothing.npz")
     assert done.returncode == 2 and "nothing.npz cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
@@ -188,16 +201,16 @@ def test_files_of_strangers(tmp_path):
     path = tmp_path / "data.npz"
     np.savez(path, x=np.array([{"run": "me"}], dtype=object))
     with pytest.raises(predict.DataError, match="without Python objects"):
-        predict.read_examples(path)
+        predict.read_npz(path)
     np.savez(path, z=np.zeros(3))
     with pytest.raises(predict.DataError, match=r"has no array x, only \['z'\]"):
-        predict.read_examples(path)
+        predict.read_npz(path)
     np.savez(path, x=np.zeros((3, 2)), y=np.zeros(2, int))
     with pytest.raises(predict.DataError, match=r"y is int64\[2\], x has 3 examples"):
-        predict.read_examples(path)
+        predict.read_npz(path)
     path.write_bytes(b"PK\x03\x04 not a zip file")
     with pytest.raises(predict.DataError, match="cannot be read"):
-        predict.read_examples(path)
+        predict.read_npz(path)
     with pytest.raises(predict.DataError, match=r"must be labels in 0\.\.9"):
         predict.score(pfl.tasks.classification(), np.zeros((2, 10)), np.array([3, 10]))
     with pytest.raises(predict.DataError, match=r"must be labels in 0\.\.9"):

@@ -27,6 +27,9 @@ SOURCE = Source(
     classes=4,
 )
 
+TOPICS = ("World", "Sports", "Business", "Sci/Tech")
+"""What the classes are called."""
+
 WORD = re.compile(r"[a-z0-9']+")
 """A word: letters, digits and apostrophes, in lower case."""
 
@@ -68,7 +71,9 @@ def load_ag_news(path: str | None = None, length: int = 64, vocabulary: int = 20
         row[: len(tokens)] = tokens
     y = np.array([label for _, label in both], np.int32)
     split = np.repeat(["train", "test"], [len(items["train"]), len(items["test"])])
-    return checked_counts(SOURCE, Examples("ag_news", x, y, 4, split=split), directory)
+    return checked_counts(
+        SOURCE, Examples("ag_news", x, y, 4, split=split, class_names=TOPICS), directory
+    )
 
 
 def _items(file: pathlib.Path) -> list[tuple[list[str], int]]:

@@ -53,6 +53,24 @@ CIFAR100 = Source(
     classes=100,
 )
 
+CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+"""What the labels of CIFAR-10 are called."""
+
+CIFAR100_CLASSES = tuple(
+    (
+        "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus "
+        "butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach "
+        "couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house "
+        "kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle "
+        "mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck "
+        "pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal "
+        "shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper "
+        "table tank telephone television tiger tractor train trout tulip turtle wardrobe whale "
+        "willow_tree wolf woman worm"
+    ).split()
+)
+"""What the fine labels of CIFAR-100 are called."""
+
 SUPERCLASSES = (
     "aquatic_mammals fish flowers food_containers fruit_and_vegetables "
     "household_electrical_devices household_furniture insects large_carnivores "
@@ -76,7 +94,8 @@ def load_cifar10(path: str | None = None) -> Examples:
     """
     files = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
     records, split, origin = _records(CIFAR10, path, "cifar-10-batches-bin", files, 1)
-    return _examples(CIFAR10, records, records[:, 0], split, origin)
+    examples = _examples(CIFAR10, records, records[:, 0], split, origin)
+    return examples._replace(class_names=CIFAR10_CLASSES)
 
 
 def load_cifar100(path: str | None = None, labels: str = "fine") -> Examples:
@@ -99,11 +118,13 @@ def load_cifar100(path: str | None = None, labels: str = "fine") -> Examples:
     # A record begins with its coarse label, then comes the fine one.
     if labels == "coarse":
         source = CIFAR100._replace(classes=20)
-        return _examples(source, records, records[:, 0], split, origin)
+        examples = _examples(source, records, records[:, 0], split, origin)
+        return examples._replace(class_names=tuple(SUPERCLASSES))
     if records[:, 0].max() >= len(SUPERCLASSES):
         raise DatasetError(f"cifar100: {origin} has coarse label {records[:, 0].max()}, above 19")
     owner = np.array(SUPERCLASSES)[records[:, 0]]
-    return _examples(CIFAR100, records, records[:, 1], split, origin)._replace(owner=owner)
+    examples = _examples(CIFAR100, records, records[:, 1], split, origin)
+    return examples._replace(owner=owner, class_names=CIFAR100_CLASSES)
 
 
 def _examples(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from pflalign_jax.datasets.base import Examples
+from pflalign_jax.datasets.loaders.characters import DIGITS
 from pflalign_jax.datasets.loaders.sources import Source
 
 SOURCE = Source(
@@ -23,4 +24,4 @@ def load_digits() -> Examples:
 
     bunch = sklearn.datasets.load_digits()
     x, y = bunch.images.astype(np.uint8)[..., None], bunch.target.astype(np.int32)
-    return Examples("digits", x, y, 10, mean=0.0, std=16.0)
+    return Examples("digits", x, y, 10, mean=0.0, std=16.0, class_names=DIGITS)

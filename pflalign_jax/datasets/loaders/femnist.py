@@ -3,6 +3,7 @@
 import pathlib
 
 from pflalign_jax.datasets.base import DatasetError, Examples
+from pflalign_jax.datasets.loaders.characters import CHARACTERS
 from pflalign_jax.datasets.loaders.leaf import is_leaf, load_femnist_leaf, only_digits
 from pflalign_jax.datasets.loaders.npz import load_npz
 from pflalign_jax.datasets.loaders.sources import fetch
@@ -45,7 +46,10 @@ def load_femnist(
         return load_femnist_tff(given, variant)
     if given.suffix == ".npz" or (given / "train.npz").is_file() or (given / "x.npy").is_file():
         # 62 for digits, too: a file with all labels is read as it is and cut down afterwards.
-        return load_npz(path) if variant == "all" else only_digits(load_npz(path, 62))
+        examples = load_npz(path, None if variant == "all" else len(CHARACTERS))
+        if examples.num_classes == len(CHARACTERS):
+            examples = examples._replace(class_names=CHARACTERS)
+        return examples if variant == "all" else only_digits(examples)
     other = next((s for s in STEMS.values() if (given / f"{s}_train.h5").is_file()), None)
     hint = f" It holds {other}_train.h5, of the other variant." if other else ""
     raise DatasetError(f"femnist: {given} has none of the known formats: {FORMATS}.{hint}")

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
 
 from pflalign_jax.datasets.base import DatasetError, Examples
+from pflalign_jax.datasets.loaders.characters import CHARACTERS
 from pflalign_jax.datasets.loaders.sources import checked_counts, fetch
 from pflalign_jax.datasets.loaders.tff import FEMNIST, FEMNIST_DIGITS, STEMS, load_femnist_tff
 
@@ -152,7 +153,9 @@ def read(builder: Femnist) -> Examples:
     except DAMAGED as error:
         raise _damaged(builder.data_path, error) from error
     split = np.repeat(list(data), sizes)
-    examples = Examples("femnist", x, y, source.classes, np.concatenate(owners), split)
+    examples = Examples("femnist", x, y, source.classes, np.concatenate(owners), split)._replace(
+        class_names=CHARACTERS[: source.classes]
+    )
     return checked_counts(source, examples, builder.data_path)
 
 

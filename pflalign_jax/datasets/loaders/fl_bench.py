@@ -10,7 +10,7 @@ import numpy as np
 from pflalign_jax.datasets.array_files import ArrayFileError, read_npy
 from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.loaders.cifar import load_cifar10, load_cifar100
-from pflalign_jax.datasets.loaders.labels import mapped_labels
+from pflalign_jax.datasets.loaders.labels import Targets, mapped_labels
 from pflalign_jax.datasets.loaders.mnist import load_fashion_mnist, load_mnist
 from pflalign_jax.datasets.loaders.plain_pickle import load_plain_file
 
@@ -73,17 +73,15 @@ def load_fl_bench(
     sizes = [len(part) for part in parts]
     owner = np.repeat(np.repeat(np.arange(len(clients)), len(SPLIT_NAMES)), sizes)
     split = np.repeat(list(SPLIT_NAMES.values()) * len(clients), sizes)
-    y, num_classes, notes = examples.y[indices], examples.num_classes, examples.notes
+    found = Targets(examples.y[indices], examples.num_classes, examples.notes, examples.class_names)
     if data is None:
-        y, num_classes, notes = mapped_labels(y, folder)
+        found = mapped_labels(found.y, folder)
     return examples._replace(
         name=folder.resolve().name,
         x=examples.x[indices],
-        y=y,
-        num_classes=num_classes,
+        **found._asdict(),
         owner=owner,
         split=split,
-        notes=notes,
         split_is_final=True,
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.loaders.images import read_pixels
-from pflalign_jax.datasets.loaders.labels import targets
+from pflalign_jax.datasets.loaders.labels import Targets, targets
 from pflalign_jax.datasets.values import held_by
 
 ADVICE = (
@@ -83,17 +83,18 @@ def load_hugging_face(
         elif part.client is not None:
             owners.append(np.full(len(x), part.client))
         splits.append(np.full(len(x), part.split or ""))
-    y, num_classes, notes = _labels(folder, tables[0], label, np.concatenate(ys), task)
+    found = _labels(folder, tables[0], label, np.concatenate(ys), task)
     return Examples(
         folder.resolve().name,
         np.concatenate(xs),
-        y,
-        num_classes,
+        found.y,
+        found.num_classes,
         np.concatenate(owners) if owners else None,
         None if parts[0].split is None else np.concatenate(splits),
-        notes=notes,
+        notes=found.notes,
         split_is_final=True,
         task=task,
+        class_names=found.class_names,
     )
 
 
@@ -307,20 +308,20 @@ def _images(file: pathlib.Path, name: str, column: Any) -> np.ndarray:
 
 def _labels(
     folder: pathlib.Path, table: Any, label: str, y: np.ndarray, task: str | None
-) -> tuple[np.ndarray, int, tuple[str, ...]]:
+) -> Targets:
     """Return `targets`; for classification, classes of a ClassLabel that are absent count, too."""
     if y.dtype == object:
         y = y.astype(str)
     names = _class_names(table, label)
     if not names or y.dtype.kind not in "iu" or task not in (None, "classification"):
-        return targets(y, folder, task, names=[f"column {label!r}"] if y.ndim == 1 else ())
+        return targets(y, folder, task, names=[label] if y.ndim == 1 else ())
     if len(y) and (y.min() < 0 or y.max() >= len(names)):
         bad = y.min() if y.min() < 0 else y.max()
         raise DatasetError(
             f"{folder}: label {bad} is outside 0..{len(names) - 1}, the classes of {label!r}; "
             "remove examples without a label"
         )
-    return y.astype(np.int32), len(names), ()
+    return Targets(y.astype(np.int32), len(names), class_names=tuple(names))
 
 
 def _class_names(table: Any, label: str) -> Sequence[str]:

@@ -34,7 +34,7 @@ class _Files(NamedTuple):
     Attributes:
       images: N paths.
       places: ``[N]`` words for messages: the line of a table; empty where the path says all.
-      y, num_classes, owner, split, notes: as in `Examples`.
+      y, num_classes, owner, split, notes, class_names: as in `Examples`.
     """
 
     images: Sequence[pathlib.Path]
@@ -44,6 +44,7 @@ class _Files(NamedTuple):
     owner: np.ndarray
     split: np.ndarray | None
     notes: tuple[str, ...]
+    class_names: tuple[str, ...] | None
 
 
 def load_image_folder(
@@ -101,7 +102,7 @@ def load_image_folder(
     x = _read_images(files, size, channels)
     name = client_name(given) if given.is_file() else given.resolve().name
     examples = Examples(name, x, files.y, files.num_classes, files.owner, files.split, task=task)
-    return examples._replace(notes=files.notes, source=path)
+    return examples._replace(notes=files.notes, source=path, class_names=files.class_names)
 
 
 def _of_folder(folder: pathlib.Path, task: str | None) -> _Files:
@@ -123,11 +124,11 @@ def _of_folder(folder: pathlib.Path, task: str | None) -> _Files:
     if not images:
         raise DatasetError(f"{folder} has no image; {ADVICE}")
     labels = np.array([file.parent.name for file in images])
-    y, num_classes, notes = targets(labels, folder, task, place=lambda i: str(images[i]))
+    y, num_classes, notes, names = targets(labels, folder, task, place=lambda i: str(images[i]))
     if others:
         notes += (f"{others} files that do not end with one of {IMAGE_ENDINGS} are not read.",)
     owner = np.array([file.parent.parent.name for file in images])
-    return _Files(images, [""] * len(images), y, num_classes, owner, None, notes)
+    return _Files(images, [""] * len(images), y, num_classes, owner, None, notes, names)
 
 
 def _inside(folder: pathlib.Path, what: str) -> list[pathlib.Path]:
@@ -165,12 +166,12 @@ def _of_table(
         raise DatasetError(f"{file} is no folder and no csv file; {ADVICE}")
     table, notes = _with_columns(file, required, split_column, missing)
     labels = [table.columns[name].astype(str) for name in required[2:]]
-    y, num_classes, mapping = targets(
+    found = targets(
         labels[0] if one_label else np.stack(labels, axis=1),
         file,
         task,
         place=table.place,
-        names=[f"column {name!r}" for name in required[2:]],
+        names=required[2:],
     )
     owner = numbers_or_names(table.columns[required[1]], file)
     images = [file.parent / str(name) for name in table.columns[required[0]].tolist()]
@@ -186,11 +187,12 @@ def _of_table(
     return _Files(
         images,
         [f"{place} of {file}: " for place in places],
-        y,
-        num_classes,
+        found.y,
+        found.num_classes,
         owner if owner.dtype.kind in "iu" else owner.astype(str),
         None if split_column is None else check_splits(table, split_column),
-        notes + mapping,
+        notes + found.notes,
+        found.class_names,
     )
 
 

@@ -151,6 +151,7 @@ def _examples(
         notes=notes,
         source=str(where),
         task="classification",
+        class_names=tuple(intents),
     )
 
 

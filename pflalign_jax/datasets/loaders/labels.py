@@ -1,6 +1,7 @@
 """From the labels of a file to ``y``: classes ``0..C-1``, numbers, or several labels."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,19 @@ TRUE, FALSE = ("True", "TRUE", "true"), ("False", "FALSE", "false")
 """How pandas, R and databases write the labels 1 and 0."""
 
 
+class Targets(NamedTuple):
+    """What a file's labels became.
+
+    Attributes:
+      y, num_classes, notes, class_names: as in `Examples`.
+    """
+
+    y: np.ndarray
+    num_classes: int
+    notes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] | None = None
+
+
 def targets(
     values: np.ndarray,
     where: object,
@@ -25,8 +39,8 @@ def targets(
     num_classes: int | None = None,
     place: Callable[[int], str] = "example {}".format,
     names: Sequence[str] = (),
-) -> tuple[np.ndarray, int, tuple[str, ...]]:
-    """Return ``y`` for a task, the number of classes (0 without classes), and notes.
+) -> Targets:
+    """Return ``y`` for a task, and what its labels are called.
 
     Args:
       values: ``[N]`` or ``[N, M]`` as a file has them: numbers, strings or bytes.
@@ -36,7 +50,7 @@ def targets(
         ``"multilabel"``: ``[N, L]`` labels that are each 0 or 1, as int32.
       num_classes: for classification, see `mapped_labels`.
       place: from a position to its words, for messages.
-      names: words for the M columns, for messages; empty: ``y``.
+      names: of the M columns that have the values; empty: they have none.
 
     Raises:
       DatasetError: naming the place, the value and what to do, for values that do not fit the task.
@@ -45,7 +59,7 @@ def targets(
     [0.5, 2.0]
     """
     check_task(task)
-    one = f"{where}: {names[0]}" if names else where
+    one = f"{where}: column {names[0]!r}" if names else where
     several = values.ndim == 2 and values.shape[1] > 1
     if task == "next_token":
         raise DatasetError(
@@ -58,9 +72,10 @@ def targets(
         )
     if task == "regression":
         y = _columns(values, where, place, names)
-        return (y if several else y[:, 0]), 0, ()
+        return Targets(y if several else y[:, 0], 0)
     if task == "multilabel":
-        return _zeros_and_ones(values, where, place, names), 0, ()
+        y = _zeros_and_ones(values, where, place, names)
+        return Targets(y, 0, class_names=tuple(names) or None)
     if several:
         raise DatasetError(
             f"{where}: there are {values.shape[1]} labels of each example; they need "
@@ -81,10 +96,17 @@ def _columns(
     found = []
     for j in range(columns.shape[1]):
         column = columns[:, j]
-        name = names[j] if names else "y" if values.ndim == 1 else f"y[:, {j}]"
+        name = _column_words(names, j, values.ndim)
         refuse_missing(f"{where}: {name}", column, "label", place)
         found.append(finite_numbers(column, f"{where}: {name}", place))
     return np.stack(found, axis=1)
+
+
+def _column_words(names: Sequence[str], j: int, num_axes: int) -> str:
+    """Return words for column ``j``, for messages."""
+    if names:
+        return f"column {names[j]!r}"
+    return "y" if num_axes == 1 else f"y[:, {j}]"
 
 
 def _zeros_and_ones(
@@ -104,7 +126,7 @@ def _zeros_and_ones(
     bad = (y != 0) & (y != 1)
     if bad.any():
         i, j = (int(k) for k in np.argwhere(bad)[0])
-        name = names[j] if names else f"y[:, {j}]"
+        name = _column_words(names, j, values.ndim)
         raise DatasetError(
             f"{where}: {name} has {y[i, j]:g} in {place(i)} ({bad.any(1).sum()} of {len(y)} rows); "
             "labels of task='multilabel' are 0 or 1. For numbers, say task='regression'"
@@ -114,15 +136,15 @@ def _zeros_and_ones(
 
 def _two_labels(
     values: np.ndarray, where: object, num_classes: int | None, place: Callable[[int], str]
-) -> tuple[np.ndarray, int, tuple[str, ...]]:
+) -> Targets:
     """Return `mapped_labels` of exactly two labels."""
     if num_classes not in (None, 2):
         raise DatasetError(
             f"num_classes={num_classes} does not go with task='binary', which has two labels; "
             "leave it out"
         )
-    y, count, notes = mapped_labels(values, where, None, place)
-    if count != 2:
+    found = mapped_labels(values, where, None, place)
+    if found.num_classes != 2:
         labels = np.unique(numbers_or_names(values, where))
         shown = ", ".join(repr(label) for label in labels[:5].tolist())
         raise DatasetError(
@@ -130,7 +152,7 @@ def _two_labels(
             f"{shown}{', ...' if len(labels) > 5 else ''}; correct them, or say "
             "task='classification'"
         )
-    return y, 2, notes
+    return found
 
 
 def label_columns(label: str | tuple[str, ...], task: str | None) -> tuple[str, ...]:
@@ -150,8 +172,8 @@ def mapped_labels(
     where: object,
     num_classes: int | None = None,
     place: Callable[[int], str] = "example {}".format,
-) -> tuple[np.ndarray, int, tuple[str, ...]]:
-    """Return ``[N]`` int32 labels in ``0..C-1``, C, and notes.
+) -> Targets:
+    """Return ``[N]`` int32 labels in ``0..C-1``, C, notes, and the names of mapped labels.
 
     Integers that are exactly ``0..C-1`` stay as they are; so do all integers if ``num_classes`` is
     given. Others, and strings, are numbered in sorted order, and the note says how. Labels that
@@ -168,8 +190,9 @@ def mapped_labels(
         are two classes), numbers with fractions, whole numbers with so many values that they are
         no classes, labels of other types, more different names than ``num_classes``.
 
-    >>> mapped_labels(np.array(["dog", "cat"]), "pets.csv")[2]
-    ("labels mapped: 'cat' -> 0, 'dog' -> 1.",)
+    >>> found = mapped_labels(np.array(["dog", "cat"]), "pets.csv")
+    >>> found.class_names, found.notes
+    (('cat', 'dog'), ("labels mapped: 'cat' -> 0, 'dog' -> 1.",))
     """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -196,7 +219,7 @@ def mapped_labels(
         # Sorted, different and not negative: if the last is C-1, they are exactly 0..C-1.
         if not two and (num_classes is not None or names[-1] == len(names) - 1):
             count = len(names) if num_classes is None else num_classes
-            return held_by(labels, np.int32, f"{where}: y"), count, ()
+            return Targets(held_by(labels, np.int32, f"{where}: y"), count)
         _refuse_quantity(where, names, len(labels))
     if num_classes is not None and len(names) > num_classes:
         raise DatasetError(
@@ -206,7 +229,11 @@ def mapped_labels(
     shown = ", ".join(f"{name!r} -> {i}" for i, name in enumerate(names[:10].tolist()))
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     note = f"labels mapped: {shown}{more}."
-    return y.astype(np.int32), num_classes or len(names), (note,)
+    count = num_classes or len(names)
+    class_names = [str(name) for name in names.tolist()]
+    # Classes that do not occur have no name in the file, but have to be called something.
+    class_names += [f"class {i}" for i in range(len(names), count)]
+    return Targets(y.astype(np.int32), count, (note,), tuple(class_names))
 
 
 def _refuse_quantity(where: object, names: np.ndarray, count: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
+from pflalign_jax.datasets.loaders.characters import CHARACTERS
 from pflalign_jax.datasets.loaders.labels import mapped_labels
 
 ADVICE = (
@@ -42,9 +43,10 @@ def load_leaf(path: str, shape: tuple[int, ...] | None = None) -> Examples:
         fit together. Values are checked where examples are partitioned.
     """
     x, y, owner, split, notes = read_users(path, lambda user: _numbers(user, shape))
-    y, num_classes, mapping = mapped_labels(y, path)
+    found = mapped_labels(y, path)
     name = pathlib.Path(path).resolve().name
-    return Examples(name, x, y, num_classes, owner, split, notes=(*notes, *mapping), source=path)
+    examples = Examples(name, x, found.y, found.num_classes, owner, split, source=path)
+    return examples._replace(notes=(*notes, *found.notes), class_names=found.class_names)
 
 
 def load_femnist_leaf(path: str, variant: str = "all") -> Examples:
@@ -62,8 +64,9 @@ def load_femnist_leaf(path: str, variant: str = "all") -> Examples:
         labels = f"up to {y.max()}" if y.dtype.kind in "iu" else f"like {y[0].item()!r}"
         raise DatasetError(f"femnist: {path} has labels {labels}; FEMNIST's are the integers 0..61")
     examples = Examples(
-        "femnist", x, y.astype(np.int32), 62, owner, split, notes=tuple(notes), source=path
-    )
+        "femnist", x, y.astype(np.int32), 62, owner, split, notes=tuple(notes), source=path,
+        class_names=CHARACTERS,
+    )  # fmt: skip
     return only_digits(examples) if variant == "digits" else examples
 
 
@@ -90,6 +93,7 @@ def only_digits(examples: Examples) -> Examples:
         owner=examples.owner[kept],
         split=None if examples.split is None else examples.split[kept],
         num_classes=10,
+        class_names=examples.class_names and examples.class_names[:10],
         notes=(*examples.notes, *note),
     )
 

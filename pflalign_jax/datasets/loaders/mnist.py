@@ -1,12 +1,14 @@
 """MNIST, Fashion-MNIST and EMNIST from their idx files, and NIST digits by writer."""
 
 import pathlib
+import string
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
+from pflalign_jax.datasets.loaders.characters import CHARACTERS, CHARACTERS_MERGED, DIGITS
 from pflalign_jax.datasets.loaders.idx import parse_idx, read_idx
 from pflalign_jax.datasets.loaders.labels import mapped_labels
 from pflalign_jax.datasets.loaders.sources import File, Source, checked_counts, fetch, find_file
@@ -67,6 +69,12 @@ FASHION = Source(
     classes=10,
 )
 
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+    "Ankle boot",
+)  # fmt: skip
+"""What the classes of Fashion-MNIST are called."""
+
 DEBIAN_DIRECTORY = pathlib.Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package ``dataset-fashion-mnist`` puts the four files."""
 
@@ -79,6 +87,16 @@ EMNIST_VARIANTS = {
     "mnist": (60_000, 10_000, 10),
 }
 """EMNIST's variants, with their numbers of training examples, test examples and labels."""
+
+EMNIST_CHARACTERS = {
+    "balanced": CHARACTERS_MERGED,
+    "byclass": CHARACTERS,
+    "bymerge": CHARACTERS_MERGED,
+    "digits": DIGITS,
+    "letters": tuple(string.ascii_uppercase),  # of both cases
+    "mnist": DIGITS,
+}
+"""What the classes of EMNIST's variants are called."""
 
 EMNIST = Source(
     name="emnist",
@@ -183,12 +201,16 @@ def load_emnist(path: str | None = None, variant: str = "balanced") -> Examples:
     examples = _examples(EMNIST, given, pairs)
     # The files of "letters" count from 1, which `mapped_labels` turns into 0..25.
     train, test, classes = EMNIST_VARIANTS[variant]
-    y, num_classes, notes = mapped_labels(examples.y, given)
+    found = mapped_labels(examples.y, given)
     source = EMNIST._replace(counts={"train": train, "test": test}, classes=classes)
     # EMNIST's files hold rows and columns exchanged.
     upright = np.ascontiguousarray(examples.x.transpose(0, 2, 1, 3))
     return checked_counts(
-        source, examples._replace(x=upright, y=y, num_classes=num_classes, notes=notes), given
+        source,
+        examples._replace(x=upright, **found._asdict())._replace(
+            class_names=EMNIST_CHARACTERS[variant] if found.num_classes == classes else None
+        ),
+        given,
     )
 
 
@@ -244,7 +266,9 @@ def _load_four_files(source: Source, directory: pathlib.Path) -> Examples:
         split: (read(f"{part}-images-idx3-ubyte"), read(f"{part}-labels-idx1-ubyte"))
         for split, part in (("train", "train"), ("test", "t10k"))
     }
-    return checked_counts(source, _examples(source, directory, pairs), directory)
+    examples = _examples(source, directory, pairs)
+    names = FASHION_CLASSES if source is FASHION else DIGITS
+    return checked_counts(source, examples._replace(class_names=names), directory)
 
 
 def _examples(

@@ -9,7 +9,7 @@ import numpy as np
 from pflalign_jax.datasets.array_files import ArrayFileError, open_npz, read_npy
 from pflalign_jax.datasets.base import DatasetError, Examples
 from pflalign_jax.datasets.checks import check_lengths, with_image_axes
-from pflalign_jax.datasets.loaders.labels import WITHOUT_CLASSES, targets
+from pflalign_jax.datasets.loaders.labels import WITHOUT_CLASSES, Targets, targets
 from pflalign_jax.datasets.loaders.table_files import ending as table_ending
 from pflalign_jax.datasets.values import MISSING_OPTIONS, is_missing
 
@@ -111,20 +111,20 @@ def _with_labels(
 ) -> Examples:
     """Return `Examples` with the ``y`` of the task."""
     x, y, client, split = arrays
-    notes: tuple[str, ...] = ()
+    found = Targets(y, num_classes or 0)
     if y.shape == x.shape and y.ndim == 2 and task in (None, "classification", "next_token"):
         # Inputs and labels of a sequence are the same tokens.
         highest = int(max(y.max(), x.max()))
-        num_classes = highest + 1 if num_classes is None else num_classes
+        found = Targets(y, highest + 1 if num_classes is None else num_classes)
         # Not int64, which is what NumPy gives most users: a quarter of the memory on devices.
         # Others are refused where all examples are checked.
         if x.min() >= 0 and highest < 2**31:
             x = x.astype(np.uint16 if highest < 2**16 else np.int32)
     else:
-        y, num_classes, notes = targets(y, path, task, num_classes)
+        found = targets(y, path, task, num_classes)
     name = pathlib.Path(os.path.abspath(path)).stem  # absolute, since "." has no stem
-    examples = Examples(name, x, y, num_classes, client, split, task=task)
-    return examples._replace(notes=notes, source=str(path))
+    examples = Examples(name, x, found.y, found.num_classes, client, split, task=task)
+    return examples._replace(notes=found.notes, source=str(path), class_names=found.class_names)
 
 
 def _without_missing(arrays: _Arrays) -> tuple[_Arrays, tuple[str, ...]]:

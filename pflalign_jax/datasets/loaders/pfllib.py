@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
-from pflalign_jax.datasets.loaders.labels import mapped_labels
+from pflalign_jax.datasets.loaders.labels import Targets, mapped_labels
 from pflalign_jax.datasets.loaders.plain_pickle import load_plain
 from pflalign_jax.datasets.values import held_by
 
@@ -54,17 +54,18 @@ def load_pfllib(path: str) -> Examples:
             owners.append(np.full(len(y), client))
             splits.append(np.full(len(y), split))
     x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    y, num_classes, notes = _labels(folder, y, len(files["train"]))
+    found = _labels(folder, y, len(files["train"]))
     name = folder.resolve().name
     return Examples(
         name,
         _channels_last(x),
-        y,
-        num_classes,
+        found.y,
+        found.num_classes,
         np.concatenate(owners),
         np.concatenate(splits),
-        notes=notes,
+        notes=found.notes,
         split_is_final=True,
+        class_names=found.class_names,
     )
 
 
@@ -163,10 +164,8 @@ def _channels_last(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x[:, 0] if x.shape[1] == 1 else x)
 
 
-def _labels(
-    folder: pathlib.Path, y: np.ndarray, num_clients: int
-) -> tuple[np.ndarray, int, tuple[str, ...]]:
-    """Return labels, their number and notes; as ``config.json`` says, if it is there."""
+def _labels(folder: pathlib.Path, y: np.ndarray, num_clients: int) -> Targets:
+    """Return the labels; their number is as ``config.json`` says, if it is there."""
     file = folder / "config.json"
     if not file.is_file():
         return mapped_labels(y, folder)
@@ -189,4 +188,4 @@ def _labels(
     if y.min() < 0 or y.max() >= classes:
         bad = y.min() if y.min() < 0 else y.max()
         raise DatasetError(f"{folder}: label {bad} is outside 0..{classes - 1}, as {file} says")
-    return y.astype(np.int32), classes, ()
+    return Targets(y.astype(np.int32), classes)

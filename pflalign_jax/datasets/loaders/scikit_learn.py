@@ -70,7 +70,8 @@ def load_diabetes(client_column: str = "age") -> Examples:
     bunch = sklearn.datasets.load_diabetes(scaled=False)
     owner = _groups(bunch, client_column, "diabetes")
     x, y = bunch.data.astype(np.float32), bunch.target.astype(np.float32)
-    return Examples("diabetes", x, y, 0, owner, task="regression")
+    names = tuple(bunch.feature_names)
+    return Examples("diabetes", x, y, 0, owner, task="regression", feature_names=names)
 
 
 def load_breast_cancer(client_column: str = "mean symmetry") -> Examples:
@@ -93,7 +94,10 @@ def load_breast_cancer(client_column: str = "mean symmetry") -> Examples:
     bunch = sklearn.datasets.load_breast_cancer()
     owner = _groups(bunch, client_column, "breast_cancer")
     x, y = bunch.data.astype(np.float32), (1 - bunch.target).astype(np.int32)
-    return Examples("breast_cancer", x, y, 2, owner, task="binary")
+    examples = Examples("breast_cancer", x, y, 2, owner, task="binary")
+    return examples._replace(
+        class_names=("benign", "malignant"), feature_names=tuple(map(str, bunch.feature_names))
+    )
 
 
 def load_digits_attributes() -> Examples:
@@ -105,8 +109,9 @@ def load_digits_attributes() -> Examples:
     examples = load_digits()
     y = np.stack([np.isin(examples.y, digits) for digits in ATTRIBUTES.values()], axis=1)
     return examples._replace(
-        name="digits_attributes", y=y.astype(np.int32), num_classes=0, task="multilabel"
-    )
+        name="digits_attributes", y=y.astype(np.int32), num_classes=0, task="multilabel",
+        class_names=tuple(ATTRIBUTES),
+    )  # fmt: skip
 
 
 def _groups(bunch: Any, column: str, dataset: str) -> np.ndarray:

@@ -96,12 +96,12 @@ def load_tables(
     lengths = [len(table.columns[labels[0]]) for table in tables]
     # All files together: labels are numbers only if they are in every file.
     columns = [np.concatenate([t.columns[name].astype(str) for t in tables]) for name in labels]
-    y, num_classes, mapping = targets(
+    found = targets(
         columns[0] if isinstance(label, str) else np.stack(columns, axis=1),
         given,
         task,
         place=lambda i: _place(tables, lengths, i),
-        names=[f"column {name!r}" for name in labels],
+        names=labels,
     )
     if single:
         owner = numbers_or_names(tables[0].columns[client_column], tables[0].file)
@@ -111,8 +111,13 @@ def load_tables(
     split = None
     if split_column:
         split = np.concatenate([check_splits(table, split_column) for table in tables])
-    examples = Examples(client_name(given), x, y, num_classes, owner, split, task=task)
-    return examples._replace(notes=notes + mapping, source=path)
+    examples = Examples(client_name(given), x, found.y, found.num_classes, owner, split, task=task)
+    return examples._replace(
+        notes=notes + found.notes,
+        source=path,
+        class_names=found.class_names,
+        feature_names=tuple(features),
+    )
 
 
 def _features(table: Table, names: Sequence[str]) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError, Examples
+from pflalign_jax.datasets.loaders.characters import CHARACTERS
 from pflalign_jax.datasets.loaders.sources import File, Source, checked_counts, find_file
 
 BASE = "https://storage.googleapis.com/tff-datasets-public"
@@ -73,7 +74,9 @@ def load_femnist_tff(path: str | pathlib.Path, variant: str = "all") -> Examples
     if y.min() < 0 or y.max() >= source.classes:
         raise DatasetError(f"femnist: {path} has label {y.max()}, above {source.classes - 1}")
     splits = np.repeat(["train", "test"], [len(part[1]) for part in parts])
-    examples = Examples("femnist", x, y, source.classes, owner, splits)
+    examples = Examples("femnist", x, y, source.classes, owner, splits)._replace(
+        class_names=CHARACTERS[: source.classes]
+    )
     return checked_counts(source, examples, path)
 
 

@@ -59,6 +59,7 @@ def load_tiny_imagenet(path: str | None = None) -> Examples:
     for i, file in enumerate(files):
         x[i] = _image(file)
     examples = Examples("tiny_imagenet", x, np.array(y, np.int32), len(labels), split=split)
+    examples = examples._replace(class_names=tuple(labels))
     return checked_counts(SOURCE, examples, folder)
 
 

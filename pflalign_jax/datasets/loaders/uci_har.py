@@ -38,6 +38,11 @@ DAMAGED = (OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipF
 FOLDER, INNER_ZIP = "UCI HAR Dataset", "UCI HAR Dataset.zip"
 """The folder of the data, and a zip file with it that some versions have inside their zip file."""
 
+ACTIVITIES = (
+    "WALKING", "WALKING_UPSTAIRS", "WALKING_DOWNSTAIRS", "SITTING", "STANDING", "LAYING",
+)  # fmt: skip
+"""What the classes 1..6 are called in the source."""
+
 SIGNALS = tuple(
     f"{signal}_{axis}" for signal in ("body_acc", "body_gyro", "total_acc") for axis in "xyz"
 )
@@ -83,7 +88,7 @@ def load_uci_har(path: str | None = None) -> Examples:
         )
     examples = Examples(
         "uci_har", x, (y - 1).astype(np.int32), 6, owner.astype(np.int32),
-        notes=("labels mapped: 1..6 -> 0..5.",),
+        notes=("labels mapped: 1..6 -> 0..5.",), class_names=ACTIVITIES,
     )  # fmt: skip
     return checked_counts(SOURCE, examples, given)
 

@@ -2,6 +2,10 @@
 
 python -m experiments.run --config=experiments/digits.py [--workdir=DIR]
     [--config.algorithm.name=fedavg ...]
+python -m experiments.run --workdir=DIR [--config.rounds=200] [--modules=my_module]
+
+The second goes on with the run in DIR, to its end or to more rounds; --modules has those of your
+own whose functions the run names.
 
 """
 
@@ -30,11 +34,11 @@ from pflalign_jax.cli.flags import (
     CACHE,
     CONFIG,
     WORKDIR,
-    command_of,
     default_workdir,
-    parse_config_flags,
 )
+from pflalign_jax.cli.going_on import parse_run_flags, write_command
 from pflalign_jax.cli.loggers import LOGS, check_loggers, log_to
+from pflalign_jax.cli.own_modules import MODULES  # noqa: F401 (it defines --modules)
 from pflalign_jax.runs import files, run
 from pflalign_jax.runs.explain import overview
 from pflalign_jax.runs.headline import headline_of
@@ -63,7 +67,7 @@ def watched(console: Console, plan: RunPlan) -> Iterator[RunPlan]:
     config, federation = plan.experiment.config, plan.experiment.federation
     rows, logs, headline = plan.start.rows, [], headline_of(federation.task)
     if plan.workdir is not None:  # one of several processes writes
-        files.write_command(plan.workdir, command_of("run", sys.argv[1:]))
+        write_command(plan.workdir, sys.argv[1:])
         logs = [log_to(_LOG.value, plan.workdir, config.to_dict(), rows)]
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(log) for log in logs]
@@ -116,4 +120,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, parse_config_flags)
+    run_command(main, parse_run_flags)

@@ -10,7 +10,7 @@ from absl import app, flags, logging
 from pflalign_jax.cli.output import output_may_fail
 from pflalign_jax.errors import UserError
 from pflalign_jax.runs.files import how_to_go_on
-from pflalign_jax.runs.signals import StoppedError
+from pflalign_jax.runs.signals import StoppedError, interrupted_by, interruptible
 
 MISTAKE = 2
 """Exit status of a command that the user has to give differently."""
@@ -92,11 +92,13 @@ def tells_how_to_go_on(workdir: pathlib.Path, tell: bool = True) -> Iterator[Non
       tell: whether this process says it; of several only one does.
     """
     try:
-        yield
+        with interruptible():
+            yield
     except StoppedError as stopped:
         if tell:
             print(f"{stopped}; {how_to_go_on(workdir)}", file=sys.stderr)
         sys.exit(128 + stopped.signum)
-    except KeyboardInterrupt:
-        print(f"interrupted; {how_to_go_on(workdir)}", file=sys.stderr)
-        sys.exit(130)  # 128 + SIGINT
+    except KeyboardInterrupt as error:
+        signum = interrupted_by(error)
+        print(f"interrupted by {signum.name}; {how_to_go_on(workdir)}", file=sys.stderr)
+        sys.exit(128 + signum)

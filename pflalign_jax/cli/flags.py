@@ -24,8 +24,7 @@ CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, 
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Where the run's files go; default: runs/EXPERIMENT-ALGORITHM-DATE-TIME. An unfinished run in "
-    "it goes on.",
+    "Where the run's files go; default: runs/EXPERIMENT-ALGORITHM-DATE-TIME. A run in it goes on.",
 )
 CACHE = flags.DEFINE_string(
     "compilation_cache",

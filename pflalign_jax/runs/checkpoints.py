@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -291,6 +292,11 @@ def set_aside(directory: str | os.PathLike, round_index: int) -> pathlib.Path:
     while (path.parent / name).exists():
         name, number = f"unusable-{path.name}-{number}", number + 1
     return path.rename(path.parent / name)
+
+
+def delete_checkpoint(directory: str | os.PathLike, round_index: int) -> None:
+    """Delete a checkpoint; one that is deleted in part has another name."""
+    shutil.rmtree(set_aside(directory, round_index))
 
 
 def _flat(saved: Snapshot) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -56,6 +56,9 @@ DIAGNOSTICS = "diagnostics.jsonl"
 SUMMARY = "summary.json"
 TRIAL = "trial.json"
 
+GOES_ON = "# To go on with this run, or with more rounds of it: "
+"""What the comment in ``command.txt`` begins with."""
+
 INFINITIES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 """What stands in ``config.json`` for numbers that json has no word for."""
 LOCK = "lock"
@@ -99,7 +102,8 @@ def create(workdir: str | os.PathLike, go_on: bool = False) -> pathlib.Path:
 
     Args:
       workdir: its name.
-      go_on: whether it may hold an unfinished run.
+      go_on: whether it may hold a run; `pflalign_jax.runs.resuming.prepare` then sees whether that
+        goes on.
 
     Raises:
       WorkdirError: if it holds a run already, or cannot be written.
@@ -111,7 +115,7 @@ def create(workdir: str | os.PathLike, go_on: bool = False) -> pathlib.Path:
         )
     # os.path, as a name may be too long for the file system: `make_writable` says so.
     held = [name for name in RESULTS if os.path.exists(workdir / name)]
-    if held and not (go_on and SUMMARY not in held):
+    if held and not go_on:
         state = "a finished run" if SUMMARY in held else "an unfinished run"
         raise WorkdirError(
             f"workdir {workdir} holds {state} ({', '.join(held)}); it is not overwritten. "
@@ -216,17 +220,20 @@ def drop_temporary_states(workdir: pathlib.Path) -> None:
 # Small files, written once; those that say what a run is by `pflalign_jax.runs.description`.
 
 
-def write_command(workdir: pathlib.Path, command: str) -> None:
-    """Write ``command.txt``."""
-    write_text(workdir / COMMAND, command + "\n")
+def write_command(workdir: pathlib.Path, command: str, go_on: str | None = None) -> None:
+    """Write ``command.txt``: a command, and as a comment the one that goes on."""
+    comment = "" if go_on is None else f"{GOES_ON}{go_on}\n"
+    write_text(workdir / COMMAND, f"{command}\n{comment}")
 
 
 def read_command(workdir: pathlib.Path) -> str | None:
     """Return the command that does a run or a comparison again; None if it is not known."""
     path = workdir / COMMAND
+    if not path.exists():
+        return None
     # It is shown, not run: whatever is in it will do.
-    found = path.read_bytes() if path.exists() else None
-    return None if found is None else found.decode("utf-8", "backslashreplace").strip()
+    found = path.read_bytes().decode("utf-8", "backslashreplace")
+    return found.partition(f"\n{GOES_ON}")[0].strip()
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -315,6 +322,22 @@ def read_headline(workdir: pathlib.Path) -> Headline:
         raise _changed(workdir / DATA, error) from error
 
 
+def read_merits(workdir: pathlib.Path, size: int | None = None) -> dict[int, float]:
+    """Return the evaluated rounds with their validation headline, such that more is better.
+
+    Args:
+      workdir: the run's directory.
+      size: bytes of ``metrics.jsonl`` that count; None: all.
+    """
+    headline = read_headline(workdir)
+    key = headline.key("validation")
+    return {
+        int(row["round"]): headline.merit(row[key])
+        for row in read_rows(workdir, size)
+        if row.get(key) is not None
+    }
+
+
 def read_sizes(workdir: pathlib.Path, split: str) -> np.ndarray:
     """Return ``[K]``, how many examples of a split every client owns, by ``partition.npz``."""
     try:
@@ -327,6 +350,11 @@ def read_sizes(workdir: pathlib.Path, split: str) -> np.ndarray:
 def write_summary(workdir: pathlib.Path, summary: Mapping[str, Any]) -> None:
     """Write ``summary.json``, with which a run is finished."""
     write_json(workdir / SUMMARY, summary)
+
+
+def forget_summary(workdir: pathlib.Path) -> None:
+    """Make a finished run an unfinished one."""
+    (workdir / SUMMARY).unlink(missing_ok=True)
 
 
 def write_diverged(workdir: pathlib.Path) -> None:

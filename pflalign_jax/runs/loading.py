@@ -339,7 +339,7 @@ def choose_round(workdir: pathlib.Path, which: str | int) -> tuple[int, list[dic
         size = size_at(workdir, files.METRICS, read_about(directory, rounds[-1])["about"])
     rows = files.read_rows(workdir, size)
     if which == "best":
-        return _best(workdir, rounds, rows), rows
+        return _best(workdir, rounds, size), rows
     if which == "last":
         return rounds[-1], rows
     if not isinstance(which, int) or which not in rounds:
@@ -350,13 +350,10 @@ def choose_round(workdir: pathlib.Path, which: str | int) -> tuple[int, list[dic
     return which, rows
 
 
-def _best(workdir: pathlib.Path, rounds: list[int], rows: list[dict[str, float]]) -> int:
+def _best(workdir: pathlib.Path, rounds: list[int], size: int) -> int:
     """Return the round that was the best on validation, which has a checkpoint."""
-    directory, headline = workdir / files.CHECKPOINTS, files.read_headline(workdir)
-    key = headline.key("validation")
-    merits = {
-        int(row["round"]): headline.merit(row[key]) for row in rows if row.get(key) is not None
-    }
+    directory = workdir / files.CHECKPOINTS
+    merits = files.read_merits(workdir, size)
     best = best_round(merits, merits)
     if best is None:
         raise RunError(f"{directory} has no checkpoint with a validation score")

@@ -20,6 +20,7 @@ from pflalign_jax.runs.checkpoints import (
     CheckpointError,
     checkpoint_path,
     checkpoint_rounds,
+    delete_checkpoint,
     load_checkpoint,
     read_about,
     set_aside,
@@ -30,6 +31,11 @@ from pflalign_jax.runs.files import WorkdirError
 from pflalign_jax.runs.loop import Start
 from pflalign_jax.runs.metrics import Tally
 from pflalign_jax.runs.processes import agree, is_first_process
+from pflalign_jax.runs.prolonging import (
+    knows_its_best,
+    refuse_finished,
+    round_evaluated_as_last,
+)
 from pflalign_jax.runs.round_checks import DIVERGED, DivergedError
 from pflalign_jax.runs.versions import other_versions
 
@@ -44,7 +50,9 @@ Checkpoint = tuple[Snapshot, dict[str, Any]]
 
 
 def prepare(workdir: pathlib.Path, experiment: Experiment, say: Callable[[str], None]) -> Start:
-    """Describe a new run in its directory, or find where an unfinished one goes on.
+    """Describe a new run in its directory, or find where the one in it goes on.
+
+    It is unfinished, or is to have more rounds.
 
     Its growing files are cut to what they were when the checkpoint was saved. Every process of a
     run calls this; the first one decides and writes, the others follow it.
@@ -55,8 +63,8 @@ def prepare(workdir: pathlib.Path, experiment: Experiment, say: Callable[[str], 
       say: told where the run goes on and what could not be used.
 
     Raises:
-      WorkdirError: for a run of another config, other data or another number of processes; if
-        there are checkpoints, but none can be used.
+      WorkdirError: for a finished run without further rounds, one of another config, other data or
+        another number of processes; if there are checkpoints, but none can be used.
       StoreError: if client states on disk do not go with the checkpoint.
     """
     config, dataset, _, federation, _ = experiment
@@ -94,6 +102,7 @@ def _find(
 ) -> Checkpoint | None:
     """Return the checkpoint that a run goes on from, its files cut back; None for a new run."""
     config, dataset, _, federation, _ = experiment
+    refuse_finished(workdir, config)
     if not files.has_config(workdir):
         _refuse_remains(workdir)
         write_description(workdir, config, dataset, federation.task, experiment.model)
@@ -104,11 +113,14 @@ def _find(
             "or choose another --workdir"
         )
     _refuse_another_run(workdir, experiment)
-    found = _last_usable(workdir, experiment, say)
+    too_far = round_evaluated_as_last(workdir, config)
+    found = _last_usable(workdir, experiment, say, too_far)
     if found is None:
+        _forget_end(workdir, too_far)
         _start_again(workdir)
         write_description(workdir, config, dataset, federation.task, experiment.model)
-        say(f"{workdir} holds an unfinished run without a checkpoint; it starts again from round 0")
+        lacks = "without a checkpoint" if too_far is None else _why_back(too_far)
+        say(f"{workdir} holds an unfinished run {lacks}; it starts again from round 0")
         return None
     saved, about = found
     if DIVERGED in about:
@@ -124,9 +136,24 @@ def _find(
             f"{workdir} has client states on the disks of {about['processes']} processes; go on "
             f"with as many, not {jax.process_count()}"
         )
+    if too_far is not None:
+        say(f"{workdir} goes back to round {saved.round}: it holds a run {_why_back(too_far)}")
+    _forget_end(workdir, too_far)
     # Rounds after the checkpoint will come again, and so will their rows.
     growing_files.cut_back(workdir, about)
     return found
+
+
+def _why_back(too_far: int) -> str:
+    return f"whose round {too_far} was evaluated only because it was the last"
+
+
+def _forget_end(workdir: pathlib.Path, too_far: int | None) -> None:
+    """Make a finished run an unfinished one, up to before a round if one is named."""
+    files.forget_summary(workdir)
+    for round_index in reversed(checkpoint_rounds(workdir / files.CHECKPOINTS)):
+        if too_far is not None and round_index >= too_far:
+            delete_checkpoint(workdir / files.CHECKPOINTS, round_index)
 
 
 def _restored(federation: Federation, saved: Snapshot, directory: pathlib.Path) -> FederationState:
@@ -137,11 +164,21 @@ def _restored(federation: Federation, saved: Snapshot, directory: pathlib.Path) 
 
 
 def _last_usable(
-    workdir: pathlib.Path, experiment: Experiment, say: Callable[[str], None]
+    workdir: pathlib.Path,
+    experiment: Experiment,
+    say: Callable[[str], None],
+    before: int | None = None,
 ) -> Checkpoint | None:
-    """Load the last checkpoint that is whole; set aside those that are not."""
+    """Load the last checkpoint that is whole; set aside those that are not.
+
+    Args:
+      workdir, experiment, say: as of `prepare`.
+      before: a round that is too far; None: none is.
+    """
     directory = workdir / files.CHECKPOINTS
     rounds, reasons = checkpoint_rounds(directory), []
+    if before is not None:
+        rounds = [r for r in rounds if r < before and knows_its_best(workdir, r)]
     for round_index in reversed(rounds):
         try:
             found = load_checkpoint(directory, round_index, experiment.federation.shapes)
@@ -223,8 +260,12 @@ def _refuse_another_run(workdir: pathlib.Path, experiment: Experiment) -> None:
         refuse_other_data(workdir, dataset)  # which says who came or went
     if differ:
         said = [f"config.{name} was {was}, is {now}" for name, (was, now) in differ.items()]
+        why = ""
+        if "rounds" in differ:
+            why = f", and learning_rate_schedule={config.learning_rate_schedule!r} depends on it"
+        state = "a finished" if files.is_finished(workdir) else "an unfinished"
         raise WorkdirError(
-            f"workdir {workdir} holds an unfinished run of another config: {'; '.join(said)}. Go "
+            f"workdir {workdir} holds {state} run of another config: {'; '.join(said)}{why}. Go "
             "on with its own config, or choose another --workdir"
         )
 

@@ -29,9 +29,10 @@ def run(
 ) -> Outcome:
     """Do a run: build what its config says, train, evaluate, and write all of it to a directory.
 
-    An unfinished run in the directory goes on from its last checkpoint, to the same results. The
-    directory is locked as long as the run writes to it. Where several processes have joined
-    (`jax.distributed`), all of them call this with the same directory; the first one writes.
+    An unfinished run in the directory goes on from its last checkpoint, to the same results; a
+    finished one does, too, if ``config.rounds`` is more than it has. The directory is locked as
+    long as the run writes to it. Where several processes have joined (`jax.distributed`), all of
+    them call this with the same directory; the first one writes.
 
     Args:
       config: from `default_config`, with what is to be different.
@@ -50,8 +51,9 @@ def run(
 
     Raises:
       UserError: naming what is wrong and what to do. Its kinds are ConfigError and DatasetError
-        (nothing was run); WorkdirError (the directory holds a finished run, or one of another
-        config, or cannot be written); DivergedError and MemoryExhaustedError (in a round).
+        (nothing was run); WorkdirError (the directory holds a finished run of as many rounds, or
+        one of another config, or cannot be written); DivergedError and MemoryExhaustedError (in a
+        round).
       StoppedError: when ``stop`` said so.
     """
     with open_run(config, workdir, say) as plan:

@@ -28,7 +28,7 @@ def run(*arguments, module="experiments.run"):
     )
 
 
-def test_digits_run_then_refuses_to_overwrite(tmp_path):
+def test_digits_run_then_more_rounds_by_the_directory_alone(tmp_path):
     arguments = ("--config=experiments/digits.py", f"--workdir={tmp_path / 'run'}", *TINY)
     first = run(*arguments, "--config.algorithm.name=fedavg")
     assert first.returncode == 0, first.stderr
@@ -40,12 +40,16 @@ def test_digits_run_then_refuses_to_overwrite(tmp_path):
         *("config.json", "metrics.jsonl", "clients.csv", "partition.npz", "summary.json", "plots"),
         *("data.json", "checkpoints", "lock", "command.txt"),
     }
-    summary = (tmp_path / "run" / "summary.json").read_text()
-    assert json.loads(summary)["algorithm"] == "fedavg"
-    second = run(*arguments)
-    assert second.returncode == 2
-    assert "holds a finished run" in second.stderr and "Traceback" not in second.stderr
-    assert (tmp_path / "run" / "summary.json").read_text() == summary
+    go_on = f"experiments.run --workdir={tmp_path / 'run'}"
+    command = (tmp_path / "run" / "command.txt").read_text().splitlines()
+    assert command[1] == f"# To go on with this run, or with more rounds of it: python -m {go_on}"
+    second = run(f"--workdir={tmp_path / 'run'}", "--config.rounds=3")
+    assert second.returncode == 0, second.stderr
+    assert "round 3/3" in second.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["algorithm"] == "fedavg" and summary["last"]["round"] == 3
+    changed = [*command[0].replace("--config.rounds=2 ", "").split(), "--config.rounds=3"]
+    assert (tmp_path / "run" / "command.txt").read_text().split("\n")[0].split() == changed
 
 
 @pytest.mark.slow  # tests/datasets reads such files

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow lint types docs models clean
+.PHONY: quickstart test test-slow lint types docs notebooks models clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m experiments.run --config=experiments/digits.py
@@ -23,6 +23,10 @@ types: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Outputs are kept, so that notebooks can be read where nothing runs.
+notebooks: $(VENV)/.installed-test
+	$(BIN)/python notebooks/execute.py
 
 # Weights of a small encoder and a small decoder, 175 MB, that two packages ship; without what these
 # packages would run them with.

@@ -78,6 +78,8 @@ setuptools.setup(
             "mkdocs-material>=9.6",
             "mkdocstrings[python]>=1.0",
             "l2m4m>=1.0.4",
+            # The terminal of docs/images/record.py.
+            "pyte>=0.8",
         ],
         # What experiments.benchmark compares with; a PyTorch for CPUs is enough.
         "bench": ["fedjax>=0.0.17", "torch>=2.4", "transformers>=5", "peft>=0.17"],

@@ -1,5 +1,6 @@
-"""Notebooks run from top to bottom at small settings; in git they hold no outputs."""
+"""Notebooks run from top to bottom at small settings; in git they hold small outputs."""
 
+import importlib.util
 import pathlib
 
 import nbclient
@@ -10,6 +11,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {"ROUNDS": 3, "SEEDS": 2}
 SMALL_MODELS = ROOT / "tests" / "models" / "pretrained"
+
+
+_SPEC = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
+execute = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(execute)
 
 
 def read(path):
@@ -35,10 +41,26 @@ def test_all_seven_are_there():
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
-def test_outputs_are_cleared_and_the_badge_opens_this_notebook(path):
+def test_outputs_are_those_of_its_code_and_small(path):
+    """After a change of code: ``python notebooks/execute.py NUMBER``."""
     book = read(path)
-    for cell in book.cells:
-        assert cell.cell_type != "code" or (not cell.outputs and cell.execution_count is None)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    if reason := execute.NOT_KEPT.get(path.stem[0]):
+        assert not any(cell.outputs for cell in code)
+        assert "make models" in reason and "16 minutes" in "".join(c.source for c in book.cells)
+        return
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert book.metadata["code_sha256"] == execute.code_hash(book), "the code was changed since"
+    outputs = [output for cell in code for output in cell.outputs]
+    assert outputs and not any(o.output_type == "error" for o in outputs)
+    assert not any(output.get("name") == "stderr" for output in outputs)
+    assert all(len(figure) <= execute.MOST_BYTES for figure in execute.figures(book))
+    assert path.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+def test_the_badge_opens_this_notebook(path):
+    book = read(path)
     assert f"blob/main/notebooks/{path.name}" in book.cells[0].source
     assert "git" in book.cells[1].source  # the cell that installs
 

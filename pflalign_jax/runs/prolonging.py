@@ -24,11 +24,13 @@ def refuse_finished(workdir: pathlib.Path, config: ConfigDict) -> None:
         return
     diverged = files.has_diverged(files.read_summary(workdir))
     had = files.read_config(workdir).get("rounds", config.rounds)
-    can_go_on = checkpoint_rounds(workdir / files.CHECKPOINTS) and not diverged
+    # A trial with more rounds than the others could no longer be compared with them.
+    fixed = diverged or files.is_trial(workdir)
+    can_go_on = checkpoint_rounds(workdir / files.CHECKPOINTS) and not fixed
     if can_go_on and config.rounds > had:
         return
     more = f"go on with more rounds (--config.rounds above {had}), " if can_go_on else ""
-    lacks = "" if can_go_on or diverged else ", without a checkpoint to go on from"
+    lacks = "" if can_go_on or fixed else ", without a checkpoint to go on from"
     raise WorkdirError(
         f"workdir {workdir} holds a finished run of {had} rounds{lacks}; it is not overwritten: "
         f"{more}choose another --workdir, or move or delete that directory"

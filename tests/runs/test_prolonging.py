@@ -104,6 +104,10 @@ def test_what_cannot_have_more_rounds_is_told(run):
     with pytest.raises(files.WorkdirError, match=r"holds a finished run of another config: config\."
                        r"batch_size was 10, is 5\. Go on"):  # fmt: skip
         go(run, small(batch_size=5))
+    (run / "trial.json").write_text("{}")
+    with pytest.raises(files.WorkdirError, match="of 4 rounds; it is not overwritten: choose"):
+        go(run, small())
+    (run / "trial.json").unlink()
     summary = (run / "summary.json").read_bytes()
     files.write_diverged(run)
     with pytest.raises(files.WorkdirError, match="rounds; it is not overwritten: choose another"):

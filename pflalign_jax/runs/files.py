@@ -402,11 +402,6 @@ class TrialName(NamedTuple):
         return f"{table_key(self.method)}-{self.learning_rate:g}{own}-{self.seed}"
 
 
-def is_trial(workdir: pathlib.Path) -> bool:
-    """Tell whether a run is a trial of a comparison."""
-    return (workdir / TRIAL).exists()
-
-
 def write_trial(workdir: pathlib.Path, name: TrialName, temporary: bool = False) -> None:
     """Write ``trial.json``.
 

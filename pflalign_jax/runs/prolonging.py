@@ -25,7 +25,7 @@ def refuse_finished(workdir: pathlib.Path, config: ConfigDict) -> None:
     diverged = files.has_diverged(files.read_summary(workdir))
     had = files.read_config(workdir).get("rounds", config.rounds)
     # A trial with more rounds than the others could no longer be compared with them.
-    fixed = diverged or files.is_trial(workdir)
+    fixed = diverged or files.has_trial(workdir)
     can_go_on = checkpoint_rounds(workdir / files.CHECKPOINTS) and not fixed
     if can_go_on and config.rounds > had:
         return

@@ -344,6 +344,7 @@ def test_a_second_signal_does_what_it_always_did():
 def test_a_comparison_goes_on_inside_a_trial(tmp_path):
     config = small(checkpoint_every=1)
     config.compare.grid, config.compare.extensions = (0.1,), 0
+    config.compare.keep = "none"
     said = []
     arguments = (config, ["fedavg"], 1, tmp_path, ComparisonProgress(said.append))
     with pytest.raises(signals.StoppedError):

@@ -49,6 +49,9 @@ setuptools.setup(
         "lm": ["safetensors>=0.5", "gguf>=0.17", "tokenizers>=0.21", "huggingface_hub>=0.25"],
         # What they are compared with in a slow test; a PyTorch for CPUs is enough.
         "lm-reference": ["torch>=2.4", "transformers>=5", "accelerate>=1", "peft>=0.17"],
+        # Clients on their own machines. Not in "test": it needs protobuf < 7 and rich < 15, and
+        # brings a web server and a data base; what tests it is skipped without it.
+        "flower": ["flwr>=1.42"],
         # Accounts for differential privacy.
         "dp": ["dp-accounting>=0.6"],
         "test": [

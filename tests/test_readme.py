@@ -22,12 +22,17 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"
 SLOW = "<!-- slow -->"
 # Modules whose flags come from pflalign_jax.cli, too.
 CLI = ("pflalign_jax.cli.flags", "pflalign_jax.cli.devices")
-SHARED = {f"experiments.{module}": CLI for module in ("run", "compare", "partition", "benchmark")}
+SHARED = {
+    f"experiments.{module}": CLI
+    for module in ("run", "compare", "partition", "benchmark", "deploy")
+}
 SHARED["experiments.certify"] = ("experiments.certificates.asking",)
 SHARED["experiments.certificates"] = (*CLI, "experiments.certificates.asking")
 # Commands that need what a test does not have: files or machines of the reader, more time.
 NEEDS_MORE = ("DIRECTORY", "FILE", "HOST", "...", "femnist", "ablation", "--help", "--against")
 NEEDS_MORE += ("--scale", "--distributed", "python -m pytest")
+OTHERS = ("pip", ".", "gcloud", "set", "shift", "test", "openssl", "ssh-keygen")
+OTHERS += ("flwr", "flower-superlink", "flower-supernode")
 # What makes a command short.
 SHORT = {
     "run": ["--config.rounds=2", "--config.eval_every=1"],
@@ -119,7 +124,7 @@ def test_commands_can_be_given(words):
     elif words[:3] == ["python", "-m", "pytest"]:
         assert all((ROOT / word).exists() for word in words[3:] if word.startswith("tests/"))
     else:
-        assert words[0] in ("pip", ".", "gcloud", "set", "shift", "test"), words
+        assert words[0] in OTHERS, words
 
 
 def check_flags(module, arguments):

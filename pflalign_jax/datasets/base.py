@@ -146,6 +146,8 @@ class FederatedDataset(NamedTuple):
         None: there are none.
       class_names, feature_names: as in `Examples`. New data are predicted under these names, long
         after the files that had them: a table may have its columns in another order.
+      elsewhere: whether the examples are with their owners: only shapes, types and how many
+        each client owns are real, ``x`` and ``y`` are zeros.
     """
 
     name: str
@@ -165,6 +167,7 @@ class FederatedDataset(NamedTuple):
     bound: Owned | None = None
     class_names: tuple[str, ...] | None = None
     feature_names: tuple[str, ...] | None = None
+    elsewhere: bool = False
 
     @property
     def num_clients(self) -> int:

@@ -30,6 +30,9 @@ from pflalign_jax.federated.snapshot import ClientSnapshot, arranged
 PLACES = ("device", "host", "disk")
 """Where client states can live."""
 
+ON_NODES = "nodes"
+"""Where they live in a run whose clients are not simulated: each on its client's own machine."""
+
 FirstState = Callable[[Any], Any]
 """``given -> state``, one client's first; compiled once for each function."""
 

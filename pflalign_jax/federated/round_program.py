@@ -130,6 +130,36 @@ def round_programs(options: ProgramOptions) -> tuple[Callable, Callable]:
     return train_round, train_rounds
 
 
+def visitor_of_round(
+    options: ProgramOptions,
+    key: jax.Array,
+    round_index: jax.Array,
+    received: Any,
+    data: PlacedData,
+    *,
+    score: bool,
+) -> CohortVisitor:
+    """Return what trains a device's clients in a round, with the round's keys.
+
+    Args:
+      options: of the programs.
+      key: of the run.
+      round_index: int32 scalar, rounds done.
+      received: what clients download.
+      data: of the device.
+      score: whether local models are scored.
+    """
+    limit = options.step_limit
+    return CohortVisitor(
+        options,
+        data,
+        received=received,
+        key=jax.random.fold_in(jax.random.fold_in(key, LOCAL), round_index),
+        step_limit=limit and functools.partial(limit, key, round_index),
+        score=score,
+    )
+
+
 def _device_round(
     options: ProgramOptions,
     key: jax.Array,
@@ -143,14 +173,9 @@ def _device_round(
 ) -> RoundOutput:
     """Return one device's part of a round: visit the cohort, reduce over devices, serve."""
     clients, data, visits = drop_device_axis(clients, data, visits)
-    algorithm, limit = options.algorithm, options.step_limit
-    visitor = CohortVisitor(
-        options,
-        data,
-        received=algorithm.broadcast(server),
-        key=jax.random.fold_in(jax.random.fold_in(key, LOCAL), round_index),
-        step_limit=limit and functools.partial(limit, key, round_index),
-        score=score,
+    algorithm = options.algorithm
+    visitor = visitor_of_round(
+        options, key, round_index, algorithm.broadcast(server), data, score=score
     )
     output_shapes = visitor.output_shapes(clients)
     visited = visitor.visit_cohort(clients, visits, output_shapes)

@@ -77,13 +77,13 @@ def build(
     messages.check_accountable(config, participation, dataset.num_clients)
     algorithm, trained = build_with_messages(config, model, dataset, task)
     _check_adaptation(config, algorithm, model, dataset, task)
-    if injected := dict.fromkeys((*tuned, *in_state(config, algorithm.adapts_with))):
+    algorithm = with_hyperparams(
+        algorithm,
+        config,
         # Messages go around the algorithm with other values as well.
-        algorithm = inject_hyperparams(
-            lambda **values: build_with_messages(config, model, dataset, task, values)[0],
-            schedules=round_schedules(config),
-            **{name: config.algorithm[name] for name in injected},
-        )
+        lambda **values: build_with_messages(config, model, dataset, task, values)[0],
+        tuned,
+    )
     try:
         federation = federate(
             algorithm,
@@ -171,6 +171,27 @@ def build_with_messages(
             config, model, task, task.num_outputs(dataset), dataset.num_clients, values
         )
     return messages.wrap(algorithm, config, dataset)
+
+
+def with_hyperparams(
+    algorithm: Algorithm,
+    config: ConfigDict,
+    make: Callable[..., Algorithm],
+    tuned: Sequence[str] = (),
+) -> Algorithm:
+    """Return an algorithm with those hyperparameters in its state that change during a run.
+
+    Args:
+      algorithm: of a resolved config.
+      config: resolved.
+      make: from values of hyperparameters to the algorithm with them.
+      tuned: further hyperparameters for its state.
+    """
+    names = dict.fromkeys((*tuned, *in_state(config, algorithm.adapts_with)))
+    if not names:
+        return algorithm
+    values = {name: config.algorithm[name] for name in names}
+    return inject_hyperparams(make, schedules=round_schedules(config), **values)
 
 
 def check_algorithm(

@@ -22,6 +22,7 @@ from absl import logging as absl_logging
 
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated.snapshot import ClientSnapshot, Snapshot
+from pflalign_jax.runs.named_arrays import NamedArraysError, named_arrays, tree_of_named
 from pflalign_jax.runs.versions import versions
 
 FORMAT = 1
@@ -254,14 +255,19 @@ def load_checkpoint(
         raise CheckpointError(
             f"checkpoint {path} is damaged ({type(error).__name__}: {_first_line(error)})"
         ) from error
-    server = _tree(arrays, where[0], shapes[0], 0, path)
     clients = ClientSnapshot(None, ())
-    if "positions" in arrays:
-        # Client states lie as they lay on devices, in a store in a row.
-        lead = arrays["positions"].ndim
-        clients = ClientSnapshot(
-            arrays["positions"], _tree(arrays, where[1], shapes[1], lead, path)
-        )
+    try:
+        server = tree_of_named(arrays, where[0], shapes[0])
+        if "positions" in arrays:
+            # Client states lie as they lay on devices, in a store in a row.
+            positions = arrays["positions"]
+            states = tree_of_named(arrays, where[1], shapes[1], positions.ndim)
+            clients = ClientSnapshot(positions, states)
+    except NamedArraysError as error:
+        raise CheckpointError(
+            f"checkpoint {path} is of another algorithm or model, or of another version of it: "
+            f"{error}"
+        ) from error
     return Snapshot(round_index, key, key_impl, server, clients), about
 
 
@@ -301,9 +307,12 @@ def delete_checkpoint(directory: str | os.PathLike, round_index: int) -> None:
 
 def _flat(saved: Snapshot) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arrays of a state by number, and what they are."""
-    named = {"key": saved.key, **_named("server", saved.server)}
+    named = {"key": saved.key, **named_arrays("server", saved.server)}
     if saved.clients.positions is not None:
-        named |= {"positions": saved.clients.positions, **_named("clients", saved.clients.states)}
+        named |= {
+            "positions": saved.clients.positions,
+            **named_arrays("clients", saved.clients.states),
+        }
     # Numbers for names: paths of parameters are no file names, and may be long.
     arrays = {f"{i:05d}": a for i, a in enumerate(named.values()) if a.size}
     meta = {
@@ -314,40 +323,6 @@ def _flat(saved: Snapshot) -> tuple[dict[str, Any], dict[str, Any]]:
         "versions": versions("jax", "jaxlib", "orbax-checkpoint"),
     }
     return arrays, meta
-
-
-def _named(prefix: str, tree: Any) -> dict[str, Any]:
-    """Return ``{prefix.path: leaf}``."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        ".".join((prefix, jax.tree_util.keystr(path, simple=True, separator="."))): leaf
-        for path, leaf in leaves
-    }
-
-
-def _tree(
-    arrays: Mapping[str, np.ndarray], prefix: str, shapes: Any, lead: int, path: pathlib.Path
-) -> Any:
-    """Return the arrays under ``prefix`` as the tree of ``shapes``, after ``lead`` axes."""
-    wanted = _named(prefix, shapes)
-    found = {k: a for k, a in arrays.items() if k == prefix or k.startswith(prefix + ".")}
-    # First what is missing or too much, then what has another shape or type.
-    different = sorted(set(wanted) ^ set(found)) or [
-        name
-        for name, leaf in wanted.items()
-        if found[name].shape[lead:] != leaf.shape or found[name].dtype != leaf.dtype
-    ]
-    if different:
-        name = different[0]
-        here = (
-            f"{found[name].dtype}{list(found[name].shape[lead:])}" if name in found else "missing"
-        )
-        there = f"{wanted[name].dtype}{list(wanted[name].shape)}" if name in wanted else "nothing"
-        raise CheckpointError(
-            f"checkpoint {path} is of another algorithm or model, or of another version of it: "
-            f"{name} is {here} there, expected is {there}"
-        )
-    return jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in wanted])
 
 
 def _crc(array: Any) -> int | None:

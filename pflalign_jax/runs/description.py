@@ -36,18 +36,21 @@ def describe_data(dataset: FederatedDataset, before: Mapping[str, Any]) -> dict[
     """Return what ``data.json`` holds: what models need of the data, and what tells data apart.
 
     ``label_counts`` has a row for every client, over all splits, and is missing where there are no
-    labels to count; ``class_names`` and ``feature_names`` are missing where they are not known.
+    labels to count; ``class_names`` and ``feature_names`` are missing where they are not known. Of
+    examples that are with their owners nothing is described but their shapes.
 
     Args:
       dataset: the data.
       before: ``data.json`` of the run so far; see `describe_features`.
     """
     known: dict[str, Any] = {}
-    if has_labels(dataset):
+    if has_labels(dataset) and not dataset.elsewhere:
         known["label_counts"] = client_label_counts(dataset).tolist()
     for name in ("class_names", "feature_names"):
         if (names := getattr(dataset, name)) is not None:
             known[name] = list(names)
+    if not dataset.elsewhere:
+        known |= describe_features(dataset.x, before)
     return {
         "name": dataset.name,
         "num_classes": dataset.num_classes,
@@ -59,7 +62,6 @@ def describe_data(dataset: FederatedDataset, before: Mapping[str, Any]) -> dict[
         "client_ids": dataset.client_ids.tolist(),
         "partition_hash": datasets.partition_hash(dataset),
         **known,
-        **describe_features(dataset.x, before),
     }
 
 

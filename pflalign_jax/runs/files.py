@@ -7,6 +7,8 @@
     metrics.jsonl      a row for every evaluated round; grows
     clients.csv        every client's scores of every evaluated round; grows
     diagnostics.jsonl  what rounds measured besides scores; grows
+    deployment.json    of a run on its clients' own machines: its name, and who they are
+    nodes.jsonl        of such a run: who was asked in every round, and who answered; grows
     summary.json       the result; a run that has it is finished
     trial.json         which trial of a comparison the run is, and whether its states may go
     checkpoints/       see `pflalign_jax.runs.checkpoints`
@@ -53,6 +55,8 @@ PARTITION = "partition.npz"
 METRICS = "metrics.jsonl"
 CLIENTS = "clients.csv"
 DIAGNOSTICS = "diagnostics.jsonl"
+DEPLOYMENT = "deployment.json"
+NODES = "nodes.jsonl"
 SUMMARY = "summary.json"
 TRIAL = "trial.json"
 
@@ -79,7 +83,7 @@ TEMPORARY = "temporary_states"
 RESULTS = (CONFIG, METRICS, CLIENTS, PARTITION, SUMMARY)
 """Files that a run leaves for its reader; a directory with one of them has been used."""
 
-GROWING = (METRICS, CLIENTS, DIAGNOSTICS)
+GROWING = (METRICS, CLIENTS, DIAGNOSTICS, NODES)
 """Files that rounds append to."""
 
 CLIENT_COLUMNS = ("round", "client", "split", "model", "stage", "examples")
@@ -242,7 +246,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       RunError: if it is missing or damaged; so do the other readers of this module.
     """
-    return _infinities_of_text(_read_json(workdir / CONFIG, read_types.CONFIG, required=True))
+    return infinities_of_text(_read_json(workdir / CONFIG, read_types.CONFIG, required=True))
 
 
 def flat_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -257,7 +261,7 @@ def flat_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def as_written(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config, or what describes data, as it will be read: tuples are lists there."""
-    return _infinities_of_text(json.loads(json.dumps(infinities_as_text(value))))
+    return infinities_of_text(json.loads(json.dumps(infinities_as_text(value))))
 
 
 def infinities_as_text(value: Any) -> Any:
@@ -269,12 +273,12 @@ def infinities_as_text(value: Any) -> Any:
     return INFINITIES.get(value, value) if isinstance(value, float) else value
 
 
-def _infinities_of_text(value: Any) -> Any:
+def infinities_of_text(value: Any) -> Any:
     """Undo `infinities_as_text`."""
     if isinstance(value, Mapping):
-        return {key: _infinities_of_text(item) for key, item in value.items()}
+        return {key: infinities_of_text(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_infinities_of_text(item) for item in value]
+        return [infinities_of_text(item) for item in value]
     return float(value) if value in INFINITIES.values() else value
 
 
@@ -476,6 +480,16 @@ def append_diagnostics(workdir: pathlib.Path, rows: Sequence[Mapping[str, Any]])
 def read_diagnostics(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Return the rows of ``diagnostics.jsonl``; none if the run was not to write any."""
     return _read_lines(workdir / DIAGNOSTICS)
+
+
+def append_nodes(workdir: pathlib.Path, row: Mapping[str, Any]) -> None:
+    """Append to ``nodes.jsonl`` who was asked in a round, and who answered."""
+    _append_lines(workdir / NODES, [row])
+
+
+def read_nodes(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the rows of ``nodes.jsonl``; none if clients were simulated."""
+    return _read_lines(workdir / NODES)
 
 
 def append_clients(

@@ -16,6 +16,7 @@ from pflalign_jax.datasets import DatasetError
 from pflalign_jax.datasets.features import are_tokens, as_stored, normalise
 from pflalign_jax.federated import Algorithm, StoreError
 from pflalign_jax.federated.algorithm import ClientData
+from pflalign_jax.federated.client_states import ON_NODES
 from pflalign_jax.federated.device_program import training_data
 from pflalign_jax.federated.disk_store import DiskStore
 from pflalign_jax.federated.federate import prepared
@@ -211,6 +212,10 @@ class Run:
             found = client_of(self._source.saved.clients, k, None)
             return self._first_state if found is None else found
         workdir, first, names = self._source.workdir, self._first_state, self.client_names
+        if self.config.get("client_state_in") == ON_NODES and jax.tree.leaves(first):
+            raise RunError(
+                f"{workdir} was run on nodes, which keep their clients' states: open_node there"
+            )
         # Every process kept the states of its own clients.
         for directory in files.client_state_dirs(workdir):
             with _while_kept(workdir, self.round):
@@ -295,7 +300,8 @@ def load_run(
         # What messages go through may keep states of its own, which predictions do not need.
         own = own_states(config, bool(hyperparams_in(directory, chosen)))
         saved, _ = load_checkpoint(directory, chosen, shapes, own)
-    if saved.clients.positions is None and own.clients != "clients":
+    on_nodes = config.get("client_state_in") == ON_NODES
+    if saved.clients.positions is None and own.clients != "clients" and not on_nodes:
         raise RunError(
             f"{workdir} keeps client states on disk together with what messages left out; such "
             "runs cannot be loaded, only resumed"

@@ -7,7 +7,7 @@ itself, by robust aggregation or by a differentially private mean.
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, cast
 
 from ml_collections import ConfigDict, FieldReference
@@ -157,7 +157,10 @@ def with_defaults(fields: Mapping[str, Any], num_clients: int | None = None) -> 
 
 
 def wrap(
-    algorithm: Algorithm, config: ConfigDict, dataset: FederatedDataset
+    algorithm: Algorithm,
+    config: ConfigDict,
+    dataset: FederatedDataset,
+    by: Sequence[str] = ("clients", "server"),
 ) -> tuple[Algorithm, FederatedDataset]:
     """Return the algorithm and the data of a federation with the section's messages.
 
@@ -165,13 +168,16 @@ def wrap(
       algorithm: as the config names it.
       config: resolved.
       dataset: honest.
+      by: whose changes are made, of ``"clients"`` and ``"server"``, where they are not simulated
+        together.
 
     Raises:
       ConfigError: naming the value that is not possible.
     """
     try:
         for stage in _stages(config):
-            algorithm, dataset = stage.change(algorithm, dataset)
+            if stage.by in by:
+                algorithm, dataset = stage.change(algorithm, dataset)
         return algorithm, dataset
     except ValueError as error:
         raise ConfigError(f"config.messages: {error}") from error
@@ -209,12 +215,14 @@ class _Stage(NamedTuple):
 
     Attributes:
       change: ``(algorithm, dataset) -> (algorithm, dataset)``.
+      by: who makes it, ``"clients"`` or ``"server"``.
       around: the state that holds something more afterwards, ``"server"`` or ``"clients"``: what
         it was before is its field ``own``. None: states stay as they are.
       of_data: whether the change looks at the data; else it only hands them on.
     """
 
     change: Callable[[Algorithm, FederatedDataset], tuple[Algorithm, FederatedDataset]]
+    by: str
     around: str | None = None
     of_data: bool = False
 
@@ -250,21 +258,24 @@ def _stages(config: Mapping[str, Any]) -> list[_Stage]:
                     messages.transform_messages(algorithm, chain, dataset),
                     dataset,
                 ),
+                by="clients",
                 around="clients",
             )
         )
     if fields["attack"] is not None:
-        stages.append(_Stage(functools.partial(_attacked, config), of_data=True))
+        stages.append(_Stage(functools.partial(_attacked, config), by="clients", of_data=True))
     if fields["robust"] is not None:
         argument = {"trimmed_mean": fields["trim"], "norm_bound": fields["max_norm"]}
         # The median has no argument.
         given = (argument[fields["robust"]],) if fields["robust"] in argument else ()
         rule = getattr(messages, fields["robust"])(*given)
         stages.append(
-            _Stage(lambda algorithm, dataset: (messages.robust(algorithm, rule), dataset))
+            _Stage(
+                lambda algorithm, dataset: (messages.robust(algorithm, rule), dataset), by="server"
+            )
         )
     if fields["private_clip"] is not None:
-        stages.append(_Stage(functools.partial(_private, config), around="server"))
+        stages.append(_Stage(functools.partial(_private, config), by="server", around="server"))
     return stages
 
 

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from pflalign_jax.runs import files
-from pflalign_jax.runs.build import build
+from pflalign_jax.runs.build import Experiment, build
 from pflalign_jax.runs.lock import locked
 from pflalign_jax.runs.loop import Outcome, RunPlan, train
 from pflalign_jax.runs.metrics import Row
@@ -72,6 +72,15 @@ def open_run(
     workdir = pathlib.Path(workdir)
     states = files.client_state_dir(workdir, jax.process_index())
     experiment = build(config, states)  # first, so that a wrong config leaves no directory
+    with open_built(experiment, workdir, say) as plan:
+        yield plan
+
+
+@contextlib.contextmanager
+def open_built(
+    experiment: Experiment, workdir: pathlib.Path, say: Callable[[str], None] = print
+) -> Iterator[RunPlan]:
+    """Yield a run of an experiment that has been built, as `open_run` does."""
     for note in experiment.dataset.notes:
         say(f"{experiment.dataset.name}: {note}")
     first = is_first_process()

@@ -1,15 +1,19 @@
 """What the site's build adds: pages from the repository's root, and names on the API pages."""
 
+import functools
 import importlib
 import inspect
 import pathlib
 import re
 import types
 
+import jax
+import numpy as np
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from pflalign_jax import algorithms
+from pflalign_jax import algorithms, datasets, federated, models
+from pflalign_jax.runs.build import call
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {
@@ -83,18 +87,52 @@ def entries(module_name: str) -> str:
 
 
 def algorithm_table() -> str:
-    """Return a table of all algorithms, from their modules, signatures and docstrings."""
-    lines = ["| name | idea | own hyperparameters | reference |", "|---|---|---|---|"]
+    """Return a table of all algorithms: modules, signatures, docstrings and what functions tell."""
+    columns = ["name", "idea", "own hyperparameters", "up", "down", "kept", "cross-silo"]
+    columns += ["kept of the absent", "a new client starts from", "reference"]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for name in algorithms.NAMES:
         factory = getattr(algorithms, name)
         idea = (inspect.getdoc(inspect.getmodule(factory)) or "").split("\n")[0]
         given = inspect.signature(factory).parameters
         own = [n for n in given if n not in SHARED_ARGUMENTS]
         fields = ", ".join(f"`{n}`{default(given[n])}" for n in own)
-        lines.append(
-            f"| `{name}` | {idea} | {fields} | {reference(inspect.getdoc(factory) or '')} |"
-        )
+        cells = [f"`{name}`", idea, fields, *costs(name), reference(inspect.getdoc(factory) or "")]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+@functools.cache
+def reference_data() -> datasets.FederatedDataset:
+    """Return two clients with images of 28x28, for shapes alone."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1), dtype=np.uint8)
+    examples = datasets.Examples("noise", images, np.arange(40, dtype=np.int32) % 10, 10)
+    return datasets.partition_examples(examples, num_clients=2, partition="iid")
+
+
+def reference_federation(name: str) -> federated.Federation:
+    """Return an algorithm with the CNN, with its adapters, or with a ResNet that is normalised."""
+    data, factory = reference_data(), getattr(algorithms, name)
+    cnn = models.cnn(10)
+    adapted = models.lora(cnn, cnn.init(jax.random.key(0), data.x[:1]))
+    supplied = {"num_classes": 10, "num_clients": data.num_clients}
+    for model in (cnn, adapted, models.resnet(10)):
+        try:
+            algorithm = call(factory, {}, model=model, **supplied)
+            return federated.federate(algorithm, model, data)
+        except ValueError as error:  # it needs other parts of a model
+            refusal = error
+    raise refusal
+
+
+def costs(name: str) -> list[str]:
+    """Return the cells of an algorithm's traits; bytes as multiples of those of the model."""
+    federation = reference_federation(name)
+    x = federation.dataset.x[:1]
+    whole = federated.num_bytes(jax.eval_shape(federation.model.init, jax.random.key(0), x))
+    found = federated.traits(federation)
+    sizes = [f"{size / whole:.2g}" for size in (found.up, found.down, found.kept)]
+    return [*sizes, "yes" if found.cross_silo else "", found.absent, found.newcomer]
 
 
 def default(parameter: inspect.Parameter) -> str:

@@ -51,6 +51,7 @@ from pflalign_jax.federated.param_parts import (
     partition_params,
 )
 from pflalign_jax.federated.participation import Participation, Turnout
+from pflalign_jax.federated.traits import Traits, traits
 
 __all__ = [
     "GATHERED",
@@ -73,6 +74,7 @@ __all__ = [
     "Participation",
     "RoundResult",
     "StoreError",
+    "Traits",
     "Turnout",
     "add_drift",
     "class_counts",
@@ -97,5 +99,6 @@ __all__ = [
     "projected",
     "proximal",
     "summarise",
+    "traits",
     "validation",
 ]

@@ -12,8 +12,8 @@ import numpy as np
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from experiments.benchmark.any_algorithm import fitting_model, named_algorithm, with_adapters
 from pflalign_jax import algorithms, datasets, federated, models
-from pflalign_jax.runs.build import call
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {
@@ -112,17 +112,10 @@ def reference_data() -> datasets.FederatedDataset:
 
 def reference_federation(name: str) -> federated.Federation:
     """Return an algorithm with the CNN, with its adapters, or with a ResNet that is normalised."""
-    data, factory = reference_data(), getattr(algorithms, name)
-    cnn = models.cnn(10)
-    adapted = models.lora(cnn, cnn.init(jax.random.key(0), data.x[:1]))
-    supplied = {"num_classes": 10, "num_clients": data.num_clients}
-    for model in (cnn, adapted, models.resnet(10)):
-        try:
-            algorithm = call(factory, {}, model=model, **supplied)
-            return federated.federate(algorithm, model, data)
-        except ValueError as error:  # it needs other parts of a model
-            refusal = error
-    raise refusal
+    data, cnn = reference_data(), models.cnn(10)
+    candidates = (cnn, with_adapters(cnn, data), models.resnet(10))
+    model = fitting_model(name, candidates, data)
+    return federated.federate(named_algorithm(name, model, data), model, data)
 
 
 def costs(name: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Time rounds of FedAvg and pFLAlign, and compare with the machine's peak and with other libraries.
 
-python -m experiments.benchmark [--workload=cnn,mlp,...|lora|all]
+python -m experiments.benchmark [--workload=cnn,mlp,...|lora|algorithms|all]
     [--against=fedjax,torch,peft]
     [--scale=chunk,devices,clients,cohort] [--json=FILE]
 
@@ -17,16 +17,20 @@ from typing import Any
 
 from absl import flags
 
+from experiments.benchmark.field import FIELD, field_figures
 from experiments.benchmark.measuring import SCALES, measure, scaling
 from experiments.benchmark.peers import PEERS
-from experiments.benchmark.tables import main_table, scaling_table
+from experiments.benchmark.tables import field_table, main_table, scaling_table
 from experiments.benchmark.workloads import LORA, WORKLOADS
 from pflalign_jax.cli.command import FlagError, refuse_arguments, run_command
 from pflalign_jax.cli.console import new_console
 from pflalign_jax.cli.devices import DEVICES, check_devices, use_devices
 
 _WORKLOADS = flags.DEFINE_list(
-    "workload", ["cnn"], f"What to train: {', '.join([*WORKLOADS, 'lora', 'all'])}."
+    "workload",
+    ["cnn"],
+    f"What to train: {', '.join([*WORKLOADS, 'lora', 'all'])}; "
+    "algorithms: all algorithms on two small models.",
 )
 _AGAINST = flags.DEFINE_list("against", [], f"Other libraries to compare with: {', '.join(PEERS)}.")
 _SCALE = flags.DEFINE_list("scale", [], "Tables over chunk, devices, clients or cohort.")
@@ -49,7 +53,7 @@ def check_choices(flag: str, values: Iterable[str], known: Iterable[str]) -> Non
 def main(arguments: list[str]) -> None:
     """Measure, print, and write if asked."""
     refuse_arguments(arguments)
-    groups = {"all": list(WORKLOADS), "lora": list(LORA)}
+    groups = {"all": list(WORKLOADS), "lora": list(LORA), "algorithms": []}
     names = [name for given in _WORKLOADS.value for name in groups.get(given, [given])]
     check_choices("workload", names, [*WORKLOADS, *groups])
     check_choices("against", _AGAINST.value, PEERS)
@@ -58,6 +62,11 @@ def main(arguments: list[str]) -> None:
     check_devices()
     console = new_console()
     figures: dict[str, Any] = {"workloads": [], "scaling": {}}
+    if "algorithms" in _WORKLOADS.value:
+        figures["algorithms"] = {
+            name: field_figures(workload, _ROUNDS.value) for name, workload in FIELD.items()
+        }
+        console.print(field_table(figures["algorithms"]))
     for name in names:
         row = measure(name, _ROUNDS.value, _CHUNK.value, _AGAINST.value)
         figures["workloads"].append(row)

@@ -3,25 +3,30 @@
 import itertools
 import pathlib
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+from experiments.benchmark.any_algorithm import NO_FIELDS, named_algorithm
 from experiments.benchmark.peers import PEERS
 from experiments.benchmark.workloads import LENGTH, WORKLOADS, Workload, noise
-from pflalign_jax import algorithms, models
+from pflalign_jax import models
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import federate
 from pflalign_jax.runs.hardware import matmul, matmul_peak, peak_memory, step_flops
 
+Name = TypeVar("Name", bound=Hashable)
 
-def take_turns(contenders: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+
+def take_turns(
+    contenders: Mapping[Name, Callable[[], None]], rounds: int
+) -> dict[Name, list[float]]:
     """Return seconds of each contender's rounds, in turns, after one that is not counted."""
     for run in contenders.values():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[Name, list[float]] = {name: [] for name in contenders}
     # In turns, so that what else the machine does hits all of them alike.
     for _ in range(rounds):
         for name, run in contenders.items():
@@ -40,11 +45,12 @@ class OurRound:
         model: models.Model,
         dataset: FederatedDataset,
         batch_size: int,
+        fields: Mapping[str, Any] = NO_FIELDS,
         **options: Any,
     ) -> None:
-        factory = {"fedavg": algorithms.fedavg, "pflalign": algorithms.pflalign}[algorithm]
-        rate = {"fedavg": 0.01, "pflalign": 0.1}[algorithm]
-        made = factory(model, rate, batch_size=batch_size)
+        rate = 0.1 if algorithm == "pflalign" else 0.01
+        supplied = {"learning_rate": rate, "batch_size": batch_size}
+        made = named_algorithm(algorithm, model, dataset, fields, **supplied)
         self.federation = federate(made, model, dataset, **options)
         self.state = self.federation.init(jax.random.key(0))
         self.steps: list[int] = []

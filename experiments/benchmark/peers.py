@@ -60,9 +60,53 @@ def fedjax_round(name: str, dataset: FederatedDataset) -> Callable[[], None]:
     return one_round
 
 
-def torch_round(name: str, dataset: FederatedDataset) -> Callable[[], None]:
-    """Return one FedAvg round as an eager PyTorch loop over clients and batches."""
+def torch_round(
+    name: str, dataset: FederatedDataset, compiled: bool = False, accelerated: bool = False
+) -> Callable[[], None]:
+    """Return one FedAvg round as a PyTorch loop over clients and batches.
+
+    Args:
+      name: of the workload.
+      dataset: all of it.
+      compiled: whether `torch.compile` compiles the model; else it runs eagerly.
+      accelerated: whether it runs on PyTorch's accelerator, if it finds one.
+    """
     torch = _imported("torch")
+    torch.manual_seed(0)
+    device = "cuda" if accelerated and torch.cuda.is_available() else "cpu"
+    server = _torch_model(torch, name).to(device)
+    model = copy.deepcopy(server)  # of one client after the other
+    call = torch.compile(model) if compiled else model
+    x, y = _examples(dataset)
+    x = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).to(device)
+    y = torch.from_numpy(y.astype(np.int64)).to(device)
+    clients = [(x[own], y[own]) for own in _owned(dataset)]
+    criterion = torch.nn.CrossEntropyLoss()
+
+    def one_round() -> None:
+        total = [torch.zeros_like(p) for p in server.parameters()]
+        for features, labels in clients:
+            model.load_state_dict(server.state_dict())
+            optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+            # An epoch over shuffled batches, as every contender takes it.
+            for chosen in torch.randperm(len(labels), device=device).split(BATCH):
+                optimiser.zero_grad()
+                criterion(call(features[chosen]), labels[chosen]).backward()
+                optimiser.step()
+            with torch.no_grad():
+                for t, p in zip(total, model.parameters(), strict=True):
+                    t += p * (len(labels) / len(y))
+        with torch.no_grad():
+            for p, t in zip(server.parameters(), total, strict=True):
+                p.copy_(t)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return one_round
+
+
+def _torch_model(torch: Any, name: str) -> Any:
+    """Return PyTorch's network of a workload."""
     nn = torch.nn
     layers = {
         "cnn": lambda: nn.Sequential(
@@ -81,32 +125,7 @@ def torch_round(name: str, dataset: FederatedDataset) -> Callable[[], None]:
     }
     if name not in layers:
         raise PeerError(f"--against=torch has no {name!r} workload, only {sorted(layers)}")
-    torch.manual_seed(0)
-    server = layers[name]()
-    x, y = _examples(dataset)
-    x, y = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), torch.from_numpy(y.astype(np.int64))
-    clients = [(x[own], y[own]) for own in _owned(dataset)]
-    criterion = nn.CrossEntropyLoss()
-
-    def one_round() -> None:
-        nonlocal server
-        total = [torch.zeros_like(p) for p in server.parameters()]
-        for features, labels in clients:
-            model = copy.deepcopy(server)
-            optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
-            # An epoch over shuffled batches, as every contender takes it.
-            for chosen in torch.randperm(len(labels)).split(BATCH):
-                optimiser.zero_grad()
-                criterion(model(features[chosen]), labels[chosen]).backward()
-                optimiser.step()
-            with torch.no_grad():
-                for t, p in zip(total, model.parameters(), strict=True):
-                    t += p * (len(labels) / len(y))
-        with torch.no_grad():
-            for p, t in zip(server.parameters(), total, strict=True):
-                p.copy_(t)
-
-    return one_round
+    return layers[name]()
 
 
 def peft_round(name: str, dataset: FederatedDataset) -> Callable[[], None]:

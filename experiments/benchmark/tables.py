@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 
@@ -42,6 +43,24 @@ def main_table(figures: Mapping) -> Table:
         if "tokens_per_second" in row:
             cells.append(f"{row['tokens_per_second']:.0f}")
         table.add_row(*cells)
+    return table
+
+
+def field_table(figures: Mapping[str, Sequence[Mapping]]) -> Table:
+    """Return what rounds of algorithms cost, from the rows of each model; it is markdown, too."""
+    table = Table(box=box.MARKDOWN)
+    table.add_column("algorithm", no_wrap=True)
+    for model in figures:
+        table.add_column(f"{model}, ms per step", justify="right")
+        table.add_column(f"{model}, round over FedAvg's", justify="right")
+    for rows in zip(*figures.values(), strict=True):
+        name = rows[0]["algorithm"] + (" (adapters)" if rows[0]["adapters"] else "")
+        cells = []
+        for row in rows:
+            low, high = row["ratio_spread"]
+            cells.append(f"{row['ms_per_client_step']:.3g}")
+            cells.append(f"{row['ratio']:.2f} ({low:.2f} .. {high:.2f})")
+        table.add_row(name, *cells)
     return table
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_command_line import ROOT
 
-from experiments.benchmark import measuring, peers, random_weights, tables, workloads
+from experiments.benchmark import field, measuring, peers, random_weights, tables, workloads
 from pflalign_jax import models
 from pflalign_jax.models import pretrained
 from pflalign_jax.runs import hardware
@@ -33,6 +33,25 @@ def test_figures_of_a_small_workload(monkeypatch):
     assert figures["contenders"]["fedavg"]["ratio"] == 1
     assert figures["peak_memory_gb"] > 0.05
     tables.main_table(figures)
+
+
+def test_a_round_of_every_algorithm_over_fedavgs():
+    """Adapters are compared with adapters, and models that are trained side by side all count."""
+    small = workloads.Workload(lambda: models.mlp(10, (8,)), np.array([20, 20]))
+    rows = field.field_figures(small, 2, ["ditto", "ffa_lora"])
+    found = {(row["algorithm"], row["adapters"]): row for row in rows}
+    assert list(found) == [
+        ("ditto", False), ("fedavg", False), ("fedavg", True), ("ffa_lora", True)
+    ]  # fmt: skip
+    steps = {name: row["steps_per_round"] for (name, _), row in found.items()}
+    assert steps == {"ditto": 8, "fedavg": 4, "ffa_lora": 4}
+    for row in rows:
+        expected = row["ms_per_round"] / row["steps_per_round"]
+        assert row["ms_per_client_step"] == pytest.approx(expected)
+        assert row["ratio_spread"][0] <= row["ratio"] <= row["ratio_spread"][1]
+    assert found["fedavg", False]["ratio"] == found["fedavg", True]["ratio"] == 1
+    table = tables.field_table({"cnn": rows, "mlp": rows})
+    assert len(table.columns) == 5 and list(table.columns[0].cells)[-1] == "ffa_lora (adapters)"
 
 
 @pytest.mark.slow  # a measurement is tested above

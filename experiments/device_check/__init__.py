@@ -1,0 +1,1 @@
+"""Test and time an accelerator in ten minutes."""

@@ -159,6 +159,7 @@ def _server(federation: Federation, case: Case, wanted: ServerClass) -> Any:
         "local_learning_rate": settings.learning_rate,
         "model": model,
         "num_clients": federation.dataset.num_clients,
+        "plocal_epochs": settings.local_epochs,  # of personal models
     }
     arguments = argparse.Namespace(**federation.checkout.defaults | given | dict(case.settings))
     # It shuffles the list of clients, which only changes the order of sums.

@@ -204,7 +204,7 @@ def test_pfllib_agrees(name, tmp_path):
     root = os.environ.get("PFLALIGN_PFLLIB")
     if not root:
         pytest.skip("PFLALIGN_PFLLIB names no checkout of https://github.com/TsingZ0/PFLlib")
-    settings = ours.Settings(rounds=2, learning_rate=0.05, local_epochs=2, batch_size=10)
+    settings = ours.Settings(rounds=2, learning_rate=0.01, local_epochs=2, batch_size=10)
     federation = pfllib.prepare(
         read_checkout(root), pathlib.Path(tmp_path), 4, NETWORKS["mlp"], settings
     )
@@ -212,4 +212,5 @@ def test_pfllib_agrees(name, tmp_path):
     if row.global_model is not None:
         assert row.global_model < 5e-6
     if row.undone or not CASES[name].departure:
-        assert row.personal < 2e-5 and row.agreeing == row.clients
+        assert row.personal < max(2e-5, 10 * row.rounding)
+        assert row.agreeing == row.clients or row.rounding > 2e-5

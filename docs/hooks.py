@@ -104,10 +104,10 @@ def algorithm_table() -> str:
 
 @functools.cache
 def reference_data() -> datasets.FederatedDataset:
-    """Return two clients with images of 28x28, for shapes alone."""
-    images = np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1), dtype=np.uint8)
-    examples = datasets.Examples("noise", images, np.arange(40, dtype=np.int32) % 10, 10)
-    return datasets.partition_examples(examples, num_clients=2, partition="iid")
+    """Return ten clients with images of 28x28, for shapes alone."""
+    images = np.random.default_rng(0).integers(0, 256, (100, 28, 28, 1), dtype=np.uint8)
+    examples = datasets.Examples("noise", images, np.arange(100, dtype=np.int32) % 10, 10)
+    return datasets.partition_examples(examples, num_clients=10, partition="iid")
 
 
 def reference_federation(name: str) -> federated.Federation:

@@ -14,14 +14,13 @@ import tempfile
 from absl import flags
 
 from experiments.agreement import pfllib
-from experiments.agreement.cases import CASES
+from experiments.agreement.cases import CASES, chosen_names
 from experiments.agreement.checkout import read_checkout
 from experiments.agreement.comparison import comparisons, table
 from experiments.agreement.networks import NETWORKS
 from experiments.agreement.ours import Settings
 from pflalign_jax.cli.command import FlagError, refuse_arguments, run_command
 from pflalign_jax.cli.console import new_console, say_on
-from pflalign_jax.runs.config_checks import nearest
 
 _ALGORITHM = flags.DEFINE_list(
     "algorithm", ["fedavg"], f"What to compare: {', '.join(CASES)}; all: each of them."
@@ -34,22 +33,6 @@ _CLIENTS = flags.DEFINE_integer("clients", 20, "How many there are.", lower_boun
 _EPOCHS = flags.DEFINE_integer("local_epochs", 1, "Passes over a client's data.", lower_bound=1)
 _RATE = flags.DEFINE_float("learning_rate", 0.05, "Step size of both sides.", lower_bound=0)
 _JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
-
-
-def chosen_names(given: list[str]) -> list[str]:
-    """Return the algorithms that ``--algorithm`` means.
-
-    Raises:
-      FlagError: for one that cannot be compared.
-    """
-    names = list(CASES) if given == ["all"] else given
-    for name in names:
-        if name not in CASES:
-            raise FlagError(
-                f"--algorithm={name} cannot be compared{nearest(name, CASES)}; docs/agreement.md "
-                "says how an algorithm is added"
-            )
-    return names
 
 
 def main(arguments: list[str]) -> None:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from experiments.agreement import departures, personal_models
 from experiments.agreement.departures import TheirRun
+from pflalign_jax.cli.command import FlagError
+from pflalign_jax.runs.config_checks import nearest
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -86,3 +88,19 @@ CASES: dict[str, Case] = {
     ),
 }  # fmt: skip
 """What ``--algorithm`` can be, by the name of our algorithm."""
+
+
+def chosen_names(given: list[str]) -> list[str]:
+    """Return the algorithms that ``--algorithm`` means.
+
+    Raises:
+      FlagError: for one that cannot be compared.
+    """
+    names = list(CASES) if given == ["all"] else given
+    for name in names:
+        if name not in CASES:
+            raise FlagError(
+                f"--algorithm={name} cannot be compared{nearest(name, CASES)}; docs/agreement.md "
+                "says how an algorithm is added"
+            )
+    return names

@@ -16,8 +16,8 @@ import jax
 from absl import flags
 
 from experiments.device_check.report import Report
-from experiments.device_check.sections import all_sections
-from experiments.device_check.sizes import FULL, SMALL, Size
+from experiments.device_check.sections import check
+from experiments.device_check.sizes import FULL, SMALL
 from pflalign_jax.cli.command import refuse_arguments, run_command
 from pflalign_jax.cli.console import new_console, say_on
 from pflalign_jax.cli.devices import cache_programs, check_devices, use_devices
@@ -29,20 +29,6 @@ _SECONDS = flags.DEFINE_float(
 _SIZE = flags.DEFINE_enum(
     "size", None, ["small", "full"], "How much is done; default: small on a CPU, else full."
 )
-
-
-def check(size: Size, report: Report) -> list[str]:
-    """Run all sections and return what went wrong."""
-    device = jax.devices()[0]
-    report.content["device"] = {
-        "kind": device.device_kind,
-        "platform": device.platform,
-        "devices": len(jax.devices()),
-        "jax": jax.__version__,
-    }
-    for name, section in all_sections(size):
-        report.run(name, section)
-    return report.failures()
 
 
 def main(arguments: list[str]) -> None:

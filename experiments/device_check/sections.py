@@ -12,7 +12,7 @@ from experiments.benchmark.any_algorithm import fitting_model, named_algorithm, 
 from experiments.benchmark.measuring import OurRound, take_turns
 from experiments.benchmark.peers import torch_round
 from experiments.benchmark.workloads import WORKLOADS, Workload, noise
-from experiments.device_check.report import Rows
+from experiments.device_check.report import Report, Rows
 from experiments.device_check.sizes import PRECISIONS, Size
 from pflalign_jax import datasets, models
 from pflalign_jax.federated import federate
@@ -265,3 +265,17 @@ def all_sections(size: Size) -> Iterator[tuple[str, Callable[[], Rows]]]:
     yield "convolutions", functools.partial(convolutions, size)
     yield "seeds as one program", functools.partial(seeds_together, size)
     yield "PyTorch", functools.partial(against_torch, size)
+
+
+def check(size: Size, report: Report) -> list[str]:
+    """Run all sections and return what went wrong."""
+    device = jax.devices()[0]
+    report.content["device"] = {
+        "kind": device.device_kind,
+        "platform": device.platform,
+        "devices": len(jax.devices()),
+        "jax": jax.__version__,
+    }
+    for name, section in all_sections(size):
+        report.run(name, section)
+    return report.failures()

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.agreement import comparison, ours, pfllib
-from experiments.agreement.__main__ import chosen_names
-from experiments.agreement.cases import CASES
+from experiments.agreement.cases import CASES, chosen_names
 from experiments.agreement.checkout import importable, read_checkout
 from experiments.agreement.data import BatchOrders, write_digits
 from experiments.agreement.errors import AgreementError

@@ -8,7 +8,6 @@ import pytest
 
 from experiments.benchmark.workloads import noise
 from experiments.device_check import sections
-from experiments.device_check.__main__ import check
 from experiments.device_check.report import Report
 from experiments.device_check.sizes import FULL, SMALL
 from pflalign_jax import algorithms
@@ -66,7 +65,7 @@ def test_results_are_compared_with_the_cpus():
 @pytest.mark.slow
 def test_the_whole_check_in_the_small_form(tmp_path):
     report = Report(tmp_path / "figures.json", 600, print)
-    assert check(SMALL, report) == []
+    assert sections.check(SMALL, report) == []
     written = json.loads((tmp_path / "figures.json").read_text())
     assert written["device"]["platform"] == "cpu"
     assert list(written["sections"]) == [name for name, _ in sections.all_sections(SMALL)]

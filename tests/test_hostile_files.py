@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from experiments import predict
+from experiments.agreement.checkout import read_checkout
 from experiments.certificates.cells import read as read_summary
 from experiments.report import certificates
 from experiments.when import base, cells
@@ -49,6 +50,8 @@ from pflalign_jax.datasets.loaders import (
     tokens,
     uci_har,
 )
+from pflalign_jax.deploy import app_files, node_files
+from pflalign_jax.deploy.run_files import RunFiles
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated.disk_store import DiskStore
 from pflalign_jax.federated.snapshot import ClientSnapshot, Snapshot
@@ -246,6 +249,16 @@ CASES = [
     Case("pflalign_jax/runs/read_types.py", "config.json", files.read_config),
     Case("pflalign_jax/runs/lock.py", "lock", lock, refused=False),
     Case("pflalign_jax/cli/loggers.py", "wandb_id.txt", wandb_id),
+    Case("pflalign_jax/deploy/app_files.py", "config.json",
+         lambda r: app_files.read_config(r / "config.json")),
+    Case("pflalign_jax/deploy/node_files.py", "state-1.npz",
+         lambda r: node_files.read_tree(r, "state", 1, {"data": np.zeros(3)})),
+    Case("pflalign_jax/deploy/node_files.py", "seen.json", node_files.read_seen),
+    Case("pflalign_jax/deploy/node_files.py", "model.json", node_files.read_model),
+    Case("pflalign_jax/deploy/run_files.py", "deployment.json",
+         lambda r: RunFiles(r, np.array(["a"])).run_name()),
+    # The checkout's own code runs later, when it is asked for; what it can do is read before.
+    Case("experiments/agreement/checkout.py", "system/main.py", lambda r: read_checkout(str(r))),
 ]  # fmt: skip
 
 RUNNING = {"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"}

@@ -24,7 +24,7 @@ SLOW = "<!-- slow -->"
 CLI = ("pflalign_jax.cli.flags", "pflalign_jax.cli.devices")
 SHARED = {
     f"experiments.{module}": CLI
-    for module in ("run", "compare", "partition", "benchmark", "deploy")
+    for module in ("run", "compare", "partition", "benchmark", "deploy", "features")
 }
 SHARED["experiments.certify"] = ("experiments.certificates.asking",)
 SHARED["experiments.certificates"] = (*CLI, "experiments.certificates.asking")

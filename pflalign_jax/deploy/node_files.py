@@ -44,7 +44,7 @@ def alone(directory: pathlib.Path) -> Iterator[None]:
     path = directory / files.LOCK
     with files.named_write_errors(path):
         directory.mkdir(parents=True, exist_ok=True)
-        lock = path.open("a")
+        lock = path.open("ab")
     with lock:
         with contextlib.suppress(OSError):  # some network file systems have no locks
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -25,6 +25,7 @@ import pytest
 from experiments import predict
 from experiments.agreement.checkout import read_checkout
 from experiments.certificates.cells import read as read_summary
+from experiments.compare.cells import CELL
 from experiments.report import certificates
 from experiments.when import base, cells
 from pflalign_jax.cli import loggers
@@ -144,7 +145,7 @@ def tfds(root):
 def cell(root):
     place = root / "cells" / cells.folder({})
     place.mkdir(parents=True)
-    (root / cells.CELL).rename(place / cells.CELL)
+    (root / CELL).rename(place / CELL)
     cells.run_cell(default_config(), {}, (), 1, root)
 
 
@@ -193,7 +194,7 @@ CASES = [
     Case("pflalign_jax/datasets/partition_file.py", "partition.npz", partition),
     Case("experiments/predict.py", "a.npz", lambda r: predict.read_npz(r / "a.npz")),
     Case("experiments/when/base.py", "train.npz test.npz", base.load_arrays),
-    Case("experiments/when/cells.py", "cell.json", cell),
+    Case("experiments/compare/cells.py", "cell.json", cell),
     Case("experiments/certificates/cells.py", "summary.json",
          lambda r: read_summary(r / "summary.json", {})),
     Case("experiments/report/certificates.py", "certificates/certificates.csv",

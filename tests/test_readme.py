@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from experiments.sweep.grid import take_grid
 from pflalign_jax import datasets
 from pflalign_jax.runs import config as vocabulary
 
@@ -24,7 +25,7 @@ SLOW = "<!-- slow -->"
 CLI = ("pflalign_jax.cli.flags", "pflalign_jax.cli.devices")
 SHARED = {
     f"experiments.{module}": CLI
-    for module in ("run", "compare", "partition", "benchmark", "deploy", "features")
+    for module in ("run", "compare", "sweep", "partition", "benchmark", "deploy", "features")
 }
 SHARED["experiments.certify"] = ("experiments.certificates.asking",)
 SHARED["experiments.certificates"] = (*CLI, "experiments.certificates.asking")
@@ -39,6 +40,8 @@ SHORT = {
     "compare": ["--config.rounds=2", "--algorithms=fedavg,local", "--seeds=1",
                 "--config.compare.grid=(0.1,)", "--config.compare.extensions=0",
                 "--config.compare.search_rounds=1"],
+    "sweep": ["--config.rounds=1", "--seeds=1", "--config.compare.grid=(0.1,)",
+              "--config.compare.extensions=0"],
     "benchmark": ["--rounds=1"],
 }  # fmt: skip
 
@@ -131,6 +134,13 @@ def check_flags(module, arguments):
     """The module, or what it shares with others, has the flags; the config has the fields."""
     defined = [name for where in (module, *SHARED.get(module, ())) for name in flags_of(where)]
     given = [word for word in arguments if word.startswith("--")]
+    if module == "experiments.sweep":
+        grid, given = take_grid(given)
+        assert grid
+        # One after another: not all go together.
+        for name, texts in grid.items():
+            for text in texts:
+                check_flags("experiments.run", [*given[:1], f"--config.{name}={text}"])
     for word in given:
         assert re.match(r"--(\w+)", word)[1] in ("help", *defined), word
     fields = [word for word in given if re.match(r"--config[.=]", word)]

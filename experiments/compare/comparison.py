@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -64,7 +64,7 @@ def settings(config: ConfigDict, method: str) -> ConfigDict:
       ConfigError: for a name that is neither.
     """
     config = config.copy_and_resolve_references()
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():
         variants = dict(config.compare.variants)
         # A variant is an algorithm with other fields; the rest of the config is the same.
         fields = dict(variants.get(method, {"name": method}))
@@ -166,17 +166,9 @@ def _compare_method(
     keeps = context.keep == "all" and not setting.rounds
     candidates: list[Trial] = []
 
-    def run(setting: Setting, seeds: Sequence[int], context: TrialContext) -> list[Trial]:
-        before, rounds = progress.done, len(seeds) * (setting.rounds or config.rounds)
-        numbers = ", ".join(map(str, seeds))
-        progress.say(f"{setting}, {'seed' if len(seeds) == 1 else 'seeds'} {numbers}")
-        trials = run_trials(setting, seeds, context, built)
-        # Those that were done before count as well, and those after a divergence.
-        progress.add(rounds - (progress.done - before))
-        return trials
-
     def candidate(setting: Setting) -> Trial:
-        found = run(setting, [0], context._replace(keep="candidates" if keeps else "none"))
+        keep: Literal["candidates", "none"] = "candidates" if keeps else "none"
+        found = run_counted(setting, [0], context._replace(keep=keep), built, progress)
         candidates.extend(found)
         keep_best(candidates)  # at once, so that at most two settings' states are on disk
         return found[0]
@@ -197,13 +189,32 @@ def _compare_method(
         if keeps:
             files.keep_states(best.path)
     if repeated:
-        repeats += run(setting, repeated, context)
+        repeats += run_counted(setting, repeated, context, built, progress)
     tuned = own if others else None
-    fields = changed_fields(_plain(config), setting.config(0).to_dict())
+    fields = changed_fields(plain(config), setting.config(0).to_dict())
     return entries.entry(setting.method, best, tried, tuned, repeats, fields)
 
 
-def _plain(config: ConfigDict) -> dict[str, Any]:
+def run_counted(
+    setting: Setting,
+    seeds: Sequence[int],
+    context: TrialContext,
+    built: dict[str, Experiment],
+    progress: ComparisonProgress,
+) -> list[Trial]:
+    """Return the trials of a setting as `run_trials`, and count their rounds.
+
+    Those that were done before count as well, and those after a divergence.
+    """
+    before, rounds = progress.done, len(seeds) * (setting.rounds or setting.plan.rounds)
+    numbers = ", ".join(map(str, seeds))
+    progress.say(f"{setting}, {'seed' if len(seeds) == 1 else 'seeds'} {numbers}")
+    trials = run_trials(setting, seeds, context, built)
+    progress.add(rounds - (progress.done - before))
+    return trials
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
     """Return what the config of a comparison says of its runs."""
     fields: dict[str, Any] = config.copy_and_resolve_references().to_dict()
     del fields["compare"]
@@ -239,13 +250,7 @@ def _plans(config: ConfigDict, methods: list[str], leave_out: dict[str, str] | N
     """Return what is compared: all methods that fit."""
     size = 0
     plans = {method: settings(config, method) for method in methods}
-    dataset = build_dataset(vocabulary.resolve(plans[methods[0]]))
-    if not len(dataset.splits["validation"].indices):
-        # Before hours of trials without a score.
-        raise vocabulary.ConfigError(
-            "there is no validation split to choose step sizes by; set "
-            "config.dataset.validation_fraction or validation_count"
-        )
+    dataset = dataset_to_choose_by(plans[methods[0]], "step sizes")
     adapt: bool = config.compare.adapt
     vocabulary.checked("compare.adapt", adapt, bool)
     for method, plan in list(plans.items()):
@@ -264,6 +269,21 @@ def _plans(config: ConfigDict, methods: list[str], leave_out: dict[str, str] | N
     if not plans:
         raise vocabulary.ConfigError(f"no method fits: {leave_out}")
     return Plans(plans, dataset, size)
+
+
+def dataset_to_choose_by(plan: ConfigDict, what: str) -> FederatedDataset:
+    """Return the dataset of a config, which has validation examples to choose something by.
+
+    Raises:
+      ConfigError: if it has none, before hours of trials without a score.
+    """
+    dataset = build_dataset(vocabulary.resolve(plan))
+    if not len(dataset.splits["validation"].indices):
+        raise vocabulary.ConfigError(
+            f"there is no validation split to choose {what} by; set "
+            "config.dataset.validation_fraction or validation_count"
+        )
+    return dataset
 
 
 def _state_bytes(federation: Federation) -> int:

@@ -78,7 +78,8 @@ class Setting(NamedTuple):
     def config(self, seed: int) -> ConfigDict:
         """Return the config of one trial."""
         plan = self.plan.copy_and_resolve_references()
-        with plan.unlocked():
+        # The type of a copy's field is that of its value: 0.1 cannot follow 1.
+        with plan.unlocked(), plan.ignore_type():
             plan.algorithm.learning_rate, plan.seed = self.learning_rate, seed
             if self.own is not None:
                 plan.algorithm[self.field] = self.own

@@ -1,6 +1,5 @@
 """The cells of the maps: a comparison each, and what it says about gradient alignment."""
 
-import json
 import math
 import pathlib
 import time
@@ -10,13 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.compare import cells
 from experiments.compare.comparison import compare
 from experiments.compare.entries import RANKED_BY, Entry
 from experiments.compare.paired import difference
 from pflalign_jax.cli.console import ComparisonProgress
-from pflalign_jax.runs import files, read_types
-
-CELL = "cell.json"
+from pflalign_jax.runs import files
 
 
 class Map(NamedTuple):
@@ -125,31 +123,21 @@ def run_cell(
     Raises:
       WorkdirError: if the cell was made with another config or other seeds.
     """
-    path = root / "cells" / folder(values)
+    path = root / files.CELLS / folder(values)
     plan = config.copy_and_resolve_references()
     plan.update_from_flattened_dict(values)
     if plan.eval_every == config.rounds:
         plan.eval_every = plan.rounds  # scored at the end alone, however many rounds there are
-    setting = json.loads(json.dumps({"config": plan.to_dict(), "seeds": seeds}))
-    if (path / CELL).exists():
-        try:
-            kinds = {"setting": dict, "gains": dict, "scores": dict}
-            found = read_types.read_object(path / CELL, kinds, required=True)
-        except (OSError, read_types.ReadError) as error:
-            raise files.WorkdirError(
-                f"{path / CELL} cannot be read ({error}); put it back, or delete {path}"
-            ) from error
-        if found.pop("setting") != setting:
-            raise files.WorkdirError(
-                f"{path} was made with another config or other --seeds; choose another --workdir"
-            )
+    setting = cells.setting_of(plan, seeds=seeds)
+    found = cells.read(path, setting, {"gains": dict, "scores": dict})
+    if found is not None:
         gains = {name: Gain(*_numbers(gain)) for name, gain in found.pop("gains").items()}
         return Cell(gains=gains, **found)
     clock = time.perf_counter()
     path.mkdir(parents=True, exist_ok=True)
     entries = compare(plan, list(plan.compare.algorithms), seeds, path, progress, stop)
     cell = cell_of(values, entries, rivals, time.perf_counter() - clock)
-    files.write_json(path / CELL, {"setting": setting, **_as_json(cell)})
+    cells.write(path, setting, _as_json(cell))
     return cell
 
 

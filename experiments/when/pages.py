@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.compare.heat_maps import Side, draw_heat_map
 from experiments.when.cells import MAPS, Cell, Gain
 from pflalign_jax.cli import plots
 from pflalign_jax.runs import csv_cells, files
@@ -128,17 +129,11 @@ def heat_map(ax: Axes, name: str, gains: Sequence[Gain], limit: float) -> AxesIm
     """Draw one variant's gains over a map's two fields; return what a colour bar needs."""
     of_map = MAPS[name]
     values = np.array([gain.mean for gain in gains]).reshape(len(of_map.ys), len(of_map.xs))
-    shown = ax.imshow(values, cmap="PuOr", vmin=-limit, vmax=limit, origin="lower", aspect="auto")
+    x = Side(LABELS.get(of_map.x, of_map.x), [f"{value:g}" for value in of_map.xs])
+    y = Side(LABELS.get(of_map.y, of_map.y), [f"{value:g}" for value in of_map.ys])
     for place, gain in enumerate(gains):
-        y, x = divmod(place, len(of_map.xs))
+        row, column = divmod(place, len(of_map.xs))
         if not gain.is_clear:
-            ax.fill_between((x - 0.5, x + 0.5), y - 0.5, y + 0.5, facecolor="none",
+            ax.fill_between((column - 0.5, column + 0.5), row - 0.5, row + 0.5, facecolor="none",
                             edgecolor="#888888", hatch="///", linewidth=0)  # fmt: skip
-        text = f"{gain.mean:+.1f}" if np.isfinite(gain.mean) else "×"
-        ax.text(x, y, text, ha="center", va="center", fontsize="x-small")
-    ax.set_xticks(range(len(of_map.xs)), [f"{value:g}" for value in of_map.xs])
-    ax.set_yticks(range(len(of_map.ys)), [f"{value:g}" for value in of_map.ys])
-    ax.set_xlabel(LABELS.get(of_map.x, of_map.x), fontsize="x-small")
-    ax.set_ylabel(LABELS.get(of_map.y, of_map.y), fontsize="x-small")
-    ax.tick_params(labelsize="x-small")
-    return shown
+    return draw_heat_map(ax, values, x, y, "PuOr", (-limit, limit), "{:+.1f}".format)

@@ -34,12 +34,16 @@ class Comparison(NamedTuple):
 
 
 @contextlib.contextmanager
-def comparison_of(name: str, console: Console) -> Iterator[Comparison]:
+def comparison_of(
+    name: str, console: Console, arguments: list[str] | None = None, shared: bool = False
+) -> Iterator[Comparison]:
     """Yield the comparison in ``--workdir``, which nobody else may work in meanwhile.
 
     Args:
       name: of the command in ``experiments``.
       console: where progress is shown.
+      arguments: that make it again, where these are not those of this process.
+      shared: whether others that share it, too, may work in it; they lock what they work on.
 
     Raises:
       UserError: for devices that are not there, or a directory that cannot be used.
@@ -48,12 +52,12 @@ def comparison_of(name: str, console: Console) -> Iterator[Comparison]:
     cache_programs(CACHE.value)
     check_devices()
     root = pathlib.Path(WORKDIR.value or default_workdir(name))
-    command = command_of(name, sys.argv[1:])
+    command = command_of(name, sys.argv[1:] if arguments is None else arguments)
     files.create_comparison(root)
     with (
         tells_how_to_go_on(root),
         comparison_progress(console) as progress,
-        locked(root, progress.say),
+        locked(root, progress.say, shared),
         asked_to_stop() as stop,
     ):
         files.write_command(root, command)

@@ -176,6 +176,16 @@ class ComparisonProgress:
         self.expected += rounds
         self.changed(self.expected, self.done)
 
+    @contextlib.contextmanager
+    def within(self, name: str) -> Iterator[None]:
+        """Let all that is said meanwhile begin with a name."""
+        say = self.say
+        self.say = lambda text: say(f"{name}: {text}")
+        try:
+            yield
+        finally:
+            self.say = say
+
     def add(self, rounds: int) -> None:
         """Count rounds that are done."""
         self.done += rounds

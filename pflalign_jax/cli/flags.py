@@ -1,16 +1,18 @@
 """The flags that commands with a ``--config`` share, and the errors of what is given to them."""
 
 import argparse
+import copy
 import os
 import pathlib
 import shlex
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from pflalign_jax.cli.command import FlagError, parse_flags, refuse_arguments
 from pflalign_jax.errors import UserError
@@ -137,6 +139,31 @@ def _check_config_file() -> None:
             "config; begin it with pflalign_jax.runs.default_config()"
         )
     CONFIG.value.to_dict()
+
+
+def with_fields(config: ConfigDict, given: Mapping[str, str]) -> ConfigDict:
+    """Return a copy of a config in which fields have other values, as of its flags.
+
+    Args:
+      config: unchanged.
+      given: dotted name to the text of ``--config.NAME=TEXT``.
+
+    Raises:
+      FlagError: for an unknown field, or a text that has none of the field's values.
+    """
+    words = ["command", *(f"--config.{name}={text}" for name, text in given.items())]
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", copy.deepcopy(config), flag_values=values, sys_argv=words
+        )
+        values(words)
+    except (AttributeError, KeyError) as error:
+        raise FlagError(_unknown_field(error)) from error
+    except (flags.Error, ValueError) as error:
+        raise FlagError(str(error)) from error
+    changed: ConfigDict = values["config"].value
+    return changed
 
 
 def config_file() -> str:

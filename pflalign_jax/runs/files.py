@@ -17,7 +17,8 @@
     lock               who is writing here now
 
 With ``--log`` there may be ``metrics.csv``, ``tensorboard/``, ``wandb/`` and ``wandb_id.txt``, too.
-A comparison's directory holds runs in ``trials/`` and ``search/``.
+A comparison's directory holds runs in ``trials/`` and ``search/``, that of a map or a sweep
+comparisons in ``cells/``.
 
 A killed run loses nothing that was measured: small files are written whole, to a temporary name
 that is then renamed; files that grow are cut back to what they were at the last checkpoint.
@@ -30,6 +31,7 @@ import math
 import os
 import pathlib
 import shutil
+import socket
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -76,6 +78,7 @@ CLIENT_STATE_LOG = "rounds.log"  # of `pflalign_jax.federated.disk_store`, in ea
 PLOTS = "plots"
 TRIALS = "trials"
 SEARCH = "search"
+CELLS = "cells"
 
 TEMPORARY = "temporary_states"
 """In ``trial.json``: whether the states that a trial saves may be deleted when it has ended."""
@@ -155,7 +158,7 @@ def make_writable(workdir: pathlib.Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"  # a directory that exists may still be read-only
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may try at the same time
     except OSError as error:
         raise WorkdirError(
             f"workdir {workdir} cannot be written: {error.strerror or error}; "
@@ -171,8 +174,10 @@ def how_to_go_on(workdir: pathlib.Path) -> str:
     """
     if has_trial(workdir):  # the comparison's command goes on with it
         workdir = workdir.parent.parent
+    if workdir.parent.name == CELLS:
+        workdir = workdir.parent.parent
     same = f"the same command with --workdir={workdir}"
-    if is_comparison(workdir):
+    if is_comparison(workdir) or os.path.isdir(workdir / CELLS):
         return f"{same} goes on"
     if is_finished(workdir):
         return f"the run in {workdir} is finished"
@@ -595,8 +600,10 @@ def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a file whole: to a temporary name, then renamed."""
-    # Renaming replaces a file at once: a reader sees the old or the new one, never a part.
-    temporary = path.with_name(path.name + ".partial")
+    # Renaming replaces a file at once: a reader sees the old or the new one, never a part. The
+    # name is of this process alone, as others may write the same file.
+    whose = f"{socket.gethostname()}-{os.getpid()}"
+    temporary = path.with_name(f"{path.name}.{whose}.partial")
     with named_write_errors(path):
         # Paths may have bytes that are no characters.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

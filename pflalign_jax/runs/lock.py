@@ -1,4 +1,4 @@
-"""One run at a time has a directory."""
+"""One run at a time has a directory; parts of one command may share theirs."""
 
 import contextlib
 import fcntl
@@ -13,12 +13,16 @@ from pflalign_jax.runs import files
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+def locked(
+    path: pathlib.Path, say: Callable[[str], None] = lambda text: None, shared: bool = False
+) -> Iterator[None]:
     """Hold a directory's lock, which the system lets go when the process ends, however it ends.
 
     Args:
       path: the directory; the lock is its file ``lock``, which says who has it.
       say: is told of a run that left its name but is gone, and of a file system without locks.
+      shared: whether others that share it may hold it at the same time. Who does not share it
+        holds it alone. Those who share it leave no name there, as they are many.
 
     Raises:
       WorkdirError: naming who holds it.
@@ -28,12 +32,12 @@ def locked(path: pathlib.Path, say: Callable[[str], None] = lambda text: None) -
         file.seek(0)
         holder = file.read().strip()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             # Another process has it: its name is what it wrote.
             raise files.WorkdirError(
-                f"workdir {path} is in use by {holder or 'another run'}; wait for it, stop it, or "
-                "choose another --workdir"
+                f"workdir {path} is in use by {holder or 'other processes'}; wait for it, stop "
+                "it, or choose another --workdir"
             ) from error
         except OSError as error:
             # Some network file systems have no locks.
@@ -42,6 +46,9 @@ def locked(path: pathlib.Path, say: Callable[[str], None] = lambda text: None) -
             if holder:
                 say(f"the lock of {path} was left by {holder}, which is gone")
         file.truncate(0)
+        if shared:
+            yield
+            return
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
         file.flush()

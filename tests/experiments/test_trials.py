@@ -32,6 +32,16 @@ def test_trials_that_differ_in_numbers_share_their_programs(config, tmp_path):
     assert is_number("ditto", "personal_tx")
 
 
+def test_whole_numbers_of_a_config_give_way_to_others(config):
+    """As ``--config.algorithm.learning_rate=1`` is one, and 0.1 of a search is none."""
+    given = config.copy_and_resolve_references()
+    given.algorithm.learning_rate, given.algorithm.beta = 1, 1
+    with given.unlocked():
+        given.compare.variants.half = {"name": "pflalign", "beta": 0.5}
+    plan = trials.Setting("half", comparison.settings(given, "half"), 0.1).config(0)
+    assert plan.algorithm.learning_rate == 0.1 and plan.algorithm.beta == 0.5
+
+
 def test_trials_leave_no_states(config, tmp_path, monkeypatch):
     """Also where a kill came between the end of a trial and what follows it."""
     config = config.copy_and_resolve_references()

@@ -42,7 +42,7 @@ def test_the_command_of_a_setting_gives_its_config(method, own):
     plan = comparison.settings(config, method)
     plan.adapt_learning_rate = (0.1, 0.2)
     setting = trials.Setting(method, plan, 0.2, "mu", own)
-    fields = repeat.changed_fields(comparison._plain(config), setting.config(1).to_dict())
+    fields = repeat.changed_fields(comparison.plain(config), setting.config(1).to_dict())
     words = shlex.split(repeat.run_command_of(GIVEN, fields))
     assert words[:3] == ["python", "-m", "experiments.run"] and "--devices=1" in words
     text = " ".join(words)

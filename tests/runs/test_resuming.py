@@ -325,6 +325,23 @@ def test_two_runs_in_one_workdir(tmp_path):
                                 "is gone")  # fmt: skip
 
 
+def test_parts_of_one_command_share_a_workdir_with_nobody_else(tmp_path):
+    said = []
+    (tmp_path / "lock").write_text("process 1 on elsewhere\n")
+    with lock.locked(tmp_path, said.append, shared=True):
+        with lock.locked(tmp_path, said.append, shared=True):
+            pass
+        with pytest.raises(files.WorkdirError, match="is in use by other processes; wait for"):
+            with lock.locked(tmp_path):
+                pass
+        assert len(said) == 1 and "left by process 1 on elsewhere, which is gone" in said[0]
+    with lock.locked(tmp_path, said.append):
+        with pytest.raises(files.WorkdirError, match=r"is in use by process \d+ on "):
+            with lock.locked(tmp_path, shared=True):
+                pass
+    assert len(said) == 1
+
+
 def test_a_second_signal_does_what_it_always_did():
     import signal
 

@@ -1,0 +1,1 @@
+"""Sweep over grids of config fields."""

@@ -1,0 +1,93 @@
+"""Sweep over a grid of config fields: a run of the config's algorithm for every combination.
+
+python -m experiments.sweep --config=experiments/digits.py --sweep.FIELD=VALUE,VALUE,... [...]
+    [--seeds=3] [--search] [--shard=i/n] [--workdir=DIR] [--config.rounds=20 ...]
+
+FIELD is any field of the config, and values are as after --config.FIELD=, with commas between
+them: --sweep.algorithm.beta=0.5,0.9 --sweep.model.hidden="(50,),(100,)". Every combination runs
+with the step size that its config has, or with --search with one that is chosen on validation as
+by experiments.compare. Combinations that are in the workdir already are not run again, and an
+interrupted one goes on, so that the same command finishes an interrupted sweep, and one with more
+values adds what is missing.
+
+With --shard=i/n a process runs the i-th of n parts; all of them are given the same --workdir, on a
+file system that they share. Whichever finds all combinations done writes the table; so does the
+command without --shard.
+
+Writes sweep.md, sweep.csv, sweep.png (up to three fields), and every combination's runs in cells/.
+The best on validation is named at the end, with the command of experiments.run that repeats it.
+"""
+
+import sys
+
+from absl import flags
+
+from experiments.compare.repeat import run_command_of
+from experiments.sweep import pages
+from experiments.sweep.cells import Sweep, check_searches, run_cells, same_headline
+from experiments.sweep.grid import (
+    arguments_of_run,
+    combinations,
+    name_outside_functions,
+    shard_of,
+    take_grid,
+)
+from pflalign_jax.cli.command import FlagError, run_command
+from pflalign_jax.cli.comparison_command import comparison_of
+from pflalign_jax.cli.console import new_console, say_on
+from pflalign_jax.cli.flags import CONFIG, WORKDIR, option, parse_config_flags
+
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of every combination.", lower_bound=1)
+_SEARCH = flags.DEFINE_bool(
+    "search", False, "Search every combination's step size, on validation; see experiments.compare."
+)
+_SHARD = flags.DEFINE_string("shard", None, "Which part to run, i/n; all parts have one --workdir.")
+
+
+def main(arguments: list[str]) -> None:
+    """Sweep over ``--config``."""
+    config, console = CONFIG.value, new_console()
+    grid, _ = take_grid(arguments)
+    shard = shard_of(_SHARD.value)
+    if _SHARD.value is not None and WORKDIR.value is None:
+        raise FlagError(f"--shard={_SHARD.value} needs a --workdir, the same for all parts")
+    found = combinations(config, grid, _SEARCH.value)
+    whole = option(sys.argv[1:], "shard")[1]  # the command without its part
+    with comparison_of("sweep", console, whole, shared=shard.total > 1) as at:
+        sweep = Sweep(config, _SEEDS.value, _SEARCH.value, at.root)
+        check_searches(sweep, found)
+        run_cells(sweep, shard.of(found), at.progress, at.stop)
+        results = [result for each in found if (result := sweep.read(each)) is not None]
+        same_headline(results)
+        if len(results) == len(found):
+            again = run_command_of(arguments_of_run(whole), pages.ranked(results)[0].fields)
+            pages.write(at.root, results, grid, at.command, again)
+    say = say_on(console)
+    if len(results) < len(found):
+        say(
+            f"{len(results)} of {len(found)} combinations are done; the part that ends last writes "
+            f"the table, or the same command without --shard"
+        )
+        return
+    console.print(pages.printed(results, grid))
+    console.print()
+    say(pages.best_of(results))
+    say(f"  {again}")
+    names = ["sweep.md", "sweep.csv", *["sweep.png"] * pages.is_pictured(grid), "cells/"]
+    say(f"Files: {at.root}/ with {', '.join(names)}")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parse flags; return the command's name and what there is of ``--sweep.FIELD``.
+
+    Raises:
+      FlagError: as `parse_config_flags`, and for a grid that cannot be.
+    """
+    grid, rest = take_grid(argv[1:])
+    name_outside_functions(grid)
+    parse_config_flags([argv[0], *rest], comparison=True)
+    return [argv[0], *(f"--sweep.{name}={','.join(values)}" for name, values in grid.items())]
+
+
+if __name__ == "__main__":
+    run_command(main, parse)

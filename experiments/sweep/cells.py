@@ -189,7 +189,7 @@ def run_cells(
     same_headline(done)
     if not sweep.search:
         progress.expect(sum(each.config.rounds * sweep.seeds for each in left))
-    shared = Shared()
+    cache = Cache()
     for each in by_program(left):
         path = sweep.path(each)
         path.mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ def run_cells(
             if result is None:
                 run = _search if sweep.search else _train
                 try:
-                    result = result_of(each, run(sweep, each, shared, progress, stop))
+                    result = result_of(each, run(sweep, each, cache, progress, stop))
                 except (vocabulary.ConfigError, DatasetError) as error:
                     raise vocabulary.ConfigError(f"{each}: {error}") from error
                 _write(sweep, result)
@@ -220,7 +220,7 @@ def by_program(found: Sequence[Combination]) -> list[Combination]:
     return [found[i] for i in order]
 
 
-class Shared:
+class Cache:
     """The data and the compiled programs of the combination before, for the next if they fit."""
 
     def __init__(self) -> None:
@@ -267,14 +267,14 @@ def own_field(each: Combination) -> str | None:
 def _train(
     sweep: Sweep,
     each: Combination,
-    shared: Shared,
+    cache: Cache,
     progress: ComparisonProgress,
     stop: Callable[[], int],
 ) -> Entry:
     """Train a combination with all seeds, its step size as given."""
     plan = sweep.plan(each)
     keep = plan.compare.keep
-    dataset, built = shared.of(each)
+    dataset, built = cache.of(each)
     with plan.unlocked():
         del plan["compare"]
     algorithm, field = vocabulary.resolve(plan).algorithm, own_field(each)
@@ -297,12 +297,12 @@ def _train(
 def _search(
     sweep: Sweep,
     each: Combination,
-    shared: Shared,
+    cache: Cache,
     progress: ComparisonProgress,
     stop: Callable[[], int],
 ) -> Entry:
     """Search a combination's step size and run what is chosen with all seeds."""
-    del shared  # a search compiles its own
+    del cache  # a search compiles its own
     plan = sweep.plan(each)
     methods = [plan.algorithm.name]
     (found,) = compare(plan, methods, sweep.seeds, sweep.path(each), progress, stop)

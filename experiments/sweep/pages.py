@@ -117,15 +117,21 @@ def page(results: Sequence[Result], grid: Grid, command: str, again: str) -> str
 def heads(results: Sequence[Result]) -> list[str]:
     """Return the titles of `texts`."""
     diverged = any(result.diverged for result in results)
-    return ["step size", "validation", "test", *["diverged seeds"] * diverged]
+    step = _has_step_size(results)
+    return [*["step size"] * step, "validation", "test", *["diverged seeds"] * diverged]
 
 
 def texts(result: Result, results: Sequence[Result]) -> list[str]:
     """Return what tables say of a result: step size, scores, diverged seeds if there are any."""
     scores = [spread(values, result.headline) for values in (result.validation, result.test)]
     diverged = any(other.diverged for other in results)
-    edge = EDGE * result.at_edge
-    return [f"{result.learning_rate:g}{edge}", *scores, *[str(result.diverged)] * diverged]
+    step = [f"{result.learning_rate:g}{EDGE * result.at_edge}"] * _has_step_size(results)
+    return [*step, *scores, *[str(result.diverged)] * diverged]
+
+
+def _has_step_size(results: Sequence[Result]) -> bool:
+    """Tell whether tables have a column of step sizes, as they are no field of the grid."""
+    return "algorithm.learning_rate" not in results[0].combination.values
 
 
 def best_of(results: Sequence[Result]) -> str:

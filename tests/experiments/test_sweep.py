@@ -203,6 +203,7 @@ def test_with_search_every_combination_is_a_comparison_of_its_method(
     assert compared == [(["pflalign"], 0.5, "none", 2, "algorithm.beta-0.5")]
     result = sweep.read(found[0])
     assert (result.learning_rate, result.at_edge, result.test) == (3.0, True, [50.0])
+    assert result.diverged == 1 and math.isnan(result.seconds)
     assert result.fields == {"algorithm.beta": 0.5, "algorithm.learning_rate": 3.0}
     wrong = grid.combinations(config, {"compare.search_rounds": ["1", "9"]}, search=True)
     with pytest.raises(ConfigError, match=r"^compare\.search_rounds=9: .*search_rounds=9 is not"):
@@ -246,6 +247,12 @@ def test_pages_show_every_combination(tmp_path):
     assert "Best on validation of 4: algorithm.beta=0.9, model.hidden=(6, 7), with 84.0" in text
     assert "    the command" in text and "    the run" in text
     assert (tmp_path / "sweep.png").stat().st_size > 1000
+
+
+def test_a_step_size_that_varies_is_shown_once():
+    given = {"algorithm.learning_rate": ["1", "3"]}
+    assert pages.heads(results(given)) == ["validation", "test"]
+    assert pages.texts(results(given)[1], results(given)) == ["82.0 ± 1.4"] * 2
 
 
 @pytest.mark.parametrize(("sizes", "panels"), [((4,), 1), ((2, 3), 1), ((3, 2, 2), 3)])

@@ -45,6 +45,9 @@ def use_devices(count: int | None) -> None:
     XLA runs a small model's step on one core at its best, so clients are spread over cores as
     they would be over accelerators. Accelerators are not affected, and an
     ``--xla_force_host_platform_device_count`` in ``XLA_FLAGS`` wins.
+
+    Raises:
+      DeviceError: if JAX has computed before, so that its devices are what they are.
     """
     given = os.environ.get("XLA_FLAGS", "")
     if jax.__version__.startswith("0.10."):  # XLA stops at flags that it does not know
@@ -53,7 +56,14 @@ def use_devices(count: int | None) -> None:
     # XLA would refuse both.
     if "xla_force_host_platform_device_count" not in given:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        jax.config.update("jax_num_cpu_devices", count or cores)
+        try:
+            jax.config.update("jax_num_cpu_devices", count or cores)
+        except RuntimeError as error:
+            raise DeviceError(
+                f"JAX computed before --devices={count or cores} could be set: a module that the "
+                "config is, or names, does so while it is imported; put what it computes into "
+                "functions"
+            ) from error
 
 
 def check_devices() -> None:

@@ -29,6 +29,12 @@ def test_devices_wait_for_each_other(monkeypatch, given, terminate, count):
     assert os.environ["XLA_FLAGS"].count("terminate") == 1
 
 
+def test_a_module_that_computes_while_it_is_imported_is_named_as_the_cause():
+    jax.devices()  # as its computing does
+    with pytest.raises(devices.DeviceError, match=r"before --devices=3 could be set: a module"):
+        devices.use_devices(3)
+
+
 @pytest.mark.slow
 def test_xla_knows_the_flags():
     code = "from pflalign_jax.cli import devices; devices.use_devices(2); devices.check_devices()"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -34,6 +35,29 @@ def heavy_ball(momentum: float) -> optax.GradientTransformation:
     return optax.sgd(1.0, momentum=momentum)
 
 
+def update_of_received(
+    loss: Loss, tx: optax.GradientTransformation, local_epochs: int, batch_size: int
+) -> Callable[[Any, Any, ClientData, jax.Array], ClientOutput]:
+    """Return the ``client_update`` of who receives a model ``w`` alone, and has a state that stays.
+
+    The client trains ``w`` to ``w_i``, its personal model, and sends ``w_i - w``.
+
+    Args:
+      loss: ``(params, Batch, key) -> scalar``.
+      tx: the local optimiser, elementwise, new in every round; its ``update`` gets w as ``centre``.
+      local_epochs, batch_size: as in `fedavg`.
+    """
+    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
+
+    def client_update(w, client, data, key):
+        # Optimisers without a proximal term ignore the centre.
+        result = local.train(w, tx.init(w), data, key, centre=w)
+        delta = optax.tree.sub(result.params, w)
+        return ClientOutput(delta, client, result.params, result.steps, result.metrics)
+
+    return client_update
+
+
 def averaging(
     loss: Loss,
     tx: optax.GradientTransformation,
@@ -51,14 +75,10 @@ def averaging(
       server_tx: takes minus the mean of ``w_i - w`` for its gradient; None adds the mean.
       local_epochs, batch_size: as in `fedavg`.
     """
-    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
+    update = update_of_received(loss, tx, local_epochs, batch_size)
 
     def client_update(server, client, data, key):
-        w = server.params
-        # Optimisers without a proximal term ignore the centre.
-        result = local.train(w, tx.init(w), data, key, centre=w)
-        delta = optax.tree.sub(result.params, w)
-        return ClientOutput(delta, client, result.params, result.steps, result.metrics)
+        return update(server.params, client, data, key)
 
     def personal_params(server, client, data):
         return server.params

@@ -2,10 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from pflalign_jax.algorithms.averaging import averaged
-from pflalign_jax.federated import Algorithm, ClientOutput, local_training, local_tx
+from pflalign_jax.algorithms.averaging import averaged, update_of_received
+from pflalign_jax.federated import Algorithm, local_tx
 from pflalign_jax.federated.validation import nonnegative, positive
 from pflalign_jax.models import Model, example_losses
 from pflalign_jax.models.base import labelled_logits, mean_of_real
@@ -60,10 +59,7 @@ def fedntd(
             gap = jnp.sum(jnp.exp(known) * (known - not_true(logits)), axis=1)
             return mean_of_real(example_losses(logits, y) + beta * tau**2 * gap, mask)
 
-        local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
-        result = local.train(w, tx.init(w), data, key)
-        message = optax.tree.sub(result.params, w)
-        return ClientOutput(message, client, result.params, result.steps, result.metrics)
+        return update_of_received(loss, tx, local_epochs, batch_size)(w, client, data, key)
 
     return averaged(
         client_update,

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.averaging import averaged
+from pflalign_jax.algorithms.averaging import averaged, update_of_received
 from pflalign_jax.algorithms.fedcp import discrepancy
-from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_training, local_tx
+from pflalign_jax.federated import Algorithm, Loss, local_tx
 from pflalign_jax.federated.validation import at_least_one, at_most_one
 from pflalign_jax.models import Model, cross_entropy
 from pflalign_jax.models.base import labelled_features, single_head
@@ -57,22 +57,19 @@ def fedphp(
     task_loss, tx = loss or cross_entropy(model), local_tx(learning_rate, local_optimizer)
 
     def client_update(server, client, data, key):
-        w = server.params
-
         def taught_loss(params, batch, key):
             z, _, mask = labelled_features(model, params, batch)
             inherited, _, _ = labelled_features(model, client.params, batch)
             taught = discrepancy(z, inherited, mask)
             return (1 - lam) * task_loss(params, batch, key) + lam * taught
 
-        local = local_training(taught_loss, tx, local_epochs, batch_size, elementwise=True)
-        result = local.train(w, tx.init(w), data, key)
+        update = update_of_received(taught_loss, tx, local_epochs, batch_size)
+        output = update(server.params, client, data, key)
         # The first model, which nobody has trained, leaves nothing behind: m is 0 at first.
         kept = mu * jnp.minimum(client.rounds / momentum_rounds, 1)
-        own = jax.tree.map(lambda h, w: kept * h + (1 - kept) * w, client.params, result.params)
+        own = jax.tree.map(lambda h, w: kept * h + (1 - kept) * w, client.params, output.params)
         state = ClientState(own, optax.safe_increment(client.rounds))
-        message = optax.tree.sub(result.params, w)
-        return ClientOutput(message, state, own, result.steps, result.metrics)
+        return output._replace(state=state, params=own)
 
     return averaged(
         client_update,

@@ -6,12 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.per_client import (
-    own_row,
-    repeated,
-    update_of_received,
-    with_answers,
-)
+from pflalign_jax.algorithms.averaging import update_of_received
+from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
 from pflalign_jax.federated import GATHERED, Algorithm, Loss, local_tx
 from pflalign_jax.federated.validation import at_least_one
 from pflalign_jax.models import Model, cross_entropy

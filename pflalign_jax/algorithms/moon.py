@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from pflalign_jax.algorithms.averaging import averaged
-from pflalign_jax.federated import Algorithm, ClientOutput, Loss, local_training, local_tx
+from pflalign_jax.algorithms.averaging import averaged, update_of_received
+from pflalign_jax.federated import Algorithm, Loss, local_tx
 from pflalign_jax.federated.validation import nonnegative, positive
 from pflalign_jax.models import Model, cross_entropy
 from pflalign_jax.models.base import labelled_features, mean_of_real, single_head
@@ -65,10 +65,9 @@ def moon(
             contrast = jax.nn.softplus((cosine(client.last) - cosine(w)) / tau)
             return task_loss(params, batch, key) + mu * mean_of_real(contrast, mask)
 
-        local = local_training(contrasted, tx, local_epochs, batch_size, elementwise=True)
-        result = local.train(w, tx.init(w), data, key)
-        message, state = optax.tree.sub(result.params, w), ClientState(result.params)
-        return ClientOutput(message, state, result.params, result.steps, result.metrics)
+        update = update_of_received(contrasted, tx, local_epochs, batch_size)
+        output = update(w, client, data, key)
+        return output._replace(state=ClientState(output.params))
 
     return averaged(
         client_update,

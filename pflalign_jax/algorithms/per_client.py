@@ -1,13 +1,11 @@
 """What a server keeps for each client: tables, leaves ``[K, ...]`` in the order of clients' ids."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from pflalign_jax.federated import ClientData, ClientOutput, Gathered, Loss, local_training
+from pflalign_jax.federated import Gathered
 
 
 def repeated(tree: Any, num_clients: int) -> Any:
@@ -46,23 +44,3 @@ def own_row(table: Any, client_id: jax.Array) -> Any:
         return jnp.where(has_row, leaf[jnp.where(has_row, client_id, 0)], leaf.mean(0))
 
     return jax.tree.map(read, table)
-
-
-def update_of_received(
-    loss: Loss, tx: optax.GradientTransformation, local_epochs: int, batch_size: int
-) -> Callable[[Any, Any, ClientData, jax.Array], ClientOutput]:
-    """Return a ``client_update`` that trains the received model and sends what this has moved.
-
-    Args:
-      loss: ``(params, Batch, key) -> scalar``.
-      tx: the local optimiser, elementwise, new in every round.
-      local_epochs, batch_size: as in `fedavg`.
-    """
-    local = local_training(loss, tx, local_epochs, batch_size, elementwise=True)
-
-    def client_update(w, client, data, key):
-        result = local.train(w, tx.init(w), data, key)
-        delta = optax.tree.sub(result.params, w)
-        return ClientOutput(delta, client, result.params, result.steps, result.metrics)
-
-    return client_update

@@ -8,7 +8,8 @@ import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.per_client import own_row, update_of_received
+from pflalign_jax.algorithms.averaging import update_of_received
+from pflalign_jax.algorithms.per_client import own_row
 from pflalign_jax.federated import GATHERED, Algorithm, Loss, local_sgd, local_tx
 from pflalign_jax.federated.validation import at_least_one
 from pflalign_jax.models import Model, cross_entropy

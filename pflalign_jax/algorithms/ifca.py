@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax import federated
-from pflalign_jax.algorithms.averaging import update_of_received
-from pflalign_jax.federated import Aggregation, Algorithm, Loss, num_bytes
+from pflalign_jax.federated import Aggregation, Algorithm, ClientOutput, Loss, num_bytes
 from pflalign_jax.models import Model, cross_entropy
 
 
@@ -35,7 +34,7 @@ def ifca(
     """
     federated.validation.at_least_one("ifca", num_clusters=num_clusters)
     loss, tx = loss or cross_entropy(model), federated.local_tx(learning_rate, local_optimizer)
-    update = update_of_received(loss, tx, local_epochs, batch_size)
+    local = federated.local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def choose(models, data):
         chosen = jax.vmap(lambda w: federated.client_loss(loss, w, data))(models).argmin()
@@ -43,9 +42,10 @@ def ifca(
 
     def client_update(models, client, data, key):
         one_hot, w = choose(models, data)
-        output = update(w, client, data, key)
-        moved = jax.vmap(optax.tree.scale, (0, None))(one_hot, output.message)
-        return output._replace(message=(moved, one_hot))
+        result = local.train(w, tx.init(w), data, key)
+        delta = optax.tree.sub(result.params, w)
+        message = jax.vmap(optax.tree.scale, (0, None))(one_hot, delta), one_hot
+        return ClientOutput(message, (), result.params, result.steps, result.metrics)
 
     def server_update(models, aggregate):
         delta, share = aggregate.value  # a model's share of the examples: 0 if nobody chose it

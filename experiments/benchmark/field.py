@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.benchmark.any_algorithm import fitting_model, with_adapters
-from experiments.benchmark.measuring import OurRound, take_turns
+from experiments.benchmark.measuring import OurRound, ratios, take_turns
 from experiments.benchmark.workloads import Workload, noise
 from pflalign_jax import algorithms, models
 
@@ -61,14 +61,12 @@ def field_figures(
 
 def _row(case: tuple[str, bool], run: OurRound, seconds: Mapping) -> dict[str, Any]:
     name, in_adapters = case
-    own, steps = np.array(seconds[case]), float(np.median(run.steps[1:]))
-    ratios = own / np.array(seconds["fedavg", in_adapters])
+    per_round, steps = 1e3 * float(np.median(seconds[case])), float(np.median(run.steps[1:]))
     return {
         "algorithm": name,
         "adapters": in_adapters,
         "steps_per_round": steps,
-        "ms_per_client_step": 1e3 * float(np.median(own)) / steps,
-        "ms_per_round": 1e3 * float(np.median(own)),
-        "ratio": float(np.median(ratios)),
-        "ratio_spread": [float(ratios.min()), float(ratios.max())],
+        "ms_per_client_step": per_round / steps,
+        "ms_per_round": per_round,
+        **ratios(seconds[case], seconds["fedavg", in_adapters]),
     }

@@ -3,7 +3,7 @@
 import itertools
 import pathlib
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -90,6 +90,18 @@ def figures_of(seconds: list[float], steps: float, flops: float, peak: float) ->
     }
 
 
+def ratios(seconds: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
+    """Return how long rounds take over those of ``base`` in the same turn.
+
+    ``ratio`` is the median, ``ratio_spread`` the least and the most.
+    """
+    found = np.array(seconds) / np.array(base)
+    return {
+        "ratio": float(np.median(found)),
+        "ratio_spread": [float(found.min()), float(found.max())],
+    }
+
+
 def measure(name: str, rounds: int, client_chunk: int | None, against: list[str]) -> dict[str, Any]:
     """Return the figures of one workload.
 
@@ -116,12 +128,10 @@ def measure(name: str, rounds: int, client_chunk: int | None, against: list[str]
     steps = float(np.median(ours["fedavg"].steps[1:]))
     contenders: dict[str, dict[str, Any]] = {}
     for contender, values in seconds.items():
-        ratios = np.array(values) / np.array(seconds["fedavg"])
         arithmetic = flops * steps / product_flops * products
         contenders[contender] = {
             **figures_of(values, steps, flops, peak),
-            "ratio": float(np.median(ratios)),
-            "ratio_spread": [float(ratios.min()), float(ratios.max())],
+            **ratios(values, seconds["fedavg"]),
             "to_arithmetic": float(np.median(np.array(values) / arithmetic)),
         }
         if workload.tokens:

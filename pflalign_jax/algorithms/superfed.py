@@ -67,12 +67,12 @@ def superfed(
         own = jax.tree.map(lambda a: a[1], first_models(params, key, 2))
         return ServerState(params), ClientState(own)
 
-    work = {"local_epochs": local_epochs, "batch_size": batch_size}
     return two_models(
         loss_of,
         local_tx(learning_rate, local_optimizer),
         mixed,
+        local_epochs=local_epochs,
+        batch_size=batch_size,
         init=init,
         newcomer=lambda server, data: ClientState(server.params),
-        **work,
     )

@@ -9,10 +9,9 @@ import numpy as np
 
 from experiments.agreement.data import BatchOrders
 from experiments.agreement.networks import Network
-from pflalign_jax import algorithms
+from experiments.benchmark.any_algorithm import named_algorithm
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.federated import Federation, FederationState, federate
-from pflalign_jax.runs.build import call
 
 
 class Settings(NamedTuple):
@@ -80,15 +79,14 @@ def train(
       settings: of the training.
     """
     model = network.ours()._replace(init=lambda key, x: first_params)
-    algorithm = call(
-        getattr(algorithms, name),
+    algorithm = named_algorithm(
+        name,
+        model,
+        dataset,
         fields,
-        model=model,
         learning_rate=settings.learning_rate,
         local_epochs=settings.local_epochs,
         batch_size=settings.batch_size,
-        num_classes=dataset.num_classes,
-        num_clients=dataset.num_clients,
     )
     # One device: what computes the orders is called from inside the program.
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("clients",))

@@ -1,6 +1,7 @@
 """The sections of a check. Each yields rows as it measures them; all use one device."""
 
 import functools
+import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -218,6 +219,9 @@ def seeds_together(size: Size) -> Rows:
 
 def against_torch(size: Size) -> Rows:
     """Time a round of FedAvg in PyTorch, eager and compiled, where it is installed."""
+    if size.peers and importlib.util.find_spec("torch") is None:
+        yield {"torch": "not installed"}
+        return
     for name in size.peers:
         dataset = noise(WORKLOADS[name])
         ours = our_round("fedavg", WORKLOADS[name])

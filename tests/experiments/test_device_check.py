@@ -1,6 +1,7 @@
 """A check of a device does its work in a small form, and one failure does not end it."""
 
 import json
+import sys
 
 import jax
 import numpy as np
@@ -60,6 +61,15 @@ def test_results_are_compared_with_the_cpus():
     """All sections take half a minute, which is for the slow tests."""
     (row,) = sections.results_as_on_cpu(SMALL._replace(algorithms=("ditto",)))
     assert row["ok"] and row["difference"] < 1e-5
+
+
+def test_a_machine_without_pytorch_is_not_at_fault(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    report = Report(None, 60, print)
+    size = SMALL._replace(peers=("logistic",))
+    report.run("PyTorch", lambda: sections.against_torch(size))
+    assert report.content["sections"]["PyTorch"]["rows"] == [{"torch": "not installed"}]
+    assert report.failures() == []
 
 
 @pytest.mark.slow

@@ -79,8 +79,11 @@ def cfl(
         return ServerState(optax.tree.add(server.models, moved), server.cluster, *kept)
 
     def split_clusters(server):
+        cluster = np.array(server.cluster)
+        if cluster.max() + 1 == num_clusters:  # all updates need not come to the host
+            return server
         leaves = [np.asarray(a).reshape(num_clients, -1) for a in jax.tree.leaves(server.updates)]
-        updates, cluster = np.concatenate(leaves, axis=1), np.array(server.cluster)
+        updates = np.concatenate(leaves, axis=1)
         models, examples = server.models, np.asarray(server.examples)
         norms = np.linalg.norm(updates, axis=1)
         for old in np.unique(cluster):

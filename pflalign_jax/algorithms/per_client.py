@@ -31,13 +31,23 @@ def with_answers(table: Any, rows: Any, inbox: Gathered) -> Any:
 
 
 def with_moves(table: Any, inbox: Gathered) -> Any:
-    """Return a table whose rows have moved by the messages of the clients that answered."""
+    """Return a table whose rows have moved by the messages of the clients that answered.
+
+    Args:
+      table: leaves ``[K, ...]``.
+      inbox: the round's messages, leaves ``[N, ...]``: what each client's row moves by.
+    """
     rows = jax.tree.map(lambda a, moved: a[inbox.ids] + moved, table, inbox.messages)
     return with_answers(table, rows, inbox)
 
 
 def own_row(table: Any, client_id: jax.Array) -> Any:
-    """Return a client's row; of a client that is not among the K the mean of all rows."""
+    """Return a client's row; of a client that is not among the K the mean of all rows.
+
+    Args:
+      table: leaves ``[K, ...]``; those of the row are ``[...]``.
+      client_id: int32 scalar.
+    """
 
     def read(leaf):
         has_row = client_id < len(leaf)

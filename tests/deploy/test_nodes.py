@@ -12,6 +12,7 @@ import pytest
 from in_process import Postman, introductions, open_nodes, small
 from same_runs import assert_same_rows, assert_same_scores, assert_same_states
 
+from pflalign_jax import algorithms
 from pflalign_jax.deploy import RefusedError, node_files, train_on_nodes
 from pflalign_jax.deploy.compact import compact, expanded
 from pflalign_jax.deploy.federation import greeting
@@ -317,6 +318,24 @@ def test_other_runs_have_the_numbers_of_their_simulations(tmp_path, name):
     assert_same(simulated, deployed)
     if "cohort_size" not in SAME[name]:
         assert_same_states(config, tmp_path / "simulated", tmp_path / "run", places(nodes))
+
+
+NEED_ADAPTERS = ("ffa_lora", "fedsa_lora", "rolora", "flora")
+"""Of a pretrained model, which a small run has not."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in algorithms.NAMES if n not in NEED_ADAPTERS])
+def test_every_algorithm_has_the_numbers_of_its_simulation(tmp_path, name):
+    fields = {"algorithm__norms": ("Dense_0",)} if name == "fedbn" else {}
+    config = small(
+        rounds=2, model__name="mlp", model__hidden=(8,), algorithm__name=name,
+        algorithm__learning_rate=0.05, **fields,
+    )  # fmt: skip
+    simulated = run(config, tmp_path / "simulated", say=str)
+    deployed, nodes, _ = deploy(config, tmp_path)
+    assert_same(simulated, deployed)
+    assert_same_states(config, tmp_path / "simulated", tmp_path / "run", places(nodes), rounds=2)
 
 
 def test_noise_of_a_node_is_its_own(trained, tmp_path):

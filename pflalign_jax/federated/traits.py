@@ -1,6 +1,9 @@
 """What an algorithm costs and how it treats clients; told from its functions, without training."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
 
 from pflalign_jax.federated.algorithm import Algorithm
 from pflalign_jax.federated.federation import Federation
@@ -45,15 +48,43 @@ def traits(federation: Federation) -> Traits:
         kept=kept,
         cross_silo=has_rows or algorithm.aggregation.gathered,
         absent=absent,
-        newcomer=_newcomer(algorithm, has_rows, sent.down > 0),
+        newcomer=_newcomer(algorithm, federation.shapes.server, has_rows, sent.down > 0),
     )
 
 
-def _newcomer(algorithm: Algorithm, has_rows: bool, receives: bool) -> str:
-    if algorithm.newcomer is not None:
+def _newcomer(algorithm: Algorithm, server: Any, has_rows: bool, receives: bool) -> str:
+    if _looks_at_data(algorithm, server):
         return "own data"
     if has_rows:
         return "mean of rows"
     if algorithm.global_params is not None:
         return "global model"
     return "what it receives" if receives else "first weights"
+
+
+class _LookedAtError(Exception):
+    """A client's data were asked for."""
+
+
+class _Data:
+    """A client's data that nobody may look at."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise _LookedAtError(name)
+
+
+def _looks_at_data(algorithm: Algorithm, server: Any) -> bool:
+    """Tell whether a client that never trained starts from its data, by the server's shapes."""
+    newcomer = algorithm.newcomer
+    if newcomer is None:
+        return False
+
+    def start(server: Any) -> Any:
+        received = algorithm.deliver(algorithm.broadcast(server), jnp.int32(0))
+        return newcomer(received, _Data())  # type: ignore[arg-type]
+
+    try:
+        jax.eval_shape(start, server)
+    except _LookedAtError:
+        return True
+    return False

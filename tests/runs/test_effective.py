@@ -5,18 +5,14 @@ import json
 import pytest
 
 from pflalign_jax import datasets, runs
-from pflalign_jax.runs import files, loop
+from pflalign_jax.runs import files
 from pflalign_jax.runs.build import build, build_dataset
 from pflalign_jax.runs.config import default_config, resolve
 from pflalign_jax.runs.effective import BUILT, effective_config
 from pflalign_jax.runs.factories import FACTORIES
 from pflalign_jax.runs.resuming import differences, prepare
 
-
-@pytest.fixture(autouse=True)
-def no_peak(monkeypatch):
-    """Do not measure the machine's peak."""
-    monkeypatch.setattr(loop, "matmul_peak", lambda: 1e11)
+pytestmark = pytest.mark.usefixtures("no_peak")
 
 
 def small(algorithm="pflalign", **fields):

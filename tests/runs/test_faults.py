@@ -20,13 +20,14 @@ import pflalign_jax as pfl
 from pflalign_jax.cli.command import tells_how_to_go_on
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import StoreError
-from pflalign_jax.runs import files, loop, resuming, signals
+from pflalign_jax.runs import files, resuming, signals
 from pflalign_jax.runs.checkpoints import checkpoint_path
 from pflalign_jax.runs.files import RunError
 from pflalign_jax.runs.loop import RunPlan, train
 from pflalign_jax.runs.round_checks import DivergedError
 
 CONFIG = small(client_state_in="disk")
+pytestmark = pytest.mark.usefixtures("no_peak")
 
 
 class Fault(NamedTuple):
@@ -115,14 +116,6 @@ FAULTS = [
 
 IN_DEFAULT_RUN = ("a state changed", "all states zero", "config.json gone", "data.json gone",
                   "clients.csv: other bytes", "metrics.jsonl: other bytes")  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_peak():
-    """Do not measure the machine's peak at every start."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "matmul_peak", lambda: 1e11)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,24 +7,11 @@ import shutil
 import pytest
 from small_runs import go, measured, same, small
 
-from pflalign_jax.runs import files, loop
+from pflalign_jax.runs import files
 from pflalign_jax.runs.checkpoints import checkpoint_rounds, delete_checkpoint
 from pflalign_jax.runs.prolonging import knows_its_best
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_peak():
-    """Do not measure the machine's peak at every start."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "matmul_peak", lambda: 1e11)
-        yield
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    path = tmp_path_factory.mktemp("alone")
-    go(path, small())
-    return path
+pytestmark = pytest.mark.usefixtures("no_peak")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pflalign_jax as pfl
 from experiments.compare import comparison
 from pflalign_jax.cli.console import ComparisonProgress
 from pflalign_jax.federated import StoreError
-from pflalign_jax.runs import diagnostics_log, files, lock, loop, resuming, signals
+from pflalign_jax.runs import diagnostics_log, files, lock, resuming, signals
 from pflalign_jax.runs.build import build
 from pflalign_jax.runs.checkpoints import (
     CheckpointError,
@@ -24,7 +24,9 @@ from pflalign_jax.runs.checkpoints import (
 from pflalign_jax.runs.hardware import MemoryExhaustedError
 from pflalign_jax.runs.loop import RunPlan, train
 
-pytestmark = [  # what orbax's own threads and tasks leave when they fail
+pytestmark = [
+    pytest.mark.usefixtures("no_peak"),
+    # What orbax's own threads and tasks leave when they fail.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
@@ -36,21 +38,6 @@ def collected():
     """Let no later test find what a failed one left."""
     yield
     gc.collect()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_peak():
-    """Do not measure the machine's peak at every start."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "matmul_peak", lambda: 1e11)
-        yield
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    path = tmp_path_factory.mktemp("alone")
-    go(path, small())
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -149,9 +149,11 @@ def secret_for(directory: pathlib.Path, request: Packet) -> bytes:
                 os.fsync(file.fileno())
             temporary.replace(path)
         digest = hmac.new(path.read_bytes(), digestmod="sha256")
-    digest.update(json.dumps(dict(request.values), sort_keys=True).encode())
-    for name, array in sorted(request.arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+    arrays = sorted(request.arrays.items())
+    # All names and shapes come first: they say where each array's bytes begin and end.
+    kinds = [(name, str(array.dtype), array.shape) for name, array in arrays]
+    digest.update(json.dumps([dict(request.values), kinds], sort_keys=True).encode())
+    for _, array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.digest()[:16]
 

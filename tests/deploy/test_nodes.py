@@ -364,6 +364,23 @@ def test_noise_of_a_node_is_its_own(trained, tmp_path):
     assert not np.array_equal(kernels[1], kernels[2])
 
 
+def test_no_two_requests_have_the_same_noise(tmp_path):
+    """Also not two that differ only in where one array ends and the next one begins."""
+    one, two = (np.frombuffer(text, np.uint8) for text in (b"model 1.", b"model 2."))
+    rest = b"received uint8 (8,)model 1."
+    inside = b" uint8 (1,)x" + b"received uint8 (8,)model 2." + b"z uint8 (%d,)" % len(rest)
+    outside = {"a": np.frombuffer(inside, np.uint8), "received": one}
+    inside_out = {
+        f"a uint8 ({len(inside)},)": np.frombuffer(b"x", np.uint8),
+        "received": two,
+        "z": np.frombuffer(rest, np.uint8),
+    }
+    secrets = {
+        node_files.secret_for(tmp_path, Packet(arrays, {})) for arrays in (outside, inside_out)
+    }
+    assert len(secrets) == 2
+
+
 def test_compressed_arrays_are_sent_short_and_come_back_as_they_were():
     rng = np.random.default_rng(0)
     few = np.where(rng.random((50, 20)) < 0.1, rng.normal(size=(50, 20)), 0).astype(np.float32)

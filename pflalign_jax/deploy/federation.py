@@ -212,7 +212,7 @@ class DeployedFederation(Federation):
         )
         return Letter(output.message, dict(output.metrics), output.steps)
 
-    def _letter(self, done: int, k: int, answer: Packet) -> tuple[Letter, dict[str, ClientScores]]:
+    def _letter(self, done: int, k: int, answer: Packet) -> tuple[Letter, dict[str, list[float]]]:
         """Return what a client sent in a round, and the scores of its local model."""
         self._check_round(done, answer)
         steps = value_of(answer, "steps", int)
@@ -232,8 +232,8 @@ class DeployedFederation(Federation):
         )
         return letter, self._scored(done, k, answer)
 
-    def _scored(self, done: int, k: int, answer: Packet) -> dict[str, ClientScores]:
-        """Return a client's scores, in tables of all clients."""
+    def _scored(self, done: int, k: int, answer: Packet) -> dict[str, list[float]]:
+        """Return a client's scores: of each its examples, and then its metrics."""
         self._check_round(done, answer)
         metrics, scores = self.task.metrics, {}
         for key in answer.values:
@@ -248,24 +248,24 @@ class DeployedFederation(Federation):
                     f"{key}={values} are not the scores of {examples} examples by "
                     f"{[metric.name for metric in metrics]}"
                 )
-            table = no_scores(self.dataset.num_clients, metrics)
-            table.examples[k] = examples
-            for metric, value in zip(metrics, values[1:], strict=True):
-                table.values[metric.name][k] = value
-            scores[name] = table
+            scores[name] = values
         return scores
 
-    def _scores(self, by_client: Mapping[int, Mapping[str, ClientScores]]) -> dict[str, Any]:
+    def _scores(
+        self, by_client: Mapping[int, Mapping[str, Sequence[float]]]
+    ) -> dict[str, ClientScores]:
         """Return the scores of all clients that sent theirs, as one table for each score."""
-        merged: dict[str, ClientScores] = {}
-        for k, scores in sorted(by_client.items()):
-            for name, score in scores.items():
-                table = merged.setdefault(name, score)
-                table.examples[k] = score.examples[k]
-                for metric, values in score.values.items():
-                    table.values[metric][k] = values[k]
-        order = [f"{split}/{model}" for model in MODELS for split in self._eval_splits]
-        return {name: merged[name] for name in order if name in merged}
+        metrics, tables = self.task.metrics, {}
+        for name in (f"{split}/{model}" for model in MODELS for split in self._eval_splits):
+            found = {k: scores[name] for k, scores in by_client.items() if name in scores}
+            if not found:
+                continue
+            tables[name] = table = no_scores(self.dataset.num_clients, metrics)
+            for k, (examples, *values) in found.items():
+                table.examples[k] = examples
+                for metric, value in zip(metrics, values, strict=True):
+                    table.values[metric.name][k] = value
+        return tables
 
     def _check_round(self, done: int, answer: Packet) -> None:
         found = value_of(answer, "round", int)

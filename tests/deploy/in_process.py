@@ -28,7 +28,8 @@ def small(**fields):
 class Postman:
     """Brings packets to nodes and back at once.
 
-    ``change`` may change or lose (None) what is sent, ``(kind, client id, packet) -> packet``.
+    ``on_request`` and ``on_answer`` may change or lose (None) what is sent, ``(kind, client id,
+    packet) -> packet``; nodes of the clients in ``away`` are not there.
     """
 
     def __init__(self, nodes):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from pflalign_jax.runs import default_config, files
 from pflalign_jax.runs.config import factory
 from pflalign_jax.runs.factories import FACTORIES
+from pflalign_jax.runs.read_types import with_tuples
 
 
 def get_config(workdir: str) -> ConfigDict:
@@ -40,9 +41,4 @@ def _fill(config: ConfigDict, found: Mapping[str, Any], workdir: str, section: s
         if isinstance(value, Mapping):
             _fill(config[key], value, workdir, f"{section}{key}.")
         else:
-            config[key] = _tuples(value)
-
-
-def _tuples(value: Any) -> Any:
-    """Return lists as tuples, which json has not."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+            config[key] = with_tuples(value)

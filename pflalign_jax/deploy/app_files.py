@@ -3,14 +3,13 @@
 import os
 import pathlib
 import re
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from pflalign_jax.deploy.limits import check_deployable
 from pflalign_jax.runs import files
 from pflalign_jax.runs.config import resolve
-from pflalign_jax.runs.read_types import ReadError, object_of
+from pflalign_jax.runs.read_types import ReadError, object_of, with_tuples
 
 PACKAGE = "federation"
 """The app's Python package, a folder in it."""
@@ -117,11 +116,4 @@ def read_config(path: str | os.PathLike) -> ConfigDict:
         found = object_of(pathlib.Path(path).read_bytes())
     except (OSError, ReadError) as error:
         raise files.RunError(f"{path} cannot be read ({error}); write the app again") from error
-    return resolve(ConfigDict(_with_tuples(files.infinities_of_text(found))))
-
-
-def _with_tuples(value: Any) -> Any:
-    """Return lists as tuples, at any depth: json has no tuples."""
-    if isinstance(value, dict):
-        return {name: _with_tuples(item) for name, item in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+    return resolve(ConfigDict(with_tuples(files.infinities_of_text(found))))

@@ -25,6 +25,7 @@ from pflalign_jax.runs.config_checks import ConfigError
 from pflalign_jax.runs.effective import effective_config
 from pflalign_jax.runs.factories import TRANSFORMS, factory, metric
 from pflalign_jax.runs.generation import generation_of
+from pflalign_jax.runs.read_types import with_tuples
 from pflalign_jax.runs.step_sizes import adapt_learning_rates, in_state, round_schedules
 from pflalign_jax.tasks import TASKS, Moments, Task, infer_task, regression
 
@@ -289,7 +290,7 @@ def call(function: Callable, fields: Mapping[str, Any], **supplied: Any) -> Any:
     ``supplied`` are further arguments, for those that take them and where the config has none.
     """
     # The name chose the function; everything else is an argument.
-    given = {k: _tuples(v) for k, v in fields.items() if k != "name"}
+    given = {k: with_tuples(v) for k, v in fields.items() if k != "name"}
     takes = inspect.signature(function).parameters
     return function(**{k: v for k, v in supplied.items() if k in takes} | given)
 
@@ -378,8 +379,3 @@ def build_algorithm(
             f"classification; task {task.name!r} needs one that does"
         )
     return algorithm
-
-
-def _tuples(value: Any) -> Any:
-    """Return lists as tuples, at any depth: json and the command line have no tuples."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -128,3 +128,10 @@ def read_object(path: pathlib.Path, kinds: Mapping[str, Any], required: bool = F
     found = object_of(path.read_bytes())
     check_fields(found, kinds, required)
     return found
+
+
+def with_tuples(value: Any) -> Any:
+    """Return lists as tuples, at any depth: json and the command line have no tuples."""
+    if isinstance(value, Mapping):
+        return {name: with_tuples(item) for name, item in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value

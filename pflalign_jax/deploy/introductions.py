@@ -9,8 +9,15 @@ from pflalign_jax.datasets import SPLITS, FederatedDataset, Owned
 from pflalign_jax.datasets.base import TASK_NAMES
 from pflalign_jax.deploy.packets import REFUSED, Packet, RefusedError, list_of, value_of
 
-SAME = ("name", "task", "num_classes", "features", "targets", "frozen")
-"""Of what a node says: what must be the same for all."""
+SAME: dict[str, type] = {
+    "name": str,
+    "task": str,
+    "num_classes": int,
+    "features": list,
+    "targets": list,
+    "frozen": str,
+}
+"""Of what a node says: what must be the same for all, and its types."""
 
 
 class Introduction(NamedTuple):
@@ -39,11 +46,7 @@ def introduction(answer: Packet) -> Introduction:
     """
     if REFUSED in answer.values:
         raise RefusedError(str(answer.values[REFUSED]))
-    kinds: dict[str, type] = {
-        "name": str, "task": str, "num_classes": int, "features": list, "targets": list,
-        "frozen": str,
-    }  # fmt: skip
-    about = {name: value_of(answer, name, kind) for name, kind in kinds.items()}
+    about = {name: value_of(answer, name, kind) for name, kind in SAME.items()}
     sizes = tuple(list_of(answer, "sizes", int))
     client, client_id = value_of(answer, "client", str), value_of(answer, "client_id", int)
     if len(sizes) != len(SPLITS) or not all(0 <= size < 2**31 for size in sizes):

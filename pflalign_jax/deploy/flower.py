@@ -69,7 +69,7 @@ def server_app(config: ConfigDict) -> Any:
     @app.main()
     def main(grid: Any, context: Any) -> None:
         settings = context.run_config
-        workdir = pathlib.Path(str(setting(settings, "workdir", str)))
+        workdir = pathlib.Path(setting(settings, "workdir", str))
         if not workdir.is_absolute():
             raise ConfigError(f"workdir={str(workdir)!r} is not allowed; give an absolute path")
         nodes = FlowerNodes(
@@ -106,7 +106,7 @@ def _opened(config: ConfigDict, settings: tuple[tuple[str, Any], ...]) -> Node:
     unknown = sorted(set(given) - {*known, "partition-id", "num-partitions"})
     if unknown:
         raise ConfigError(f"--node-config has {unknown}, which is unknown; it takes {known}")
-    directory = pathlib.Path(str(setting(given, "directory", str)))
+    directory = pathlib.Path(setting(given, "directory", str))
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         # Flower starts a process for every message: the programs must outlive it.
         jax.config.update("jax_compilation_cache_dir", os.fspath(directory / "compiled"))

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pflalign_jax.deploy.packets import on_host
 from pflalign_jax.federated import ClientScores, Federation, FederationState
 from pflalign_jax.federated.cohort_visit import Visited
 from pflalign_jax.federated.device_program import (
@@ -63,7 +62,7 @@ class NodeFederation(Federation):
     def first_state(self, received: Any) -> Any:
         """Return the state of a client that never trained."""
         given = jax.random.key(self.seed), hyperparams_of(received)
-        return on_host(jax.jit(self._first_client_state)(given))
+        return jax.tree.map(np.asarray, jax.jit(self._first_client_state)(given))
 
     def start_params(self, received: Any, client: Any) -> Any:
         """Return the model that the client starts a round with."""

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -116,8 +115,3 @@ def config_hash(config: ConfigDict) -> str:
     fields = files.flat_fields(files.as_written(config.to_dict()))
     kept = {k: v for k, v in sorted(fields.items()) if k not in MAY_CHANGE}
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
-
-
-def on_host(tree: Any) -> Any:
-    """Return a tree of NumPy arrays."""
-    return jax.tree.map(np.asarray, tree)

@@ -27,7 +27,7 @@ from pflalign_jax.cli.command import refuse_arguments, run_command
 from pflalign_jax.cli.devices import check_devices, use_devices
 from pflalign_jax.cli.own_modules import MODULES
 from pflalign_jax.datasets.array_files import ArrayFileError, open_npz
-from pflalign_jax.datasets.loaders.labels import targets
+from pflalign_jax.datasets.loaders.labels import WITHOUT_CLASSES, targets
 from pflalign_jax.datasets.loaders.table_files import Table, ending, read_table
 from pflalign_jax.datasets.values import (
     finite_numbers,
@@ -147,7 +147,8 @@ def labels_of(
     texts, names = found.astype(str), class_names or ()
     unknown = ~np.isin(texts, names)
     if not unknown.any():
-        return np.array([names.index(text) for text in texts.tolist()], np.int32)
+        position = {name: i for i, name in enumerate(names)}
+        return np.array([position[text] for text in texts.tolist()], np.int32)
     are_words = not names or numbers_or_names(np.array(names), where).dtype.kind == "U"
     if found.dtype.kind != "U" and are_words:
         return found  # positions; `score` refuses those that are none
@@ -160,9 +161,6 @@ def labels_of(
 
 CLASSES = ("classification", "next_token")
 """Tasks whose labels are one of several classes."""
-
-WITHOUT_CLASSES = ("regression", "multilabel")
-"""Tasks whose ``y`` are values of 0 and 1, or numbers, and no classes."""
 
 MOST_COUNTED = 5
 """Classes that are printed with how often they were predicted."""

@@ -153,9 +153,8 @@ def read(builder: Femnist) -> Examples:
     except DAMAGED as error:
         raise _damaged(builder.data_path, error) from error
     split = np.repeat(list(data), sizes)
-    examples = Examples("femnist", x, y, source.classes, np.concatenate(owners), split)._replace(
-        class_names=CHARACTERS[: source.classes]
-    )
+    owner, names = np.concatenate(owners), CHARACTERS[: source.classes]
+    examples = Examples("femnist", x, y, source.classes, owner, split, class_names=names)
     return checked_counts(source, examples, builder.data_path)
 
 

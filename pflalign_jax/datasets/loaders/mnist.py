@@ -205,13 +205,10 @@ def load_emnist(path: str | None = None, variant: str = "balanced") -> Examples:
     source = EMNIST._replace(counts={"train": train, "test": test}, classes=classes)
     # EMNIST's files hold rows and columns exchanged.
     upright = np.ascontiguousarray(examples.x.transpose(0, 2, 1, 3))
-    return checked_counts(
-        source,
-        examples._replace(x=upright, **found._asdict())._replace(
-            class_names=EMNIST_CHARACTERS[variant] if found.num_classes == classes else None
-        ),
-        given,
-    )
+    # The characters, not the numbers that `mapped_labels` knows; of damaged files neither.
+    names = EMNIST_CHARACTERS[variant] if found.num_classes == classes else None
+    examples = examples._replace(x=upright, **found._replace(class_names=names)._asdict())
+    return checked_counts(source, examples, given)
 
 
 def load_nist_writers(path: str | None = None) -> Examples:

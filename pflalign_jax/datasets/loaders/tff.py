@@ -74,9 +74,8 @@ def load_femnist_tff(path: str | pathlib.Path, variant: str = "all") -> Examples
     if y.min() < 0 or y.max() >= source.classes:
         raise DatasetError(f"femnist: {path} has label {y.max()}, above {source.classes - 1}")
     splits = np.repeat(["train", "test"], [len(part[1]) for part in parts])
-    examples = Examples("femnist", x, y, source.classes, owner, splits)._replace(
-        class_names=CHARACTERS[: source.classes]
-    )
+    names = CHARACTERS[: source.classes]
+    examples = Examples("femnist", x, y, source.classes, owner, splits, class_names=names)
     return checked_counts(source, examples, path)
 
 

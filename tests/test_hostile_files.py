@@ -57,7 +57,7 @@ from pflalign_jax.errors import UserError
 from pflalign_jax.federated.disk_store import DiskStore
 from pflalign_jax.federated.snapshot import ClientSnapshot, Snapshot
 from pflalign_jax.models.pretrained import gguf_file, loading, safetensors_folder, tokenizer
-from pflalign_jax.runs import RunError, checkpoints, default_config, files
+from pflalign_jax.runs import RunError, checkpoints, default_config, files, round_files
 from pflalign_jax.runs.loading import load_run
 from pflalign_jax.runs.lock import locked
 from pflalign_jax.runs.reopening import reopen
@@ -243,8 +243,9 @@ CASES = [
     Case("pflalign_jax/runs/checkpoints.py", "00000001/meta/metadata",
          lambda r: checkpoints.load_checkpoint(r, 1, ({}, {}))),
     Case("pflalign_jax/runs/checkpoints.py", "hostile", arrays_of_a_checkpoint),
-    Case("pflalign_jax/runs/files.py", "clients.csv", lambda r: list(files.read_clients(r))),
-    Case("pflalign_jax/runs/files.py", "metrics.jsonl", files.read_rows),
+    Case("pflalign_jax/runs/round_files.py", "clients.csv",
+         lambda r: list(round_files.read_clients(r))),
+    Case("pflalign_jax/runs/round_files.py", "metrics.jsonl", round_files.read_rows),
     Case("pflalign_jax/runs/files.py", "partition.npz", lambda r: files.read_sizes(r, "train")),
     Case("pflalign_jax/runs/files.py", "command.txt", files.read_command, refused=False),
     Case("pflalign_jax/runs/read_types.py", "config.json", files.read_config),

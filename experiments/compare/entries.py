@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.compare.paired import Difference, difference
 from experiments.compare.trials import OwnGrid, Trial
-from pflalign_jax.runs import files
+from pflalign_jax.runs import files, round_files
 from pflalign_jax.runs.headline import PERSONAL, Headline
 from pflalign_jax.runs.metrics import Row
 
@@ -102,7 +102,7 @@ def entry(
     whole = [summary for summary in summaries if not files.has_diverged(summary)]
     rows = [s["last"] for s in whole]
     rates = [t.learning_rate for t in searched]
-    counted = [row["clients/nonfinite"] for t in repeats for row in files.read_rows(t.path)]
+    counted = [row["clients/nonfinite"] for t in repeats for row in round_files.read_rows(t.path)]
     headline = files.read_headline(best.path)
 
     def validation_score(trial: Trial) -> float | None:
@@ -163,7 +163,7 @@ def _known(rows: Sequence[Row], headline: Headline) -> list[float]:
 
 def _clients(path: pathlib.Path, headline: Headline) -> dict[str, float]:
     """Return every client's adapted test score after a run; some metrics have none for some."""
-    rows = files.last_scores(path, f"test/{PERSONAL}")
+    rows = round_files.last_scores(path, f"test/{PERSONAL}")
     found = {client: headline.shown(row.values[headline.metric]) for client, row in rows.items()}
     return {client: value for client, value in found.items() if np.isfinite(value)}
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.report.reported import SCORE, ReportedRun, Searched, Series
 from pflalign_jax.errors import UserError
-from pflalign_jax.runs import files, read_types
+from pflalign_jax.runs import files, read_types, round_files
 
 COSTS = dict.fromkeys(("bytes_up", "bytes_down", "seconds", "seconds_total"), read_types.Number)
 """What every row says that a round has cost."""
@@ -66,14 +66,14 @@ def read(paths: Sequence[pathlib.Path], notes: list[str]) -> list[Series]:
 
 def _read_run(path: pathlib.Path, name: str | None = None) -> ReportedRun | None:
     """Return the run of a directory, named by its algorithm; None if it was never evaluated."""
-    rows = files.read_rows(path)
+    rows = round_files.read_rows(path)
     if not rows:
         return None
     config, headline = files.read_config(path), files.read_headline(path)
     data = files.read_data(path, default={})
     summary = files.read_summary(path) if files.is_finished(path) else None
     _check_fields(path, rows, config, data, summary)
-    found = files.last_scores(path, SCORE)
+    found = round_files.last_scores(path, SCORE)
     # Some metrics have no value for some clients.
     scores = {client: row.values[headline.metric] for client, row in found.items()}
     scores = {client: headline.shown(x) for client, x in scores.items() if np.isfinite(x)}
@@ -86,7 +86,7 @@ def _read_run(path: pathlib.Path, name: str | None = None) -> ReportedRun | None
         headline,
         scores,
         {client: row.examples for client, row in found.items()},
-        files.read_diagnostics(path),
+        round_files.read_diagnostics(path),
         data,
     )
 

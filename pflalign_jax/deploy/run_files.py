@@ -12,7 +12,7 @@ from absl import logging
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated.client_states import StagedClients
 from pflalign_jax.federated.snapshot import ClientSnapshot
-from pflalign_jax.runs import files
+from pflalign_jax.runs import files, round_files
 from pflalign_jax.runs.read_types import ReadError, read_object
 
 
@@ -56,13 +56,13 @@ class RunFiles:
         if row["missing"]:
             missing = ", ".join(row["missing"])
             logging.warning("round %d: no answer in time from client %s", row["round"], missing)
-        files.append_nodes(self.workdir, row)
+        round_files.append_nodes(self.workdir, row)
 
     def rounds_counted(self, until: int) -> np.ndarray:
         """Return ``[K]`` int64: the last round up to ``until`` that each client counted in."""
         position = {name: k for k, name in enumerate(self.names.tolist())}
         rounds = np.zeros(len(self.names), np.int64)
-        for row in files.read_nodes(self.workdir):
+        for row in round_files.read_nodes(self.workdir):
             if row["kind"] == "train" and row["round"] <= until:
                 rounds[[position[name] for name in row["counted"] if name in position]] = row[
                     "round"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pflalign_jax import diagnostics
-from pflalign_jax.runs import files
+from pflalign_jax.runs import round_files
 
 PAUSE = 1.0
 """Seconds between two writes, at least."""
@@ -47,7 +47,7 @@ class DiagnosticsLog:
         self.added.clear()
         self.written = time.monotonic()
         if rows and self.workdir is not None:
-            files.append_diagnostics(self.workdir, rows)
+            round_files.append_diagnostics(self.workdir, rows)
 
     def close(self) -> None:
         """Write what was added, for good."""

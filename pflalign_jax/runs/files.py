@@ -1,5 +1,7 @@
 """Every file of a run's directory: its name, who writes it and how it is read back.
 
+The rows of files that grow are written and read by `pflalign_jax.runs.round_files`.
+
     command.txt        the command that does the run again
     config.json        the resolved config
     data.json          what models must know of the data, and what tells data apart
@@ -25,7 +27,6 @@ that is then renamed; files that grow are cut back to what they were at the last
 """
 
 import contextlib
-import csv
 import json
 import math
 import os
@@ -33,22 +34,18 @@ import pathlib
 import shutil
 import socket
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pflalign_jax.datasets.array_files import ArrayFileError, open_npz
 from pflalign_jax.errors import UserError
-from pflalign_jax.federated import ClientScores
-from pflalign_jax.federated.metrics import no_scores
 from pflalign_jax.models import Model
 from pflalign_jax.runs import read_types
 from pflalign_jax.runs.checkpoints import checkpoint_rounds
-from pflalign_jax.runs.csv_cells import cell, text_of
 from pflalign_jax.runs.factories import table_key
 from pflalign_jax.runs.headline import Headline
-from pflalign_jax.tasks import Metric
 
 COMMAND = "command.txt"
 CONFIG = "config.json"
@@ -88,9 +85,6 @@ RESULTS = (CONFIG, METRICS, CLIENTS, PARTITION, SUMMARY)
 
 GROWING = (METRICS, CLIENTS, DIAGNOSTICS, NODES)
 """Files that rounds append to."""
-
-CLIENT_COLUMNS = ("round", "client", "split", "model", "stage", "examples")
-"""Columns of ``clients.csv`` before those of the task's metrics."""
 
 
 class WorkdirError(UserError):
@@ -331,22 +325,6 @@ def read_headline(workdir: pathlib.Path) -> Headline:
         raise _changed(workdir / DATA, error) from error
 
 
-def read_merits(workdir: pathlib.Path, size: int | None = None) -> dict[int, float]:
-    """Return the evaluated rounds with their validation headline, such that more is better.
-
-    Args:
-      workdir: the run's directory.
-      size: bytes of ``metrics.jsonl`` that count; None: all.
-    """
-    headline = read_headline(workdir)
-    key = headline.key("validation")
-    return {
-        int(row["round"]): headline.merit(row[key])
-        for row in read_rows(workdir, size)
-        if row.get(key) is not None
-    }
-
-
 def read_sizes(workdir: pathlib.Path, split: str) -> np.ndarray:
     """Return ``[K]``, how many examples of a split every client owns, by ``partition.npz``."""
     try:
@@ -464,132 +442,6 @@ def trial_dirs(root: pathlib.Path, place: str) -> list[pathlib.Path]:
     return sorted((root / place).iterdir()) if (root / place).is_dir() else []
 
 
-# Files that grow.
-
-
-def append_row(workdir: pathlib.Path, row: Mapping[str, Any]) -> None:
-    """Append an evaluated round to ``metrics.jsonl``."""
-    _append_lines(workdir / METRICS, [row])
-
-
-def read_rows(workdir: pathlib.Path, size: int | None = None) -> list[dict[str, float]]:
-    """Return the rows of ``metrics.jsonl``; with ``size`` those in its first bytes."""
-    return _read_lines(workdir / METRICS, size)
-
-
-def append_diagnostics(workdir: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append rounds to ``diagnostics.jsonl``."""
-    _append_lines(workdir / DIAGNOSTICS, rows)
-
-
-def read_diagnostics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the rows of ``diagnostics.jsonl``; none if the run was not to write any."""
-    return _read_lines(workdir / DIAGNOSTICS)
-
-
-def append_nodes(workdir: pathlib.Path, row: Mapping[str, Any]) -> None:
-    """Append to ``nodes.jsonl`` who was asked in a round, and who answered."""
-    _append_lines(workdir / NODES, [row])
-
-
-def read_nodes(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the rows of ``nodes.jsonl``; none if clients were simulated."""
-    return _read_lines(workdir / NODES)
-
-
-def append_clients(
-    workdir: pathlib.Path, round_index: int, names: np.ndarray, scores: Mapping[str, ClientScores]
-) -> None:
-    """Append every client's scores of one round to ``clients.csv``.
-
-    Clients without examples in a split have no row there. ``stage`` is empty for the global model.
-    A metric that has no value for a client is ``nan``.
-    """
-    path = workdir / CLIENTS
-    with named_write_errors(path), path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        for name, score in scores.items():
-            if file.tell() == 0:
-                writer.writerow((*CLIENT_COLUMNS, *score.values))
-            # The global model has no stage.
-            split, model, stage = (*name.split("/"), "")[:3]
-            for k in score.examples.nonzero()[0]:
-                writer.writerow(
-                    (round_index, cell(str(names[k])), split, model, stage, score.examples[k],
-                     *(f"{values[k]:.6g}" for values in score.values.values()))
-                )  # fmt: skip
-
-
-class ClientRow(NamedTuple):
-    """A row of ``clients.csv``.
-
-    Attributes:
-      round, client, examples: as there.
-      score: ``split/model[/stage]``.
-      values: metric name to the client's value, NaN where it has none.
-    """
-
-    round: int
-    client: str
-    score: str
-    examples: int
-    values: Mapping[str, float]
-
-
-def read_clients(
-    workdir: pathlib.Path, score: str | None = None, round_index: int | None = None
-) -> Iterator[ClientRow]:
-    """Yield the rows of ``clients.csv``, all or those of one score and of one round."""
-    path = workdir / CLIENTS
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                name = "/".join(filter(None, (row["split"], row["model"], row["stage"])))
-                if score not in (None, name) or round_index not in (None, int(row["round"])):
-                    continue
-                values = {k: float(v) for k, v in row.items() if k not in CLIENT_COLUMNS}
-                yield ClientRow(
-                    int(row["round"]), text_of(row["client"]), name, int(row["examples"]), values
-                )
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise _unreadable(path, error) from error
-
-
-def last_scores(workdir: pathlib.Path, score: str) -> dict[str, ClientRow]:
-    """Return every client's row of one score in the last evaluated round that has it."""
-    found: dict[str, ClientRow] = {}
-    last = None
-    for row in read_clients(workdir, score):
-        if row.round != last:
-            found, last = {}, row.round
-        found[row.client] = row
-    return found
-
-
-def read_scores(
-    workdir: pathlib.Path, round_index: int, names: np.ndarray, metrics: tuple[Metric, ...]
-) -> dict[str, ClientScores]:
-    """Return what `append_clients` wrote of one round, to the digits that it wrote.
-
-    Args:
-      workdir: the run's directory.
-      round_index: the round.
-      names: ``[K]`` clients, in the order of the scores to return; rows of others are left out.
-      metrics: of the run's task.
-    """
-    position = {name: k for k, name in enumerate(names.tolist())}
-    scores: dict[str, ClientScores] = {}
-    for row in read_clients(workdir, round_index=round_index):
-        if row.client not in position:
-            continue
-        k = position[row.client]
-        score = scores.setdefault(row.score, no_scores(len(names), metrics))
-        score.examples[k] = row.examples
-        for metric in metrics:
-            score.values[metric.name][k] = row.values[metric.name]
-    return scores
-
-
 # Reading and writing.
 
 
@@ -622,32 +474,6 @@ def named_write_errors(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def _append_lines(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append lines of json and push them to disk."""
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    with named_write_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _read_lines(path: pathlib.Path, size: int | None = None) -> list[dict[str, Any]]:
-    """Return lines of json; none if the file is missing."""
-    if not path.exists():
-        return []
-    rows = []
-    try:
-        for line in path.read_bytes()[:size].splitlines():
-            row = read_types.object_of(line)
-            read_types.check_fields(row, read_types.ROW, required=True)
-            rows.append(row)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except read_types.ReadError as error:
-        raise _unreadable(path, f"line {len(rows) + 1}: {error}") from error
-    return rows
-
-
 def _read_json(
     path: pathlib.Path, kinds: Mapping[str, Any], required: bool = False
 ) -> dict[str, Any]:
@@ -665,10 +491,3 @@ def _read_json(
 
 def _changed(path: pathlib.Path, error: Exception) -> RunError:
     return RunError(f"{path} cannot be read ({error}); put it back, or choose another --workdir")
-
-
-def _unreadable(path: pathlib.Path, error: Exception | str) -> RunError:
-    said = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    return RunError(
-        f"{path} cannot be read ({said}); an interrupted run mends its files when it goes on"
-    )

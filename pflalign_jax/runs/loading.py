@@ -24,7 +24,7 @@ from pflalign_jax.federated.snapshot import Snapshot, client_of
 from pflalign_jax.models import Model
 from pflalign_jax.models.frozen import as_argument, weights_of
 from pflalign_jax.random_purposes import INIT, STATES
-from pflalign_jax.runs import files
+from pflalign_jax.runs import files, round_files
 from pflalign_jax.runs.build import build_algorithm, build_dataset, build_model, rebuild_task
 from pflalign_jax.runs.checkpoints import (
     CheckpointError,
@@ -343,7 +343,7 @@ def choose_round(workdir: pathlib.Path, which: str | int) -> tuple[int, list[dic
     with _while_kept(workdir, rounds[-1]):
         # Rows after the last checkpoint come again when the run goes on.
         size = size_at(workdir, files.METRICS, read_about(directory, rounds[-1])["about"])
-    rows = files.read_rows(workdir, size)
+    rows = round_files.read_rows(workdir, size)
     if which == "best":
         return _best(workdir, rounds, size), rows
     if which == "last":
@@ -359,7 +359,7 @@ def choose_round(workdir: pathlib.Path, which: str | int) -> tuple[int, list[dic
 def _best(workdir: pathlib.Path, rounds: list[int], size: int) -> int:
     """Return the round that was the best on validation, which has a checkpoint."""
     directory = workdir / files.CHECKPOINTS
-    merits = files.read_merits(workdir, size)
+    merits = round_files.read_merits(workdir, size)
     best = best_round(merits, merits)
     if best is None:
         raise RunError(f"{directory} has no checkpoint with a validation score")

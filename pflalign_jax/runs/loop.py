@@ -18,7 +18,7 @@ from pflalign_jax.federated import (
     summarise,
 )
 from pflalign_jax.federated.inject_hyperparams import hyperparams_of
-from pflalign_jax.runs import files
+from pflalign_jax.runs import files, round_files
 from pflalign_jax.runs.build import Experiment
 from pflalign_jax.runs.checkpointing import Checkpointing, start_checkpointing
 from pflalign_jax.runs.compile_time import compile_time
@@ -224,7 +224,7 @@ class RunInProgress:
             # Scores of the last round are read back from clients.csv.
             names = experiment.dataset.client_names
             metrics = experiment.federation.task.metrics
-            scores = files.read_scores(workdir, experiment.config.rounds, names, metrics)
+            scores = round_files.read_scores(workdir, experiment.config.rounds, names, metrics)
         summary = summary_of(experiment, progress.rows)
         outcome = Outcome(summary, list(progress.rows), scores, experiment)
         self.plan.on_end(outcome)
@@ -261,12 +261,12 @@ class RunInProgress:
             }
         )
         if workdir is not None:
-            files.append_row(workdir, row)
-            files.append_clients(workdir, progress.done, dataset.client_names, scores)
+            round_files.append_row(workdir, row)
+            round_files.append_clients(workdir, progress.done, dataset.client_names, scores)
             if dataset.new_clients is not None:
                 # New clients have names of their own; their scores begin with new_clients.
                 names = dataset.new_clients.client_names
-                files.append_clients(workdir, progress.done, names, new)
+                round_files.append_clients(workdir, progress.done, names, new)
         return row, dict(scores)
 
     def _generate(self, progress: Progress) -> Row:

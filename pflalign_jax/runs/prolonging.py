@@ -8,7 +8,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from pflalign_jax.runs import files
+from pflalign_jax.runs import files, round_files
 from pflalign_jax.runs.checkpoints import best_round, checkpoint_rounds, read_about
 from pflalign_jax.runs.files import WorkdirError
 from pflalign_jax.runs.growing_files import size_at
@@ -58,6 +58,6 @@ def knows_its_best(workdir: pathlib.Path, round_index: int) -> bool:
     """
     directory = workdir / files.CHECKPOINTS
     size = size_at(workdir, files.METRICS, read_about(directory, round_index)["about"])
-    merits = files.read_merits(workdir, size)
+    merits = round_files.read_merits(workdir, size)
     best = best_round(merits, merits)
     return best is None or best in checkpoint_rounds(directory)

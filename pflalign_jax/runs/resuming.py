@@ -14,7 +14,7 @@ from pflalign_jax.federated import Federation, FederationState, StoreError
 from pflalign_jax.federated.disk_store import damaged_clients
 from pflalign_jax.federated.snapshot import Snapshot
 from pflalign_jax.models import Model
-from pflalign_jax.runs import files, growing_files
+from pflalign_jax.runs import files, growing_files, round_files
 from pflalign_jax.runs.build import Experiment
 from pflalign_jax.runs.checkpoints import (
     CheckpointError,
@@ -85,7 +85,7 @@ def prepare(workdir: pathlib.Path, experiment: Experiment, say: Callable[[str], 
         write_description(workdir, config, dataset, federation.task, experiment.model)
         where = f"going on in {workdir} after round {saved.round} of {config.rounds}"
         say(f"{where}{_other_versions(directory, saved)}")
-    rows = tuple(files.read_rows(workdir)) if first else ()
+    rows = tuple(round_files.read_rows(workdir)) if first else ()
     counted = about["tally"]
     tally = Tally(**{name: counted[name] for name in Tally._fields if name in counted})
     return Start(state, rows, tally, counted["seconds_total"])

@@ -16,7 +16,7 @@ from pflalign_jax.cli.devices import cache_programs
 from pflalign_jax.datasets import DatasetError
 from pflalign_jax.datasets.loaders.sources import data_directory
 from pflalign_jax.federated import ClientScores
-from pflalign_jax.runs import files
+from pflalign_jax.runs import files, round_files
 from pflalign_jax.runs.csv_cells import cell, text_of
 from pflalign_jax.runs.headline import Headline
 
@@ -58,8 +58,8 @@ def test_csv_cells_are_no_formulas(tmp_path, name):
         np.array([3]), {"accuracy": np.array([0.5]), "loss": np.array([1.0])},
         tasks.classification().metrics,
     )  # fmt: skip
-    files.append_clients(tmp_path, 1, np.array([name]), {"test/global": scores})
-    assert [row.client for row in files.read_clients(tmp_path)] == [name]
+    round_files.append_clients(tmp_path, 1, np.array([name]), {"test/global": scores})
+    assert [row.client for row in round_files.read_clients(tmp_path)] == [name]
     with (tmp_path / files.CLIENTS).open(newline="", encoding="utf-8") as file:
         assert [row["client"] for row in csv.DictReader(file)] == [cell(name)]
 

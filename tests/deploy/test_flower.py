@@ -21,7 +21,7 @@ from pflalign_jax.deploy.flower import client_app, server_app
 from pflalign_jax.deploy.flower_messages import content_of, packet_of
 from pflalign_jax.deploy.flower_nodes import NodesError
 from pflalign_jax.deploy.packets import Packet, RefusedError
-from pflalign_jax.runs import ConfigError, files, run
+from pflalign_jax.runs import ConfigError, files, round_files, run
 
 SETTINGS = {"num-clients": 3, "deadline": 60, "wait": 0}
 
@@ -95,7 +95,7 @@ def test_a_run_over_flower_has_the_numbers_of_its_simulation(tmp_path):
     grid = InProcessGrid(nodes_in(tmp_path, config))
     workdir = tmp_path / "run"
     run_server(server_app(config), grid, {**SETTINGS, "workdir": str(workdir)})
-    assert_same_rows(files.read_rows(tmp_path / "simulated"), files.read_rows(workdir))
+    assert_same_rows(round_files.read_rows(tmp_path / "simulated"), round_files.read_rows(workdir))
     one, two = ((tmp_path / name / files.CLIENTS).read_text() for name in ("simulated", "run"))
     assert one == two
     with pytest.raises(files.WorkdirError, match="holds a finished run"):
@@ -118,7 +118,7 @@ def test_a_node_that_is_started_again_is_asked_again(tmp_path):
     grid.push_messages = restarted
     workdir = tmp_path / "run"
     run_server(server_app(config), grid, {**SETTINGS, "workdir": str(workdir)})
-    for row in files.read_nodes(workdir):
+    for row in round_files.read_nodes(workdir):
         assert row["counted"] == ["0", "1", "2"]
 
 

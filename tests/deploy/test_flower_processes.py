@@ -15,7 +15,7 @@ from in_process import small
 from same_runs import assert_same_rows, assert_same_states
 
 from pflalign_jax.deploy.app_files import write_app
-from pflalign_jax.runs import files, run
+from pflalign_jax.runs import files, round_files, run
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ def finish(cluster, workdir):
 
 
 def assert_same(cluster, config, workdir, simulated):
-    assert_same_rows(files.read_rows(simulated), files.read_rows(workdir))
+    assert_same_rows(round_files.read_rows(simulated), round_files.read_rows(workdir))
     one, two = ((place / files.CLIENTS).read_text() for place in (simulated, workdir))
     assert one == two
     name = json.loads((workdir / files.DEPLOYMENT).read_text())["run"]

@@ -19,7 +19,7 @@ from pflalign_jax.deploy.federation import greeting
 from pflalign_jax.deploy.introductions import dataset_of, introduction
 from pflalign_jax.deploy.node import open_node
 from pflalign_jax.deploy.packets import Packet, unpacked
-from pflalign_jax.runs import ConfigError, RunError, StoppedError, files, load, run
+from pflalign_jax.runs import ConfigError, RunError, StoppedError, files, load, round_files, run
 
 
 def deploy(config, path, nodes=None, postman=None, **options):
@@ -78,7 +78,7 @@ def test_nothing_of_a_client_s_state_is_sent(trained):
 
 def test_who_answered_and_how_many_bytes_is_written(trained):
     path, _, _, deployed, _, _ = trained
-    rows = files.read_nodes(path / "run")
+    rows = round_files.read_nodes(path / "run")
     assert [(row["kind"], row["round"]) for row in rows] == [
         (kind, done) for done in (1, 2, 3) for kind in ("train", "evaluate")
     ]
@@ -226,7 +226,9 @@ def test_a_run_goes_on_and_nodes_go_back_with_it(trained, tmp_path):
     assert asked == [1, 2]
     assert_same(simulated, deployed)
     assert_same_states(config, path / "simulated", tmp_path / "run", places(nodes))
-    trains = [row["round"] for row in files.read_nodes(tmp_path / "run") if row["kind"] == "train"]
+    trains = [
+        row["round"] for row in round_files.read_nodes(tmp_path / "run") if row["kind"] == "train"
+    ]
     assert trains == [1, 2, 3]
 
 
@@ -255,7 +257,7 @@ def test_who_does_not_answer_or_answers_wrongly_is_left_out(trained, tmp_path):
 
     postman.on_answer = change
     deployed, _, _ = deploy(config, tmp_path, nodes, postman)
-    rows = [row for row in files.read_nodes(tmp_path / "run") if row["kind"] == "train"]
+    rows = [row for row in round_files.read_nodes(tmp_path / "run") if row["kind"] == "train"]
     assert [row["counted"] for row in rows] == [["1", "2"], ["0", "2"], ["0", "1"]]
     assert rows[0]["missing"] == ["0"]
     assert rows[1]["refused"] == {"1": "the answer is of round 0, not of round 1"}

@@ -14,7 +14,7 @@ from experiments.compare import columns, comparison, leaderboard, trials
 from experiments.compare import entries as results
 from pflalign_jax.cli.console import ComparisonProgress, comparison_progress
 from pflalign_jax.cli.flags import command_of
-from pflalign_jax.runs import files
+from pflalign_jax.runs import files, round_files
 from pflalign_jax.runs.config import ConfigError, resolve
 from pflalign_jax.runs.files import WorkdirError
 
@@ -305,7 +305,7 @@ def test_seeds_that_diverged_and_messages_that_were_lost_are_told(config, finish
         shutil.copytree(finished[0] / "trials" / f"fedavg-0.1-{s}", tmp_path / f"{s}")
         for s in (0, 1)
     ]
-    rows = files.read_rows(paths[0])
+    rows = round_files.read_rows(paths[0])
     rows[0]["clients/nonfinite"] = 3
     (paths[0] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (paths[1] / "summary.json").write_text('{"diverged": true}')

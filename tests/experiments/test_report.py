@@ -16,7 +16,7 @@ from experiments.report.write import write_report
 from pflalign_jax import tasks
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import ClientScores
-from pflalign_jax.runs import RunError, files
+from pflalign_jax.runs import RunError, files, round_files
 from pflalign_jax.runs.intervals import wilson
 
 NAMES = np.array(["anna", "<b>ob", "cleo", "dan"])
@@ -39,17 +39,17 @@ def made(path, method, seed, accuracy, rate=0.1, rounds=4, validation=0.5, finis
         named = {"accuracy": values, "loss": 1 - values}
         score = ClientScores(np.array([5, 5, 5, 5]), named, METRICS)
         scores = {"test/personal/adapted": score, "test/personal/received": score}
-        files.append_clients(path, done, np.array(data["client_names"]), scores)
+        round_files.append_clients(path, done, np.array(data["client_names"]), scores)
         name = "accuracy/test/personal/adapted"
         row = {f"{name}/mean": values.mean(), f"{name}/worst_decile": values.min(), "round": done,
                "accuracy/validation/personal/adapted/mean": validation, "loss/train/mean": 1 / done,
                "seconds": 2.0, "seconds_total": 2.0 * done, "bytes_up": 1_500_000,
                "bytes_down": 500_000}  # fmt: skip
-        files.append_row(path, row)
+        round_files.append_row(path, row)
         if method == "pflalign":
             seen = {"round": done, "P/q05": 0.1, "P/q50": 0.2, "P/q95": 0.4}
             histogram = {"gamma/histogram": [0.05] * 20} if done > 1 else {}
-            files.append_diagnostics(path, [seen | histogram])
+            round_files.append_diagnostics(path, [seen | histogram])
     if finished:
         summary = {"dataset": {"clients": 4}, "versions": VERSIONS, "last": row}
         files.write_summary(path, summary)

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.compare import comparison, trials
 from pflalign_jax.cli.console import ComparisonProgress
-from pflalign_jax.runs import build, files, loop
+from pflalign_jax.runs import build, files, loop, round_files
 from pflalign_jax.runs.config import ConfigError, is_number, resolve
 from pflalign_jax.runs.signals import StoppedError
 
@@ -21,7 +21,7 @@ def test_trials_that_differ_in_numbers_share_their_programs(config, tmp_path):
         (trial,) = trials.run_trials(one, [1], context, built)
         experiment = build.build(one.config(1), None, dataset)
         alone = loop.train(loop.RunPlan(experiment)).rows[-1]
-        found = files.read_rows(trial.path)[-1]
+        found = round_files.read_rows(trial.path)[-1]
         name = "loss/test/personal/adapted/mean"
         assert found[name] == pytest.approx(alone[name], rel=1e-5)
         assert found["bytes_down"] == alone["bytes_down"]

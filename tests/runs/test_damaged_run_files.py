@@ -8,6 +8,7 @@ import pytest
 from pflalign_jax.runs import files
 from pflalign_jax.runs.files import RunError, WorkdirError
 from pflalign_jax.runs.lock import locked
+from pflalign_jax.runs.round_files import read_clients, read_rows
 
 CONFIG = {"seed": 0, "algorithm": {"name": "fedavg", "learning_rate": 0.1}, "dataset": {}}
 ROW = b'{"round": 1, "loss/train/mean": 0.5}\n'
@@ -16,19 +17,19 @@ PUT_BACK = "put it back, or choose another --workdir"
 
 
 def client_rows(path):
-    return list(files.read_clients(path))
+    return list(read_clients(path))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "read", "message"),
     [
-        ("metrics.jsonl", ROW + b"\n" + ROW, files.read_rows, "line 2: it is no json"),
-        ("metrics.jsonl", ROW + bytes(9), files.read_rows, "line 2: it is no json"),
-        ("metrics.jsonl", ROW + b'{"round": "\xff"}', files.read_rows, "line 2: it is no json"),
-        ("metrics.jsonl", ROW + b"3\n", files.read_rows, "line 2: it holds 3 and not an object"),
-        ("metrics.jsonl", ROW + b"{}\n", files.read_rows, "line 2: it has no field 'round'"),
-        ("metrics.jsonl", b'{"round": "a"}\n', files.read_rows, "round is 'a' and not int"),
-        ("metrics.jsonl", b'{"round": NaN}\n', files.read_rows, "NaN is no number of json"),
+        ("metrics.jsonl", ROW + b"\n" + ROW, read_rows, "line 2: it is no json"),
+        ("metrics.jsonl", ROW + bytes(9), read_rows, "line 2: it is no json"),
+        ("metrics.jsonl", ROW + b'{"round": "\xff"}', read_rows, "line 2: it is no json"),
+        ("metrics.jsonl", ROW + b"3\n", read_rows, "line 2: it holds 3 and not an object"),
+        ("metrics.jsonl", ROW + b"{}\n", read_rows, "line 2: it has no field 'round'"),
+        ("metrics.jsonl", b'{"round": "a"}\n', read_rows, "round is 'a' and not int"),
+        ("metrics.jsonl", b'{"round": NaN}\n', read_rows, "NaN is no number of json"),
         ("config.json", b"[]", files.read_config, rf"it holds \[\] and .*{PUT_BACK}"),
         ("config.json", b"null", files.read_config, rf"it holds None and .*{PUT_BACK}"),
         ("config.json", b"[" * 100_000, files.read_config, rf"it is no json.*{PUT_BACK}"),
@@ -54,7 +55,7 @@ def test_readers(tmp_path, name, content, read, message):
 
 def test_lines_that_windows_ends_are_read(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(ROW.replace(b"\n", b"\r\n") * 2)
-    assert files.read_rows(tmp_path) == [json.loads(ROW)] * 2
+    assert read_rows(tmp_path) == [json.loads(ROW)] * 2
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     assert files.read_config(tmp_path) == CONFIG
 

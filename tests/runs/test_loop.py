@@ -12,7 +12,7 @@ from pflalign_jax import datasets, runs
 from pflalign_jax.cli import plots
 from pflalign_jax.cli.console import score_table
 from pflalign_jax.errors import UserError
-from pflalign_jax.runs import files
+from pflalign_jax.runs import files, round_files
 from pflalign_jax.runs.build import build
 from pflalign_jax.runs.config import default_config
 from pflalign_jax.runs.hardware import room_on_devices
@@ -73,7 +73,7 @@ def test_clients(run):
     experiment, path, outcome, _ = run
     with (path / "clients.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == [*files.CLIENT_COLUMNS, "accuracy", "loss"]
+    assert list(rows[0]) == [*round_files.CLIENT_COLUMNS, "accuracy", "loss"]
     assert len(rows) == 3 * 6 * 2 * 3  # evaluated rounds, clients, splits, models
     last = [r for r in rows if (r["round"], r["split"], r["stage"]) == ("5", "test", "adapted")]
     mean = np.mean([float(r["accuracy"]) for r in last])

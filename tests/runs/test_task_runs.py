@@ -19,7 +19,7 @@ from experiments.report.read import ReportError, read
 from experiments.report.write import write_report
 from pflalign_jax.cli import plots
 from pflalign_jax.cli.console import progress, score_table
-from pflalign_jax.runs import ConfigError, factories, files, loop
+from pflalign_jax.runs import ConfigError, factories, files, loop, round_files
 from pflalign_jax.runs.build import build
 from pflalign_jax.runs.headline import Headline
 from pflalign_jax.runs.resuming import differences
@@ -82,9 +82,8 @@ def test_the_least_error_on_validation_is_the_best_round(regression):
 
 
 def scored(path, client, metric):
-    (row,) = [
-        row for row in files.read_clients(path, "test/personal/received", 4) if row.client == client
-    ]
+    rows = round_files.read_clients(path, "test/personal/received", 4)
+    (row,) = [row for row in rows if row.client == client]
     return row.values[metric]
 
 

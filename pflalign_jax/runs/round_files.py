@@ -5,6 +5,7 @@ are listed in `pflalign_jax.runs.files`. What a checkpoint remembers of them is 
 `pflalign_jax.runs.growing_files`.
 """
 
+import collections
 import csv
 import json
 import os
@@ -160,16 +161,16 @@ def read_scores(
       metrics: of the run's task.
     """
     position = {name: k for k, name in enumerate(names.tolist())}
-    scores: dict[str, ClientScores] = {}
+    scores = collections.defaultdict(lambda: no_scores(len(names), metrics))
     for row in read_clients(workdir, round_index=round_index):
         if row.client not in position:
             continue
         k = position[row.client]
-        score = scores.setdefault(row.score, no_scores(len(names), metrics))
+        score = scores[row.score]
         score.examples[k] = row.examples
         for metric in metrics:
             score.values[metric.name][k] = row.values[metric.name]
-    return scores
+    return dict(scores)
 
 
 def _append_lines(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -161,7 +161,9 @@ def read_scores(
       metrics: of the run's task.
     """
     position = {name: k for k, name in enumerate(names.tolist())}
-    scores = collections.defaultdict(lambda: no_scores(len(names), metrics))
+    scores: dict[str, ClientScores] = collections.defaultdict(
+        lambda: no_scores(len(names), metrics)
+    )
     for row in read_clients(workdir, round_index=round_index):
         if row.client not in position:
             continue

@@ -30,7 +30,8 @@ class FlowerNodes:
       deadline: the most seconds for an answer.
       wait: the most seconds to wait for nodes to be there.
       pause: seconds between two looks at what has arrived.
-      known: Flower id to what the node said of itself; None: it does not belong to this run.
+      known: Flower id of a node that is there to what it said of itself; None: it does not belong
+        to this run.
       node_of: client id to the Flower id of its node, the one that came last.
     """
 
@@ -51,7 +52,7 @@ class FlowerNodes:
         """
 
         def everyone() -> list[Introduction] | None:
-            here = [self.known[node] for node in self.node_of.values()]
+            here = [self.known.get(node) for node in self.node_of.values()]
             found = [one for one in here if one is not None]
             return found if len(found) >= num_clients else None
 
@@ -101,7 +102,9 @@ class FlowerNodes:
         while time.monotonic() < until:
             for client, request in requests.items():
                 node = self.node_of[client]
-                if client not in answers and asked.get(client) != node:
+                if node not in self.known:
+                    asked.pop(client, None)  # away: what it was asked is lost
+                elif client not in answers and asked.get(client) != node:
                     asked[client] = node
                     sent |= dict.fromkeys(self._push(kind, node, request), client)
             for message in self._pull(sent):
@@ -129,8 +132,12 @@ class FlowerNodes:
 
     def _meet(self) -> None:
         """Ask nodes that are new who they are, and hear who has answered."""
+        here = set(self.grid.get_node_ids())
+        # Who comes back may be another process, with the same id where nodes have keys.
+        self.known = {node: one for node, one in self.known.items() if node in here}
+        self._greeted = {sent: node for sent, node in self._greeted.items() if node in here}
         greeted = {*self._greeted.values(), *self.known}
-        for node in self.grid.get_node_ids():
+        for node in sorted(here):
             if node not in greeted:
                 self._greeted |= dict.fromkeys(self._push("describe", node, self.hello), node)
         for message in self._pull(self._greeted):

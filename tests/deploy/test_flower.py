@@ -122,6 +122,39 @@ def test_a_node_that_is_started_again_is_asked_again(tmp_path):
         assert row["counted"] == ["0", "1", "2"]
 
 
+def test_a_node_that_comes_back_with_its_id_is_asked_again(tmp_path):
+    """With keys of nodes Flower's id goes by the key, which a restart does not change."""
+    config = small(rounds=2)
+    grid = InProcessGrid(nodes_in(tmp_path, config))
+    push, look = grid.push_messages, grid.get_node_ids
+    looks_away = []  # how often it is still not there
+
+    def lost(messages):
+        (message,) = messages
+        if (message.metadata.message_type, message.metadata.dst_node_id) != ("train", 101):
+            return push(messages)
+        assert not any(looks_away), "it is asked while it is away"
+        if looks_away:
+            return push(messages)
+        looks_away.extend([True, True])
+        grid.silent.add(101)
+        return push(messages)
+
+    def ids():
+        if any(looks_away):
+            looks_away[looks_away.index(True)] = False
+            return [node for node in look() if node != 101]
+        grid.silent.discard(101)
+        return look()
+
+    grid.push_messages, grid.get_node_ids = lost, ids
+    workdir = tmp_path / "run"
+    run_server(server_app(config), grid, {**SETTINGS, "deadline": 20, "workdir": str(workdir)})
+    assert looks_away == [False, False]
+    for row in round_files.read_nodes(workdir):
+        assert row["counted"] == ["0", "1", "2"]
+
+
 def test_nodes_that_do_not_come_are_named(tmp_path):
     config = small()
     nodes = nodes_in(tmp_path, config)

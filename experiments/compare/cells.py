@@ -25,7 +25,7 @@ def setting_of(config: ConfigDict, **others: Any) -> dict[str, Any]:
 def read(
     path: pathlib.Path, setting: Mapping[str, Any], kinds: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Return the result of a cell, None if there is none yet.
+    """Return the fields ``kinds`` of a cell's result, None if there is none yet.
 
     Args:
       path: the cell's directory.
@@ -41,15 +41,20 @@ def read(
         wanted = {"setting": dict, **kinds}
         found: dict[str, Any] = read_types.read_object(path / CELL, wanted, required=True)
     except (OSError, read_types.ReadError) as error:
-        raise files.WorkdirError(
-            f"{path / CELL} cannot be read ({error}); put it back, or delete {path}"
-        ) from error
+        raise unreadable(path, error) from error
     if files.as_written(found.pop("setting")) != setting:
         options = " or ".join(f"--{name}" for name in setting if name != "config")
         raise files.WorkdirError(
             f"{path} was made with another config or other {options}; choose another --workdir"
         )
-    return found
+    return {name: found[name] for name in kinds}  # a later version may write more
+
+
+def unreadable(path: pathlib.Path, error: Exception | str) -> files.WorkdirError:
+    """Return the error of a cell whose file is damaged, with what is wrong in it."""
+    return files.WorkdirError(
+        f"{path / CELL} cannot be read ({error}); put it back, or delete {path}"
+    )
 
 
 def write(path: pathlib.Path, setting: Mapping[str, Any], result: Mapping[str, Any]) -> None:

@@ -126,10 +126,7 @@ class Sweep(NamedTuple):
         try:
             read_types.check_fields(headline, read_types.HEADLINE, required=True)
         except read_types.ReadError as error:
-            raise files.WorkdirError(
-                f"{path / cells.CELL} cannot be read (headline: {error}); put it back, or delete "
-                f"{path}"
-            ) from error
+            raise cells.unreadable(path, f"headline: {error}") from error
         return Result(
             combination,
             Headline(**headline),

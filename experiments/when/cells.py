@@ -14,7 +14,7 @@ from experiments.compare.comparison import compare
 from experiments.compare.entries import RANKED_BY, Entry
 from experiments.compare.paired import difference
 from pflalign_jax.cli.console import ComparisonProgress
-from pflalign_jax.runs import files
+from pflalign_jax.runs import files, read_types
 
 
 class Map(NamedTuple):
@@ -77,6 +77,10 @@ class Cell(NamedTuple):
     seconds: float
 
 
+KINDS = {"values": dict, "rival": str, "scores": dict, "gains": dict, "seconds": float}
+"""Of what is kept of a `Cell`."""
+
+
 def cells_of(name: str, config: ConfigDict) -> Iterator[dict[str, float]]:
     """Yield the values of a map's cells that are not those of the base setting, row by row."""
     of_map = MAPS[name]
@@ -121,7 +125,7 @@ def run_cell(
       progress, stop: as in `experiments.compare.comparison.compare`.
 
     Raises:
-      WorkdirError: if the cell was made with another config or other seeds.
+      WorkdirError: if the cell was made with another config or other seeds, or cannot be read.
     """
     path = root / files.CELLS / folder(values)
     plan = config.copy_and_resolve_references()
@@ -129,10 +133,9 @@ def run_cell(
     if plan.eval_every == config.rounds:
         plan.eval_every = plan.rounds  # scored at the end alone, however many rounds there are
     setting = cells.setting_of(plan, seeds=seeds)
-    found = cells.read(path, setting, {"gains": dict, "scores": dict})
+    found = cells.read(path, setting, KINDS)
     if found is not None:
-        gains = {name: Gain(*_numbers(gain)) for name, gain in found.pop("gains").items()}
-        return Cell(gains=gains, **found)
+        return Cell(**found | {"gains": _gains(path, found["gains"])})
     clock = time.perf_counter()
     path.mkdir(parents=True, exist_ok=True)
     entries = compare(plan, list(plan.compare.algorithms), seeds, path, progress, stop)
@@ -177,5 +180,20 @@ def _as_json(cell: Cell) -> dict[str, Any]:
     return {**cell._asdict(), "gains": gains}
 
 
-def _numbers(values: Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
+def _gains(path: pathlib.Path, kept: Mapping[str, Any]) -> dict[str, Gain]:
+    """Return the gains that `_as_json` wrote.
+
+    Raises:
+      WorkdirError: if they are something else.
+    """
+    try:
+        read_types.check_fields(kept, dict.fromkeys(kept, list[read_types.Number | None]))
+    except read_types.ReadError as error:
+        raise cells.unreadable(path, f"gains: {error}") from error
+    for name, numbers in kept.items():
+        if len(numbers) != len(Gain._fields):
+            raise cells.unreadable(path, f"gains: {name} is {numbers} and not three numbers")
+    return {
+        name: Gain(*(math.nan if number is None else number for number in numbers))
+        for name, numbers in kept.items()
+    }

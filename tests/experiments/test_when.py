@@ -1,6 +1,7 @@
 """The map of where gradient alignment pays: its data, its cells, its pages."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -93,6 +94,15 @@ def test_a_cell_is_compared_once(tmp_path, monkeypatch):
     assert len(compared) == 1
     with pytest.raises(WorkdirError, match="was made with another config or other --seeds"):
         cells.run_cell(config, {"rounds": 2}, rivals, 2, tmp_path)
+    # Nor is one of which something is gone or was changed.
+    path = tmp_path / "cells" / "rounds-2" / "cell.json"
+    kept = json.loads(path.read_text())
+    for name, value in (("seconds", None), ("rival", 3), ("gains", {"p_alone": [1.0, "x", 2.0]}),
+                        ("gains", {"p_alone": [1.0]}), ("gains", {"p_alone": 1.0})):  # fmt: skip
+        changed = kept | {name: value}
+        path.write_text(json.dumps({k: v for k, v in changed.items() if v is not None}))
+        with pytest.raises(WorkdirError, match=r"cell\.json cannot be read \(.*put it back"):
+            cells.run_cell(config, {"rounds": 2}, rivals, 3, tmp_path)
 
 
 def test_every_method_fits_the_base_setting():

@@ -1,6 +1,5 @@
 """The certificates of a method with a seed: trained, certified, and read again."""
 
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,8 +13,8 @@ from experiments.certificates.asking import (
     certify_run,
     questions_about,
 )
-from experiments.compare.comparison import settings
-from experiments.compare.trials import Setting, TrialContext, end_of, run_trials
+from experiments.compare.comparison import run_counted, settings
+from experiments.compare.trials import Setting, TrialContext, end_of
 from experiments.report.certificates import PLACE
 from pflalign_jax.cli.console import ComparisonProgress
 from pflalign_jax.runs import config as vocabulary
@@ -81,11 +80,8 @@ def certified(
     options: Mapping[str, Any],
 ) -> Cell:
     """Return the certificates of a trial, which is run and asked first for what is missing."""
-    before, path = progress.done, setting.path(context.root, seed)
-    progress.say(f"{setting}, seed {seed}")
-    run_trials(setting, [seed], context, built)
-    # Those that were done before count as well, and those after a divergence.
-    progress.add(setting.plan.rounds - (progress.done - before))
+    path = setting.path(context.root, seed)
+    run_counted(setting, [seed], context, built, progress)
     if files.has_diverged(files.read_summary(path)):
         return {}
     summary = path / PLACE.parent / SUMMARY
@@ -112,7 +108,7 @@ def read(summary: pathlib.Path, options: Mapping[str, Any]) -> Summary:
         raise files.WorkdirError(
             f"{summary} cannot be read ({error}); put it back, or delete {summary.parent}"
         ) from error
-    if found["options"] != json.loads(json.dumps(options)):
+    if found["options"] != files.as_written(options):
         raise files.WorkdirError(
             f"{summary} has certificates with other options, {found['options']}; delete "
             f"{summary.parent}, or choose another --workdir"

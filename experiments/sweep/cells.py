@@ -193,9 +193,12 @@ def run_cells(
         with progress.within(str(each)), locked(path, progress.say):
             result = sweep.read(each)  # another process may have been faster
             if result is None:
-                run = _search if sweep.search else _train
                 try:
-                    result = result_of(each, run(sweep, each, cache, progress, stop))
+                    if sweep.search:
+                        found = _search(sweep, each, progress, stop)
+                    else:
+                        found = _train(sweep, each, cache, progress, stop)
+                    result = result_of(each, found)
                 except (vocabulary.ConfigError, DatasetError) as error:
                     raise vocabulary.ConfigError(f"{each}: {error}") from error
                 _write(sweep, result)
@@ -292,14 +295,12 @@ def _train(
 
 
 def _search(
-    sweep: Sweep,
-    each: Combination,
-    cache: Cache,
-    progress: ComparisonProgress,
-    stop: Callable[[], int],
+    sweep: Sweep, each: Combination, progress: ComparisonProgress, stop: Callable[[], int]
 ) -> Entry:
-    """Search a combination's step size and run what is chosen with all seeds."""
-    del cache  # a search compiles its own
+    """Search a combination's step size and run what is chosen with all seeds.
+
+    Nothing is shared with other combinations: a search compiles its own programs.
+    """
     plan = sweep.plan(each)
     methods = [plan.algorithm.name]
     (found,) = compare(plan, methods, sweep.seeds, sweep.path(each), progress, stop)

@@ -131,7 +131,7 @@ def compare(
       ConfigError: for a method that cannot be run, before any is.
     """
     progress = ComparisonProgress() if progress is None else progress
-    plans = _plans(config, methods, leave_out)
+    plans = plans_of(config, methods, leave_out)
     vocabulary.checked("compare.seeds_together", config.compare.seeds_together, bool | None)
     shorter = search_rounds(config)
     searches = [_search_of(config, method, plan, shorter) for method, plan in plans.configs.items()]
@@ -246,8 +246,17 @@ def keeps_models(config: ConfigDict, num_bytes: int) -> bool:
     return keep == "best"
 
 
-def _plans(config: ConfigDict, methods: list[str], leave_out: dict[str, str] | None) -> Plans:
-    """Return what is compared: all methods that fit."""
+def plans_of(
+    config: ConfigDict, methods: list[str], leave_out: dict[str, str] | None = None
+) -> Plans:
+    """Return what is compared: all methods that fit.
+
+    Args:
+      config, methods, leave_out: as in `compare`.
+
+    Raises:
+      ConfigError: for a method that cannot be run.
+    """
     size = 0
     plans = {method: settings(config, method) for method in methods}
     dataset = dataset_to_choose_by(plans[methods[0]], "step sizes")

@@ -295,7 +295,7 @@ def test_the_step_size_of_the_last_adaptation_is_chosen_too(config, tmp_path):
     titles, (row,) = columns.cells([entry])
     assert row[titles.index("adapted with")] == f"{chosen:g}"
     # A method with a step size of its own for it has that one searched.
-    plans, *_ = comparison._plans(plan, ["fedavg", "perfedavg"], None)
+    plans, *_ = comparison.plans_of(plan, ["fedavg", "perfedavg"])
     assert plans["fedavg"].adapt_learning_rate == (0.001, 1.0)
     assert plans["perfedavg"].adapt_learning_rate is None
 

@@ -107,7 +107,7 @@ def test_a_cell_is_compared_once(tmp_path, monkeypatch):
 
 def test_every_method_fits_the_base_setting():
     config = small()
-    plans, *_ = comparison._plans(config, list(config.compare.algorithms), None)
+    plans, *_ = comparison.plans_of(config, list(config.compare.algorithms))
     assert set(plans) == {"pflalign", *base.VARIANTS, *base.RIVALS}
     assert plans["extended"].algorithm.server_tx == 0.9
 

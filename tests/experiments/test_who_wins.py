@@ -38,7 +38,7 @@ def test_all_methods_fit(setting, tmp_path):
         config.dataset.path = str(tmp_path)
     if setting == "writers":
         config.dataset.num_clients = 60
-    plans, dataset, _ = comparison._plans(config, list(config.compare.algorithms), None)
+    plans, dataset, _ = comparison.plans_of(config, list(config.compare.algorithms))
     assert set(plans) == set(config.compare.algorithms) >= {"pflalign", "extended", "local"}
     assert dataset.num_clients == config.dataset.num_clients or setting == "synthetic"
 

@@ -120,7 +120,7 @@ def entry(
         diverged=len(summaries) - len(rows),
         nonfinite=round(sum(counted)),
         adapted_with=[row["adapt_learning_rate"] for row in rows if "adapt_learning_rate" in row],
-        scores=_scores(rows, headline),
+        scores=scores_of(rows, headline),
         best_round=_known([s["best_validation"] or {} for s in whole], headline),
         clients={trial.seed: _clients(trial.path, headline) for trial in trained},
         seconds=float(np.median([row["seconds"] for row in rows])) if rows else float("nan"),
@@ -144,7 +144,7 @@ def _own(best: Trial, tuned: OwnGrid | None) -> str:
     return f"{text}; {', '.join(f'{value:g}' for value in known)}"
 
 
-def _scores(rows: Sequence[Row], headline: Headline) -> dict[str, list[float]]:
+def scores_of(rows: Sequence[Row], headline: Headline) -> dict[str, list[float]]:
     """Return ``model[/stage]/statistic`` to the test scores of all seeds."""
     scores = {}
     for name, statistic in itertools.product(SCORES, ("mean", "weighted", "worst_decile")):

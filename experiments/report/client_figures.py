@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.compare.paired import paired
+from experiments.compare.paired import SAME, paired
 from experiments.report.reported import Series
 from experiments.report.style import (
     COLOURS,
@@ -127,8 +127,7 @@ def gains(series: Sequence[Series], rival: str) -> Figure | None:
         colour, rows = look(series.index(each))["color"], number + jitter(len(values), 0.28)
         draw_points(axes, values, rows, texts, s=11, color=colour, alpha=0.75, linewidths=0)
         axes.plot([values.mean()] * 2, [number - 0.4, number + 0.4], color=INK, lw=1.6)
-        # Scores are shares of a few examples: equal ones differ by rounding at most.
-        won, lost = (values > 1e-9).sum(), (values < -1e-9).sum()
+        won, lost = (values > SAME).sum(), (values < -SAME).sum()
         mean = headline.text(values.mean(), sign="+")
         labels.append(f"{wrapped(each.name)}\n{mean}, {won} / {lost}")
     axes.set_yticks(range(len(others)), labels, fontsize=8.5)

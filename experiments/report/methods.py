@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.compare.columns import EDGE, UNCLEAR, cells
-from experiments.compare.entries import SCORES, Entry
+from experiments.compare.entries import Entry, scores_of
 from experiments.compare.verdict import standings_of, verdict
 from experiments.report.html import EMPTY, Cell, Content
 from experiments.report.reported import Series
@@ -72,12 +72,6 @@ def entry_of(series: Series) -> Entry:
         value = first.config["algorithm"].get(searched.field)
         chosen = f"{value:g}" if isinstance(value, int | float) else "none"
         own = f"{searched.field} {chosen}; {', '.join(f'{tried:g}' for tried in searched.own)}"
-    scores = {}
-    for name in SCORES:
-        for statistic in ("mean", "weighted", "worst_decile"):
-            found = series.last(f"{headline.metric}/test/{name}/{statistic}")
-            if len(found) == len(series.runs):  # not so of methods without a global model
-                scores[f"{name}/{statistic}"] = [headline.shown(value) for value in found]
     validation = series.last(headline.key("validation"))
     up, down = (round(series.last(f"bytes_{way}")[0]) for way in ("up", "down"))
     return Entry(
@@ -91,7 +85,7 @@ def entry_of(series: Series) -> Entry:
         diverged=searched.diverged if searched else 0,
         nonfinite=round(sum(r.get("clients/nonfinite", 0) for s in series.runs for r in s.rows)),
         adapted_with=series.last("adapt_learning_rate"),
-        scores=scores,
+        scores=scores_of([run.rows[-1] for run in series.runs], headline),
         best_round=[headline.shown(value) for value in series.best(headline.key("test"))],
         # Clients of different partitions are others, whatever their names.
         clients={

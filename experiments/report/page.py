@@ -111,7 +111,7 @@ def _result(series: Series) -> Html:
     key, headline = series.headline.key("test"), series.headline
 
     def scored(values: Sequence[float]) -> Html:
-        text = tables.spread(values, headline).text or "no value"
+        text = tables.spread_cell(values, headline).text or "no value"
         return fill("<b>{text}</b>", text=f"{text} {headline.unit}".strip())
 
     last = fill("After the last round: {score}.", score=scored(series.last(key)))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.compare.paired import over_seeds
 from pflalign_jax.runs.headline import PERSONAL, Headline
 from pflalign_jax.runs.metrics import Row, best_on_validation
 
@@ -79,11 +80,7 @@ class Series(NamedTuple):
     @property
     def scores(self) -> dict[str, float]:
         """Return ``{client: SCORE}``, the mean over seeds."""
-        every: dict[str, list[float]] = {}
-        for run in self.runs:
-            for client, value in run.scores.items():
-                every.setdefault(client, []).append(value)
-        return {client: float(np.mean(values)) for client, values in every.items()}
+        return over_seeds(dict(enumerate(run.scores for run in self.runs)))
 
     @property
     def headline(self) -> Headline:

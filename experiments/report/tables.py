@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.compare.columns import spread
 from experiments.report.html import EMPTY, Cell, Content
 from experiments.report.reported import Series, numeric_order
 from pflalign_jax.cli import console
@@ -37,7 +38,9 @@ def of_one(series: Series) -> Content:
     for name in console.names(row, headline.metric):
         scores = f"{headline.metric}/{name}"
         cells = [Cell(name, name)]
-        cells += [spread(at(f"{scores}/{of}"), headline) for of in statistics for _, at in columns]
+        cells += [
+            spread_cell(at(f"{scores}/{of}"), headline) for of in statistics for _, at in columns
+        ]
         cells += [_plain(row.get(f"{scores}/without", 0))] * lacking
         rows.append(cells)
     return Content(titles, rows)
@@ -138,13 +141,12 @@ def _plain(value: Any) -> Cell:
     return Cell(f"{value:g}" if isinstance(value, int | float) else str(value), value)
 
 
-def spread(scores: Sequence[float], headline: Headline) -> Cell:
+def spread_cell(scores: Sequence[float], headline: Headline) -> Cell:
     """Return mean and standard deviation over seeds, as they are shown."""
     if not scores:
         return EMPTY
-    values = np.array([headline.shown(score) for score in scores])
-    deviation = f" ± {headline.spread_text(values.std(ddof=1))}" if len(values) > 1 else ""
-    return Cell(f"{headline.text(values.mean())}{deviation}", float(values.mean()))
+    values = [headline.shown(score) for score in scores]
+    return Cell(spread(values, headline), float(np.mean(values)))
 
 
 def _are_shares(series: Series) -> bool:

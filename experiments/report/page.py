@@ -87,7 +87,7 @@ def _about(series: Sequence[Series]) -> Iterator[Html]:
     data = (run.summary or {}).get("dataset", {})
     clients = f"{data['clients']} clients, " if "clients" in data else ""
     seeds = tables.range_text([len(each.runs) for each in series])
-    done = tables.range_text([int(r.rows[-1]["round"]) for each in series for r in each.runs])
+    done = tables.range_text([done for each in series for done in each.last_rounds])
     less = "" if headline.higher_is_better else " (less is better, and a gain is a decrease)"
     spread = "" if seeds == "1" else "; ± is the standard deviation over seeds"
     yield fill(
@@ -118,7 +118,7 @@ def _result(series: Series) -> Html:
     rounds = series.best_rounds
     if not rounds:
         return fill("{last} No round is chosen, as there are no validation scores.", last=last)
-    if rounds == [int(run.rows[-1]["round"]) for run in series.runs]:
+    if rounds == series.last_rounds:
         return fill("{last} No round before did better on validation.", last=last)
     return fill(
         "{last} After round {rounds}, the best on validation: {score}.",

@@ -107,6 +107,11 @@ class Series(NamedTuple):
         """Return the rounds that did best on validation, of all seeds that have one."""
         return [int(run.best["round"]) for run in self.runs if run.best is not None]
 
+    @property
+    def last_rounds(self) -> list[int]:
+        """Return the last rounds that were evaluated, of all seeds."""
+        return [int(run.rows[-1]["round"]) for run in self.runs]
+
     def last(self, key: str) -> list[float]:
         """Return a metric of the last row, one value per seed, without those that lack it."""
         return _known([run.rows[-1] for run in self.runs], key)

@@ -23,8 +23,8 @@ def of_one(series: Series) -> Content:
     round that did best on validation.
     """
     headline, rounds = series.headline, series.best_rounds
-    columns = [(f"last ({range_text(_last_rounds(series))})", series.last)]
-    if rounds and rounds != _last_rounds(series):
+    columns = [(f"last ({range_text(series.last_rounds)})", series.last)]
+    if rounds and rounds != series.last_rounds:
         columns.append((f"best ({range_text(rounds)})", series.best))
     row = series.first.rows[-1]
     lacking = any(key.startswith(f"{headline.metric}/") and key.endswith("/without") for key in row)
@@ -122,10 +122,6 @@ def seconds(series: Series) -> Cell:
     """Return what a round takes at the end, the median over seeds."""
     value = float(np.median(series.last("seconds")))
     return Cell(f"{value:.3g}", value)
-
-
-def _last_rounds(series: Series) -> list[int]:
-    return [int(run.rows[-1]["round"]) for run in series.runs]
 
 
 def range_text(numbers: Sequence[int]) -> str:

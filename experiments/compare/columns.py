@@ -13,6 +13,7 @@ from experiments.compare.entries import (
     gain,
     moments,
     ranked,
+    rivals_of,
 )
 from experiments.compare.paired import LEVEL, Difference
 from pflalign_jax.cli.command import FlagError
@@ -64,7 +65,7 @@ def columns_of(entries: Sequence[Entry]) -> dict[str, Column]:
     found["to_best"] = Column(
         f"to the best ({LEVEL:.0%} interval)".replace("%", " %"), "to the best", _to(first)
     )
-    for rival in (e for name in RIVALS for e in entries if e.method == name):
+    for rival in rivals_of(entries):
         title = f"over {rival.method} (interval; won/lost)"
         found[f"over_{rival.method}"] = Column(title, f"over {rival.method}", _over(rival))
     found["bytes"] = Column(
@@ -197,8 +198,8 @@ def numbers(entries: Sequence[Entry]) -> tuple[list[str], list[list[Any]]]:
     Scores that are shares are in percent, gains in percentage points; what is not known is empty.
     """
     names = list(dict.fromkeys(name for found in entries for name in found.scores))
-    rivals = [e for name in RIVALS for e in entries if e.method == name]
-    others = {"to_best": ranked(entries)[0], **{f"over_{r.method}": r for r in rivals}}
+    others = {"to_best": ranked(entries)[0]}
+    others |= {f"over_{rival.method}": rival for rival in rivals_of(entries)}
     titles = [
         *("method", "metric", "learning_rate", "at_edge", "learning_rates", "searched"),
         *("own", "adapted_with", "seeds", "diverged", "nonfinite", "validation"),

@@ -2,7 +2,7 @@
 
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,7 +101,6 @@ def entry(
     trained = [trial for trial, summary in pairs if not files.has_diverged(summary)]
     whole = [summary for summary in summaries if not files.has_diverged(summary)]
     rows = [s["last"] for s in whole]
-    rates = [t.learning_rate for t in searched]
     counted = [row["clients/nonfinite"] for t in repeats for row in round_files.read_rows(t.path)]
     headline = files.read_headline(best.path)
 
@@ -113,7 +112,7 @@ def entry(
         method=method,
         headline=headline,
         learning_rate=best.learning_rate,
-        at_edge=len(rates) > 1 and best.learning_rate in (min(rates), max(rates)),
+        at_edge=is_at_edge(best.learning_rate, [trial.learning_rate for trial in searched]),
         searched={trial.learning_rate: validation_score(trial) for trial in searched},
         own=_own(best, tuned),
         seeds=len(rows),
@@ -176,6 +175,16 @@ def ranked(entries: Sequence[Entry]) -> list[Entry]:
 def gain(found: Entry, rival: Entry) -> Difference:
     """Return how much better a method's clients are than another's."""
     return difference(found.clients, rival.clients, found.headline)
+
+
+def is_at_edge(chosen: float, tried: Collection[float]) -> bool:
+    """Tell whether a better step size may lie beyond those that were tried."""
+    return len(tried) > 1 and chosen in (min(tried), max(tried))
+
+
+def rivals_of(entries: Sequence[Entry]) -> list[Entry]:
+    """Return those of `RIVALS` that were compared, in their order."""
+    return [found for name in RIVALS for found in entries if found.method == name]
 
 
 def missing_rivals(entries: Sequence[Entry]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from experiments.compare.columns import EDGE
-from experiments.compare.entries import RANKED_BY, Entry, ranked
+from experiments.compare.entries import RANKED_BY, Entry, is_at_edge, ranked
 from pflalign_jax.cli import plots
 from pflalign_jax.runs.headline import Headline
 
@@ -40,7 +40,7 @@ class Search(NamedTuple):
     @property
     def at_edge(self) -> bool:
         """Whether a better step size may lie beyond those that were tried."""
-        return len(self.scores) > 1 and self.chosen in (min(self.scores), max(self.scores))
+        return is_at_edge(self.chosen, self.scores)
 
 
 def searches_of(entries: Sequence[Entry]) -> list[Search]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.compare.columns import interval_text, spread
-from experiments.compare.entries import RANKED_BY, RIVALS, Entry, gain, ranked
+from experiments.compare.entries import RANKED_BY, RIVALS, Entry, gain, ranked, rivals_of
 from experiments.compare.paired import Difference
 from pflalign_jax.runs.headline import Headline
 
@@ -33,7 +33,7 @@ class Standing(NamedTuple):
 def standings_of(entries: Sequence[Entry]) -> list[Standing]:
     """Return the standings of a comparison's methods, the best first."""
     order = ranked(entries)
-    rivals = [e for name in RIVALS for e in entries if e.method == name]
+    rivals = rivals_of(entries)
     return [
         Standing(
             found.method,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.compare.columns import EDGE, UNCLEAR, cells
-from experiments.compare.entries import Entry, scores_of
+from experiments.compare.entries import Entry, is_at_edge, scores_of
 from experiments.compare.verdict import standings_of, verdict
 from experiments.report.html import EMPTY, Cell, Content
 from experiments.report.reported import Series
@@ -78,7 +78,7 @@ def entry_of(series: Series) -> Entry:
         method=series.name,
         headline=headline,
         learning_rate=rate,
-        at_edge=len(rates) > 1 and rate in (min(rates), max(rates)),
+        at_edge=is_at_edge(rate, rates),
         searched=rates,
         own=own,
         seeds=len(series.runs),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from experiments.compare.columns import EDGE
-from experiments.compare.entries import RANKED_BY, Entry, is_at_edge, ranked
+from experiments.compare.entries import RANKED_BY, Entry, is_at_edge, moments, ranked
 from pflalign_jax.cli import plots
 from pflalign_jax.runs.headline import Headline
 
@@ -58,9 +58,8 @@ def chart(entries: Sequence[Entry]) -> Figure:
         (RANKED_BY, BLUE, "mean over clients"),
         ("personal/adapted/worst_decile", ORANGE, "worst decile of clients"),
     ):
-        values = [e.scores.get(name, []) for e in order]
-        centre = [float(np.mean(v)) if v else np.nan for v in values]
-        spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
+        centre, spread = np.array([moments(e.scores.get(name, [])) for e in order]).T
+        spread = np.nan_to_num(spread)  # of one seed
         axes.errorbar(centre, range(len(order)), xerr=spread, fmt="o", color=colour, label=label,
                       capsize=2)  # fmt: skip
     axes.set_yticks(range(len(order)), [e.method for e in order])

@@ -15,6 +15,7 @@ from rich.table import Table
 from experiments.compare.columns import EDGE, spread
 from experiments.compare.entries import moments
 from experiments.compare.heat_maps import LOST, Side, draw_heat_map
+from experiments.compare.pictures import BLUE, ORANGE
 from experiments.sweep.cells import Result
 from experiments.sweep.grid import Grid
 from pflalign_jax.cli import plots
@@ -30,8 +31,6 @@ PICTURED = 3
 
 PRINTED = 10
 """Combinations that a terminal shows."""
-
-BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
 def write(
@@ -225,8 +224,7 @@ def _line(results: Sequence[Result], name: str, grid: Grid) -> Figure:
         ("validation", BLUE, [result.validation for result in results]),
         ("test", ORANGE, [result.test for result in results]),
     ):
-        pairs = [moments(values) for values in scores]
-        means, spreads = np.array(pairs).T
+        means, spreads = np.array([moments(values) for values in scores]).T
         spreads = np.nan_to_num(spreads)  # of one seed
         axes.errorbar(range(len(means)), means, spreads, fmt="o-", color=colour, label=split,
                       capsize=2, linewidth=1)  # fmt: skip

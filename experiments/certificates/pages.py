@@ -1,6 +1,5 @@
 """The certificates of methods as a table for readers and as one for programs."""
 
-import csv
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,8 @@ from ml_collections import ConfigDict
 
 from experiments.certificates.cells import Cell
 from experiments.compare.entries import moments
-from pflalign_jax.runs import csv_cells, files
+from experiments.tables import markdown, write_csv
+from pflalign_jax.runs import files
 
 Found = Mapping[str, Sequence[Cell]]
 """Method to its certificates, one `Cell` for each seed."""
@@ -25,8 +25,7 @@ def write(root: pathlib.Path, found: Found, config: ConfigDict, command: str) ->
       config: of the runs.
       command: that makes them again.
     """
-    with (root / "certificates.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([csv_cells.cell(value) for value in row] for row in rows(found))
+    write_csv(root / "certificates.csv", rows(found))
     text = page(found, config, command)
     files.write_text(root / "certificates.md", text)
     return text
@@ -77,15 +76,15 @@ def page(found: Found, config: ConfigDict, command: str) -> str:
 
 def _table(found: Found, titles: Sequence[str], names: Sequence[str], text: Any) -> list[str]:
     """Return a table with a row for each method and a column for each certificate."""
-    lines = ["| | " + " | ".join(titles) + " |", "|" + "---|" * (1 + len(titles))]
+    listed = []
     for method, cells in found.items():
         trained = [cell for cell in cells if cell]
         name = method
         if len(trained) < len(cells):
             name += f" ({len(trained)} of {len(cells)} seeds, others diverged)"
         row = [text(*(_values(trained, title, each) for each in names)) for title in titles]
-        lines.append("| " + " | ".join([name, *row]) + " |")
-    return lines
+        listed.append([name, *row])
+    return markdown(["", *titles], listed)
 
 
 def _values(cells: Sequence[Cell], title: str, name: str) -> list[float]:

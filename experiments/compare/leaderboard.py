@@ -1,6 +1,5 @@
 """The leaderboard of a comparison: for a terminal, for readers, and for programs."""
 
-import csv
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -20,9 +19,9 @@ from experiments.compare.columns import (
 )
 from experiments.compare.entries import Entry, missing_rivals, ranked
 from experiments.compare.verdict import standings_of, verdict
+from experiments.tables import markdown, write_csv
 from pflalign_jax.cli import plots
 from pflalign_jax.runs import files
-from pflalign_jax.runs.csv_cells import cell
 
 GAP = 2
 """Characters between two columns of a terminal."""
@@ -103,9 +102,8 @@ def write(
       left_out: methods that could not take part, and why.
       repeat: from a method to the command that runs its chosen setting again.
     """
-    with (root / "leaderboard.csv").open("w", newline="", encoding="utf-8") as file:
-        names, values = numbers(entries)
-        csv.writer(file).writerows([names, *([cell(value) for value in row] for row in values)])
+    names, values = numbers(entries)
+    write_csv(root / "leaderboard.csv", [names, *values])
     files.write_text(root / "leaderboard.md", page(entries, command, config, left_out, repeat))
     plots.save_figure(pictures.chart(entries), root / "leaderboard.png")
     searches = pictures.draw_searches(pictures.searches_of(entries), entries[0].headline)
@@ -131,9 +129,7 @@ def page(
         "",
         _about(entries, config),
         "",
-        "| " + " | ".join(titles) + " |",
-        "|" + "---|" * len(titles),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *markdown(titles, rows),
         "",
         *(f"{method} was left out: {reason}." for method, reason in (left_out or {}).items()),
         *(f"{name} was not compared." for name in missing_rivals(entries)),

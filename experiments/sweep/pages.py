@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,8 +16,9 @@ from experiments.compare.heat_maps import LOST, Side, draw_heat_map
 from experiments.compare.pictures import BLUE, ORANGE
 from experiments.sweep.cells import Result
 from experiments.sweep.grid import Grid
+from experiments.tables import markdown, write_csv
 from pflalign_jax.cli import plots
-from pflalign_jax.runs import csv_cells, files
+from pflalign_jax.runs import files
 from pflalign_jax.runs.headline import PERSONAL
 
 if TYPE_CHECKING:
@@ -45,9 +44,7 @@ def write(
       command: that makes them again.
       again: the command that runs the best one again.
     """
-    file = io.StringIO()
-    csv.writer(file).writerows([csv_cells.cell(value) for value in row] for row in table(results))
-    files.write_text(root / "sweep.csv", file.getvalue())
+    write_csv(root / "sweep.csv", table(results))
     files.write_text(root / "sweep.md", page(results, grid, command, again))
     if is_pictured(grid):
         with files.named_write_errors(root / "sweep.png"):
@@ -99,15 +96,14 @@ def page(results: Sequence[Result], grid: Grid, command: str, again: str) -> str
         "",
         f"    {again}",
         "",
-        "| " + " | ".join(titles) + " |",
-        "|" + "---|" * len(titles),
     ]
+    rows = []
     for result in results:
         row = [*result.combination.values.values(), *texts(result, results)]
-        row = [cell.replace("|", "\\|") for cell in row]
         if result is best:
             row = [f"**{cell}**" if cell else "" for cell in row]
-        lines.append("| " + " | ".join(row) + " |")
+        rows.append(row)
+    lines += markdown(titles, rows)
     if any(result.at_edge for result in results):
         lines += ["", f"{EDGE} lies at the edge of the step sizes that were tried."]
     return "\n".join([*lines, ""])

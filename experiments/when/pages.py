@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.compare.heat_maps import Side, draw_heat_map
+from experiments.tables import markdown, write_csv
 from experiments.when.cells import MAPS, Cell, Gain
 from pflalign_jax.cli import plots
-from pflalign_jax.runs import csv_cells, files
+from pflalign_jax.runs import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +39,7 @@ def write(root: pathlib.Path, found: Mapping[str, Sequence[Cell]], command: str)
       found: map to its cells, row by row.
       command: that makes them again.
     """
-    with (root / "when.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([csv_cells.cell(value) for value in row] for row in table(found))
+    write_csv(root / "when.csv", table(found))
     files.write_text(root / "when.md", page(found, command))
     plots.save_figure(picture(found), root / "when.png")
 
@@ -85,17 +84,12 @@ def page(found: Mapping[str, Sequence[Cell]], command: str) -> str:
         methods = list(cells[0].gains)
         titles = [LABELS.get(field, field) for field in (MAPS[name].x, MAPS[name].y)]
         titles += ["best rival", *methods]
-        lines += [
-            "",
-            f"## {name}",
-            "",
-            "| " + " | ".join(titles) + " |",
-            "|" + "---|" * len(titles),
-        ]
+        rows = []
         for x, y, cell in places(name, cells):
             row = [f"{x:g}", f"{y:g}", f"{cell.rival} {cell.scores.get(cell.rival, np.nan):.1f}"]
             row += [_text(cell.gains[method]) for method in methods]
-            lines.append("| " + " | ".join(row) + " |")
+            rows.append(row)
+        lines += ["", f"## {name}", "", *markdown(titles, rows)]
     return "\n".join([*lines, ""])
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from experiments.certificates.cells import Cell
 from experiments.compare.entries import moments
-from experiments.tables import markdown, write_csv
+from experiments.output import markdown, write_csv
 from pflalign_jax.runs import files
 
 Found = Mapping[str, Sequence[Cell]]

@@ -19,8 +19,7 @@ from experiments.compare.columns import (
 )
 from experiments.compare.entries import Entry, missing_rivals, ranked
 from experiments.compare.verdict import standings_of, verdict
-from experiments.tables import markdown, write_csv
-from pflalign_jax.cli import plots
+from experiments.output import markdown, write_csv, write_figure
 from pflalign_jax.runs import files
 
 GAP = 2
@@ -105,9 +104,9 @@ def write(
     names, values = numbers(entries)
     write_csv(root / "leaderboard.csv", [names, *values])
     files.write_text(root / "leaderboard.md", page(entries, command, config, left_out, repeat))
-    plots.save_figure(pictures.chart(entries), root / "leaderboard.png")
+    write_figure(root / "leaderboard.png", pictures.chart(entries))
     searches = pictures.draw_searches(pictures.searches_of(entries), entries[0].headline)
-    plots.save_figure(searches, root / "searches.png")
+    write_figure(root / "searches.png", searches)
 
 
 def page(

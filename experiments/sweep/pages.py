@@ -14,9 +14,9 @@ from experiments.compare.columns import EDGE, spread
 from experiments.compare.entries import moments
 from experiments.compare.heat_maps import LOST, Side, draw_heat_map
 from experiments.compare.pictures import BLUE, ORANGE
+from experiments.output import markdown, write_csv, write_figure
 from experiments.sweep.cells import Result
 from experiments.sweep.grid import Grid
-from experiments.tables import markdown, write_csv
 from pflalign_jax.cli import plots
 from pflalign_jax.runs import files
 from pflalign_jax.runs.headline import PERSONAL
@@ -47,8 +47,7 @@ def write(
     write_csv(root / "sweep.csv", table(results))
     files.write_text(root / "sweep.md", page(results, grid, command, again))
     if is_pictured(grid):
-        with files.named_write_errors(root / "sweep.png"):
-            plots.save_figure(picture(results, grid), root / "sweep.png")
+        write_figure(root / "sweep.png", picture(results, grid))
 
 
 def ranked(results: Sequence[Result]) -> list[Result]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.compare.heat_maps import Side, draw_heat_map
-from experiments.tables import markdown, write_csv
+from experiments.output import markdown, write_csv, write_figure
 from experiments.when.cells import MAPS, Cell, Gain
 from pflalign_jax.cli import plots
 from pflalign_jax.runs import files
@@ -41,7 +41,7 @@ def write(root: pathlib.Path, found: Mapping[str, Sequence[Cell]], command: str)
     """
     write_csv(root / "when.csv", table(found))
     files.write_text(root / "when.md", page(found, command))
-    plots.save_figure(picture(found), root / "when.png")
+    write_figure(root / "when.png", picture(found))
 
 
 def places(name: str, cells: Sequence[Cell]) -> list[tuple[float, float, Cell]]:

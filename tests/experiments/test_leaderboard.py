@@ -10,6 +10,8 @@ from rich.console import Console
 from experiments.compare import columns, leaderboard, pictures, verdict
 from experiments.compare import entries as results
 from pflalign_jax.cli.command import FlagError
+from pflalign_jax.runs.config import default_config
+from pflalign_jax.runs.files import WorkdirError
 from pflalign_jax.runs.headline import ACCURACY, Headline
 
 
@@ -124,6 +126,13 @@ def test_the_verdict_says_what_the_numbers_say(entries):
         "`pflalign` is first of 2 with 96.7 ± 0.0. `local` cannot be told from it. It is not to be "
         "told from `local` (+0.0, +0.0 to +0.0; 0 clients won, 0 lost)."
     )
+
+
+@pytest.mark.parametrize("name", ["leaderboard.csv", "leaderboard.png"])
+def test_a_file_that_cannot_be_written_is_named(entries, tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(WorkdirError, match=rf"{name} cannot be written: .*directory"):
+        leaderboard.write(tmp_path, entries, "the command", default_config())
 
 
 def test_a_verdict_without_scores():

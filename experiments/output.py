@@ -1,12 +1,18 @@
-"""Tables in files: for readers as Markdown, for programs as csv."""
+"""Files of results: tables for readers and for programs, pictures."""
+
+from __future__ import annotations
 
 import csv
 import io
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pflalign_jax.cli import plots
 from pflalign_jax.runs import csv_cells, files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_csv(path: pathlib.Path, rows: Iterable[Sequence[Any]]) -> None:
@@ -22,6 +28,16 @@ def write_csv(path: pathlib.Path, rows: Iterable[Sequence[Any]]) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([csv_cells.cell(value) for value in row] for row in rows)
     files.write_text(path, text.getvalue())
+
+
+def write_figure(path: pathlib.Path, figure: Figure) -> None:
+    """Write a figure as PNG.
+
+    Raises:
+      WorkdirError: naming the file, if it cannot be written.
+    """
+    with files.named_write_errors(path):
+        plots.save_figure(figure, path)
 
 
 def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

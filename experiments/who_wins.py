@@ -17,7 +17,7 @@
 `compare` then says who is best; docs/results.md has what it said.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -32,9 +32,24 @@ METHODS = (
 )
 """The strongest and the best known; `extended` is pFLAlign with our two extensions."""
 
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "logistic": {},
+    "mlp": {"hidden": (100,)},
+    "cnn": {"features": (8, 16), "dense": 64},
+    "lstm": {"hidden": 64},
+}
+"""Model to its fields."""
+
 
 def get_config(setting: str = "synthetic") -> ConfigDict:
-    """Return the config of a setting, one of `SETTINGS`."""
+    """Return the config of a setting.
+
+    Args:
+      setting: one of `SETTINGS`.
+
+    Raises:
+      ValueError: for another one.
+    """
     if setting not in SETTINGS:
         raise ValueError(f"setting {setting!r} is unknown; choose from {list(SETTINGS)}")
     return SETTINGS[setting]()
@@ -87,7 +102,6 @@ def photographs_of_two() -> ConfigDict:
 def roles() -> ConfigDict:
     """Return speaking roles, whose next character is predicted."""
     config = _config("lstm", rounds=40, cohort_size=10)
-    config.model.hidden = 64
     config.dataset.name, config.dataset.partition = "shakespeare", "natural"
     config.dataset.num_clients, config.dataset.min_examples = 60, 40
     config.compare.grid = (0.3, 1.0, 3.0)
@@ -96,16 +110,19 @@ def roles() -> ConfigDict:
 
 
 def _config(model: str, rounds: int, cohort_size: int | None = None) -> ConfigDict:
-    """Return a config of a comparison that is scored five times on the way."""
+    """Return the config of a comparison of `METHODS`, scored after every fifth of the rounds.
+
+    Args:
+      model: one of `SIZES`.
+      rounds: of every run, a multiple of 5.
+      cohort_size: clients in a round; None: all.
+    """
     config = default_config(model=model)
     config.rounds, config.cohort_size = rounds, cohort_size
     config.eval_every = rounds // 5  # a curve, not one horizon
     config.dataset.validation_fraction = 0.15
     config.dataset.split_by = "random"
-    if model == "mlp":
-        config.model.hidden = (100,)
-    if model == "cnn":
-        config.model.features, config.model.dense = (8, 16), 64
+    config.model.update(SIZES[model])
     config.checkpoint_every = 0  # a trial takes seconds
     config.compare.algorithms = METHODS
     config.compare.adapt = True
@@ -116,16 +133,22 @@ def _config(model: str, rounds: int, cohort_size: int | None = None) -> ConfigDi
 
 
 def _dealt(model: str, clients: int, examples: int, **fields: Any) -> ConfigDict:
-    """Return a config for arrays of a folder, dealt so that clients have as many examples each."""
+    """Return a config for arrays of a folder, dealt so that clients have as many examples each.
+
+    Args:
+      model, fields: as of `_config`.
+      clients: how many.
+      examples: of training of each, and of test; a fifth as many are of validation.
+    """
     factory("dataset", base.DEALT)  # so that its arguments are fields
     config = _config(model, **fields)
     config.dataset.name, config.dataset.source = base.DEALT, "npz"
     config.dataset.num_clients, config.dataset.examples_per_client = clients, examples
-    held_out = {"validation_count": examples // 5, "test_count": examples}
-    config.dataset.update({"validation_fraction": None, **held_out})
+    config.dataset.validation_fraction = None
+    config.dataset.validation_count, config.dataset.test_count = examples // 5, examples
     return config
 
 
-SETTINGS: Mapping[str, Any] = {
+SETTINGS: Mapping[str, Callable[[], ConfigDict]] = {
     f.__name__: f for f in (writers, intents, synthetic, photographs, photographs_of_two, roles)
 }

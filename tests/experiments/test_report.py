@@ -1,6 +1,5 @@
 """The report of runs whose numbers are known: what its tables say, what a browser shows."""
 
-import doctest
 import json
 import re
 import shutil
@@ -11,7 +10,7 @@ import pytest
 from reported_runs import EVIL, FEDAVG, LOCAL, NAMES, OURS, made, run_with_a_best_round
 
 from experiments.compare.entries import RIVALS
-from experiments.report import figures, html, methods, reported, style, tables
+from experiments.report import figures, methods
 from experiments.report.read import read
 from experiments.report.write import write_report
 from pflalign_jax.runs import files
@@ -234,12 +233,6 @@ def test_without_validation_no_round_is_chosen(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "figures", lambda series: {})
     text = write_report([tmp_path / "run"]).read_text()
     assert "No round is chosen, as there are no validation scores." in text
-
-
-@pytest.mark.parametrize("module", [html, reported, style, tables])
-def test_the_examples_in_docstrings(module):
-    failed, attempted = doctest.testmod(module)
-    assert failed == 0 and attempted
 
 
 def test_runs_of_one_method_are_told_apart_and_seeds_are_not(tmp_path, monkeypatch):

@@ -62,15 +62,15 @@ def _newcomer(algorithm: Algorithm, server: Any, has_rows: bool, receives: bool)
     return "what it receives" if receives else "first weights"
 
 
-class _LookedAtError(Exception):
-    """A client's data were asked for."""
+class _LookedAt(Exception):
+    """A signal and no error: a client's data were asked for."""
 
 
 class _Data:
     """A client's data that nobody may look at."""
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise _LookedAtError(name)
+        raise _LookedAt(name)
 
 
 def _looks_at_data(algorithm: Algorithm, server: Any) -> bool:
@@ -85,6 +85,6 @@ def _looks_at_data(algorithm: Algorithm, server: Any) -> bool:
 
     try:
         jax.eval_shape(start, server)
-    except _LookedAtError:
+    except _LookedAt:
         return True
     return False

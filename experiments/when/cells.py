@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from experiments.compare import cells
 from experiments.compare.comparison import compare
-from experiments.compare.entries import RANKED_BY, Entry
-from experiments.compare.paired import difference
+from experiments.compare.entries import RANKED_BY, Entry, gain
+from experiments.compare.paired import Difference
 from pflalign_jax.cli.console import ComparisonProgress
 from pflalign_jax.runs import files, read_types
 
@@ -43,22 +43,6 @@ MAPS = {
 the number of rounds and participation."""
 
 
-class Gain(NamedTuple):
-    """How much better a method's clients are than those of the best rival, with a 95 % interval.
-
-    The interval is that of `experiments.compare.paired`; NaN without a trained model.
-    """
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether it can be told from zero."""
-        return self.low > 0 or self.high < 0
-
-
 class Cell(NamedTuple):
     """What a comparison in one setting says.
 
@@ -66,19 +50,23 @@ class Cell(NamedTuple):
       values: field to value, where they are not those of the base setting.
       rival: the rival with the best validation score.
       scores: method to its adapted score on test data, the mean over clients and seeds.
-      gains: variant of pFLAlign to its gain over ``rival``.
+      gains: variant of pFLAlign to how much better it is than ``rival``.
       seconds: that the comparison took.
     """
 
     values: Mapping[str, float]
     rival: str
     scores: Mapping[str, float]
-    gains: Mapping[str, Gain]
+    gains: Mapping[str, Difference]
     seconds: float
 
 
 KINDS = {"values": dict, "rival": str, "scores": dict, "gains": dict, "seconds": float}
 """Of what is kept of a `Cell`."""
+
+NUMBER = read_types.Number | None  # None: it is not known
+GAIN = {"mean": NUMBER, "low": NUMBER, "high": NUMBER, "won": int, "lost": int, "agree": bool}
+"""Of what is kept of a `Difference`."""
 
 
 def cells_of(name: str, config: ConfigDict) -> Iterator[dict[str, float]]:
@@ -165,35 +153,29 @@ def _validation_merit(entry: Entry) -> float:
     return entry.headline.merit(entry.validation) if known else -math.inf
 
 
-def gain(found: Entry, rival: Entry) -> Gain:
-    """Return a method's `Gain` over a rival, paired client by client."""
-    of = difference(found.clients, rival.clients, found.headline)
-    return Gain(of.mean, of.low, of.high)
-
-
 def _as_json(cell: Cell) -> dict[str, Any]:
     """Return a cell with None where json has no number."""
     gains = {
-        name: [value if math.isfinite(value) else None for value in gain]
+        name: {field: None if math.isnan(x) else x for field, x in gain._asdict().items()}
         for name, gain in cell.gains.items()
     }
     return {**cell._asdict(), "gains": gains}
 
 
-def _gains(path: pathlib.Path, kept: Mapping[str, Any]) -> dict[str, Gain]:
+def _gains(path: pathlib.Path, kept: Mapping[str, Any]) -> dict[str, Difference]:
     """Return the gains that `_as_json` wrote.
 
     Raises:
       WorkdirError: if they are something else.
     """
     try:
-        read_types.check_fields(kept, dict.fromkeys(kept, list[read_types.Number | None]))
+        read_types.check_fields(kept, dict.fromkeys(kept, dict))
+        for fields in kept.values():
+            read_types.check_fields(fields, GAIN, required=True)
     except read_types.ReadError as error:
         raise cells.unreadable(path, f"gains: {error}") from error
-    for name, numbers in kept.items():
-        if len(numbers) != len(Gain._fields):
-            raise cells.unreadable(path, f"gains: {name} is {numbers} and not three numbers")
-    return {
-        name: Gain(*(math.nan if number is None else number for number in numbers))
-        for name, numbers in kept.items()
+    known: dict[str, dict[str, Any]] = {
+        name: {k: math.nan if fields[k] is None else fields[k] for k in GAIN}
+        for name, fields in kept.items()
     }
+    return {name: Difference(**fields) for name, fields in known.items()}

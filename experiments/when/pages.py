@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.compare.heat_maps import Side, draw_heat_map
+from experiments.compare.paired import Difference
 from experiments.output import markdown, write_csv, write_figure
-from experiments.when.cells import MAPS, Cell, Gain
+from experiments.when.cells import MAPS, Cell
 from pflalign_jax.cli import plots
 from pflalign_jax.runs import files
 
@@ -61,7 +62,7 @@ def table(found: Mapping[str, Sequence[Cell]]) -> list[list[Any]]:
         for x, y, cell in places(name, cells):
             for method, gain in cell.gains.items():
                 rows.append(
-                    [name, MAPS[name].x, x, MAPS[name].y, y, method, *gain]
+                    [name, MAPS[name].x, x, MAPS[name].y, y, method, gain.mean, gain.low, gain.high]
                     + [cell.scores.get(method, ""), cell.rival, cell.scores.get(cell.rival, "")]
                     + [cell.seconds]
                 )
@@ -78,7 +79,7 @@ def page(found: Mapping[str, Sequence[Cell]], command: str) -> str:
         "",
         "Gains are paired differences of personal/adapted on test data, client by client, over the "
         "rival that is best on validation, with the 95 % interval over clients; **bold** where it "
-        f"can be told from zero. The comparisons took {sum(seconds.values()) / 60:.0f} minutes.",
+        f"can be told from zero, with every seed. The comparisons took {sum(seconds.values()) / 60:.0f} minutes.",
     ]
     for name, cells in found.items():
         methods = list(cells[0].gains)
@@ -93,7 +94,7 @@ def page(found: Mapping[str, Sequence[Cell]], command: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def _text(gain: Gain) -> str:
+def _text(gain: Difference) -> str:
     if not np.isfinite(gain.mean):
         return "diverged"
     mean = f"{gain.mean:+.1f}"
@@ -119,7 +120,7 @@ def picture(found: Mapping[str, Sequence[Cell]]) -> Figure:
     return figure
 
 
-def heat_map(ax: Axes, name: str, gains: Sequence[Gain], limit: float) -> AxesImage:
+def heat_map(ax: Axes, name: str, gains: Sequence[Difference], limit: float) -> AxesImage:
     """Draw one variant's gains over a map's two fields; return what a colour bar needs."""
     of_map = MAPS[name]
     values = np.array([gain.mean for gain in gains]).reshape(len(of_map.ys), len(of_map.xs))

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.compare import comparison
+from experiments.compare.entries import Entry, gain
+from experiments.compare.paired import Difference
 from experiments.when import base, cells, pages
 from pflalign_jax.datasets import DatasetError
 from pflalign_jax.runs.files import WorkdirError
@@ -124,8 +126,8 @@ def test_a_small_cell(tmp_path):
 def test_pages_show_every_cell(tmp_path, monkeypatch):
     maps = {"small": cells.Map("rounds", (1, 2), "cohort_size", (4, 8))}
     monkeypatch.setattr(pages, "MAPS", maps)
-    lost = cells.Gain(*[float("nan")] * 3)
-    gains = [cells.Gain(1.0, 0.5, 1.5), cells.Gain(-1.0, -2.0, 0.5), lost, cells.Gain(0, 0, 0)]
+    lost = Difference(*[float("nan")] * 3)
+    gains = [Difference(1.0, 0.5, 1.5), Difference(-1.0, -2.0, 0.5), lost, Difference(0, 0, 0)]
     found = [cells.Cell({}, "local", {"local": 90.0, "p_alone": 91.0}, {"p_alone": gain}, 60.0)
              for gain in gains]  # fmt: skip
     pages.write(tmp_path, {"small": found}, "the command")
@@ -144,18 +146,27 @@ def test_pages_show_every_cell(tmp_path, monkeypatch):
 
 def entry(validation, **clients):
     """Return what a cell reads of a comparison's entry."""
-    found = cells.Entry(**dict.fromkeys(cells.Entry._fields))
+    found = Entry(**dict.fromkeys(Entry._fields))
     return found._replace(headline=ACCURACY, validation=validation, clients={0: clients}, scores={})
 
 
 def test_gains_are_paired_with_their_interval():
-    found = cells.gain(entry(0.0, a=90.0, b=80.0, c=70.0), entry(0.0, a=88.0, b=78.0, c=69.0))
+    found = gain(entry(0.0, a=90.0, b=80.0, c=70.0), entry(0.0, a=88.0, b=78.0, c=69.0))
     # Differences 2, 2, 1: their mean is 5/3, the standard error 1/3, t of 2 degrees 4.303.
-    assert found == pytest.approx((5 / 3, 5 / 3 - 4.3027 / 3, 5 / 3 + 4.3027 / 3), abs=1e-3)
+    assert found[:3] == pytest.approx((5 / 3, 5 / 3 - 4.3027 / 3, 5 / 3 + 4.3027 / 3), abs=1e-3)
     assert found.is_clear
-    unclear = cells.gain(entry(0.0, a=90.0, b=80.0), entry(0.0, a=88.0, b=82.0))
+    unclear = gain(entry(0.0, a=90.0, b=80.0), entry(0.0, a=88.0, b=82.0))
     assert unclear.mean == 0 and not unclear.is_clear
-    assert not cells.gain(entry(0.0), entry(0.0, a=1.0)).is_clear
+    assert not gain(entry(0.0), entry(0.0, a=1.0)).is_clear
+
+
+def test_seeds_that_disagree_are_not_told_from_zero():
+    """As in the leaderboard: a cell is marked by the same rule."""
+    found = entry(1.0)._replace(clients={0: {"a": 9.0, "b": 9.0}, 1: {"a": 0.0, "b": 0.0}})
+    rival = entry(0.0)._replace(clients={0: {"a": 0.0, "b": 0.0}, 1: {"a": 1.0, "b": 1.0}})
+    named = [found._replace(method="pflalign"), rival._replace(method="local")]
+    of = cells.cell_of({}, named, ("local",), 1.0).gains["pflalign"]
+    assert of.low == of.high == 4.0 and not of.agree and not of.is_clear
 
 
 def test_the_rival_is_chosen_on_validation():

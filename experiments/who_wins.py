@@ -105,7 +105,8 @@ def roles() -> ConfigDict:
     config.dataset.name, config.dataset.partition = "shakespeare", "natural"
     config.dataset.num_clients, config.dataset.min_examples = 60, 40
     config.compare.grid = (0.3, 1.0, 3.0)
-    config.compare.grids.pflalign = (3.0, 10.0, 30.0, 100.0)
+    grids = config.compare.grids
+    grids.pflalign = grids.extended = (3.0, 10.0, 30.0, 100.0)
     return config
 
 

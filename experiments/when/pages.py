@@ -79,7 +79,8 @@ def page(found: Mapping[str, Sequence[Cell]], command: str) -> str:
         "",
         "Gains are paired differences of personal/adapted on test data, client by client, over the "
         "rival that is best on validation, with the 95 % interval over clients; **bold** where it "
-        f"can be told from zero, with every seed. The comparisons took {sum(seconds.values()) / 60:.0f} minutes.",
+        "can be told from zero, with every seed. "
+        f"The comparisons took {sum(seconds.values()) / 60:.0f} minutes.",
     ]
     for name, cells in found.items():
         methods = list(cells[0].gains)

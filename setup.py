@@ -52,6 +52,8 @@ setuptools.setup(
         # Clients on their own machines. Not in "test": it needs protobuf < 7 and rich < 15, and
         # brings a web server and a data base; what tests it is skipped without it.
         "flower": ["flwr>=1.42"],
+        # Chooses what experiments.sweep tries with --trials.
+        "optuna": ["optuna>=4.1"],
         # Accounts for differential privacy.
         "dp": ["dp-accounting>=0.6"],
         "test": [
@@ -66,6 +68,7 @@ setuptools.setup(
             "nbclient>=0.10",
             "ipykernel>=6.29",
             "dp-accounting>=0.6",
+            "optuna>=4.1",
             "safetensors>=0.5",
             "gguf>=0.17",
             "tokenizers>=0.21",

@@ -14,7 +14,13 @@ With --shard=i/n a process runs the i-th of n parts; all of them are given the s
 file system that they share. Whichever finds all combinations done writes the table; so does the
 command without --shard.
 
-Writes sweep.md, sweep.csv, sweep.png (up to three fields), and every combination's runs in cells/.
+With --trials=N Optuna (the extra [optuna]) chooses N combinations, each by what came of those
+before, where the grid is too large to run it all. A field then may have a range instead of values,
+--sweep.algorithm.beta=0.5..0.99, or 0.01..10:log for logarithms; whole numbers if both ends are.
+Several processes with the same command and --workdir share the trials.
+
+Writes sweep.md, sweep.csv, sweep.png (up to three fields; all of --trials), and every
+combination's runs in cells/.
 The best on validation is named at the end, with the command of experiments.run that repeats it.
 """
 
@@ -23,7 +29,7 @@ import sys
 from absl import flags
 
 from experiments.compare.repeat import run_command_of
-from experiments.sweep import pages
+from experiments.sweep import pages, study
 from experiments.sweep.cells import Sweep, check_searches, run_cells, same_headline
 from experiments.sweep.grid import (
     arguments_of_run,
@@ -41,6 +47,9 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of every combination.
 _SEARCH = flags.DEFINE_bool(
     "search", False, "Search every combination's step size, on validation; see experiments.compare."
 )
+_TRIALS = flags.DEFINE_integer(
+    "trials", None, "How many combinations a study by Optuna tries; None: all.", lower_bound=1
+)
 _SHARD = flags.DEFINE_string("shard", None, "Which part to run, i/n; all parts have one --workdir.")
 
 
@@ -51,30 +60,40 @@ def main(arguments: list[str]) -> None:
     shard = shard_of(_SHARD.value)
     if _SHARD.value is not None and WORKDIR.value is None:
         raise FlagError(f"--shard={_SHARD.value} needs a --workdir, the same for all parts")
-    found = combinations(config, grid, _SEARCH.value)
+    space: study.Space = {}
+    if _TRIALS.value is None:
+        found = combinations(config, grid, _SEARCH.value)
+    else:
+        space = study.space_of(config, grid)
+        found = study.ends_of(config, space, _SEARCH.value)
     whole = option(sys.argv[1:], "shard")[1]  # the command without its part
-    with comparison_of("sweep", console, whole, shared=shard.total > 1) as at:
+    shared = shard.total > 1 or _TRIALS.value is not None
+    with comparison_of("sweep", console, whole, shared=shared) as at:
         sweep = Sweep(config, _SEEDS.value, _SEARCH.value, at.root)
         check_searches(sweep, found)
-        run_cells(sweep, shard.of(found), at.progress, at.stop)
-        results = [result for each in found if (result := sweep.read(each)) is not None]
-        same_headline(results)
-        if len(results) == len(found):
+        if _TRIALS.value is None:
+            run_cells(sweep, shard.of(found), at.progress, at.stop)
+            results = [result for each in found if (result := sweep.read(each)) is not None]
+            same_headline(results)
+            left = len(found) - len(results)
+        else:
+            opened = study.open_study(sweep, grid, space)
+            results, left = study.run_trials(opened, _TRIALS.value, at.progress, at.stop)
+        if not left:
             again = run_command_of(arguments_of_run(whole), pages.ranked(results)[0].fields)
-            pages.write(at.root, results, grid, at.command, again)
+            written = pages.write(at.root, results, grid, at.command, again)
     say = say_on(console)
-    if len(results) < len(found):
+    if left:
         say(
-            f"{len(results)} of {len(found)} combinations are done; the part that ends last writes "
-            f"the table, or the same command without --shard"
+            f"{left} combinations are not done; the process that ends last writes the table, or "
+            "the same command without --shard"
         )
         return
     console.print(pages.printed(results, grid))
     console.print()
     say(pages.best_of(results))
     say(f"  {again}")
-    names = ["sweep.md", "sweep.csv", *["sweep.png"] * pages.is_pictured(grid), "cells/"]
-    say(f"Files: {at.root}/ with {', '.join(names)}")
+    say(f"Files: {at.root}/ with {', '.join([*written, 'cells/'])}")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -86,6 +105,13 @@ def parse(argv: list[str]) -> list[str]:
     grid, rest = take_grid(argv[1:])
     name_outside_functions(grid)
     parse_config_flags([argv[0], *rest], comparison=True)
+    if _TRIALS.value is None:
+        study.refuse_ranges(grid)
+    elif _SHARD.value is not None:
+        raise FlagError(
+            f"--shard={_SHARD.value} does not go with --trials, whose trials are not known before; "
+            "give the same command without it to several processes, and they share the trials"
+        )
     return [argv[0], *(f"--sweep.{name}={','.join(values)}" for name, values in grid.items())]
 
 

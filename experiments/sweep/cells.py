@@ -1,5 +1,7 @@
 """What is run for each combination of a sweep, and what came of it."""
 
+from __future__ import annotations
+
 import json
 import math
 import pathlib
@@ -188,22 +190,51 @@ def run_cells(
         progress.expect(sum(each.config.rounds * sweep.seeds for each in left))
     cache = Cache()
     for each in by_program(left):
-        path = sweep.path(each)
-        path.mkdir(parents=True, exist_ok=True)
-        with progress.within(str(each)), locked(path, progress.say):
-            result = sweep.read(each)  # another process may have been faster
-            if result is None:
-                try:
-                    if sweep.search:
-                        found = _search(sweep, each, progress, stop)
-                    else:
-                        found = _train(sweep, each, cache, progress, stop)
-                    result = result_of(each, found)
-                except (vocabulary.ConfigError, DatasetError) as error:
-                    raise vocabulary.ConfigError(f"{each}: {error}") from error
-                _write(sweep, result)
-        done.append(result)
+        done.append(run_cell(sweep, each, cache, progress, stop))
         same_headline(done)
+
+
+def run_cell(
+    sweep: Sweep,
+    each: Combination,
+    cache: Cache,
+    progress: ComparisonProgress,
+    stop: Callable[[], int],
+) -> Result:
+    """Return the result of a combination, after its runs if there is none yet.
+
+    Args:
+      sweep, progress, stop: as in `run_cells`.
+      each: the combination.
+      cache: of what the combination before has left.
+
+    Raises:
+      InUseError: if another process works on it.
+      ConfigError, StoppedError: as `run_cells`.
+    """
+    path = sweep.path(each)
+    path.mkdir(parents=True, exist_ok=True)
+    with progress.within(str(each)), locked(path, progress.say):
+        result = sweep.read(each)  # another process may have been faster
+        if result is None:
+            result = _run(sweep, each, cache, progress, stop)
+            _write(sweep, result)
+    return result
+
+
+def _run(
+    sweep: Sweep,
+    each: Combination,
+    cache: Cache,
+    progress: ComparisonProgress,
+    stop: Callable[[], int],
+) -> Result:
+    try:
+        if sweep.search:
+            return result_of(each, _search(sweep, each, progress, stop))
+        return result_of(each, _train(sweep, each, cache, progress, stop))
+    except (vocabulary.ConfigError, DatasetError) as error:
+        raise vocabulary.ConfigError(f"{each}: {error}") from error
 
 
 def by_program(found: Sequence[Combination]) -> list[Combination]:

@@ -9,12 +9,16 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from pflalign_jax.cli.command import FlagError
-from pflalign_jax.cli.flags import with_fields
+from pflalign_jax.cli.flags import option, with_fields
 from pflalign_jax.runs.config import ConfigError
 from pflalign_jax.runs.factories import FACTORIES, factory
 from pflalign_jax.runs.value_checks import check_config
 
 FLAG = re.compile(r"--?sweep\.([\w.]+)(?:=(.*))?", re.DOTALL)
+
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+RANGE = re.compile(rf"({NUMBER})\.\.({NUMBER})(:log)?")
+"""What only a study can choose from: ``low..high``."""
 
 EXAMPLE = "--sweep.algorithm.beta=0.5,0.9"
 
@@ -74,6 +78,11 @@ def take_grid(arguments: Sequence[str]) -> tuple[Grid, list[str]]:
     return grid, rest
 
 
+def has_ranges(grid: Grid) -> bool:
+    """Tell whether a field of a grid has a range, which only a study can have."""
+    return any(RANGE.fullmatch(text) for texts in grid.values() for text in texts)
+
+
 def arguments_of_run(arguments: Sequence[str]) -> list[str]:
     """Return those of a sweep's arguments that a run has, too, or `experiments.compare`.
 
@@ -81,6 +90,7 @@ def arguments_of_run(arguments: Sequence[str]) -> list[str]:
     ['--config=a.py', '--seeds=3']
     """
     _, rest = take_grid(arguments)
+    rest = option(rest, "trials")[1]
     return [word for word in rest if word.lstrip("-").split("=")[0] not in ("search", "nosearch")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from experiments.compare.heat_maps import LOST, Side, draw_heat_map
 from experiments.compare.pictures import BLUE, ORANGE
 from experiments.output import markdown, write_csv, write_figure
 from experiments.sweep.cells import Result
-from experiments.sweep.grid import Grid
+from experiments.sweep.grid import Grid, has_ranges
 from pflalign_jax.cli import plots
 from pflalign_jax.runs import files
 from pflalign_jax.runs.headline import PERSONAL
@@ -34,20 +35,28 @@ PRINTED = 10
 
 def write(
     root: pathlib.Path, results: Sequence[Result], grid: Grid, command: str, again: str
-) -> None:
-    """Write ``sweep.csv``, ``sweep.md`` and, for up to `PICTURED` fields, ``sweep.png``.
+) -> list[str]:
+    """Write ``sweep.csv``, ``sweep.md`` and ``sweep.png``; return the names of those written.
+
+    There is no picture of a whole grid of more than `PICTURED` fields.
 
     Args:
       root: directory.
-      results: of all combinations, in the order of the grid.
+      results: of all combinations, in the order of the grid; or of a study's, in that of trials.
       grid: fields and values.
       command: that makes them again.
       again: the command that runs the best one again.
     """
     write_csv(root / "sweep.csv", table(results))
     files.write_text(root / "sweep.md", page(results, grid, command, again))
-    if is_pictured(grid):
-        write_figure(root / "sweep.png", picture(results, grid))
+    if not is_whole(results, grid):
+        figure = slices(results, grid)
+    elif len(varied(grid)) <= PICTURED:
+        figure = picture(results, grid)
+    else:
+        return ["sweep.md", "sweep.csv"]
+    write_figure(root / "sweep.png", figure)
+    return ["sweep.md", "sweep.csv", "sweep.png"]
 
 
 def ranked(results: Sequence[Result]) -> list[Result]:
@@ -159,13 +168,15 @@ def printed(results: Sequence[Result], grid: Grid) -> Table:
 
 
 def varied(grid: Grid) -> list[str]:
-    """Return the fields that have more than one value; one that has not if there are none."""
-    return [name for name, values in grid.items() if len(values) > 1] or list(grid)[:1]
+    """Return the fields that can have several values; one that cannot if there are none."""
+    found = [name for name, texts in grid.items() if len(texts) > 1 or has_ranges({name: texts})]
+    return found or list(grid)[:1]
 
 
-def is_pictured(grid: Grid) -> bool:
-    """Tell whether a grid has few enough fields for a picture."""
-    return len(varied(grid)) <= PICTURED
+def is_whole(results: Sequence[Result], grid: Grid) -> bool:
+    """Tell whether there is a result for every combination of the grid; a study may have others."""
+    wanted = list(itertools.product(*grid.values()))
+    return [tuple(result.combination.values.values()) for result in results] == wanted
 
 
 def picture(results: Sequence[Result], grid: Grid) -> Figure:
@@ -201,6 +212,42 @@ def picture(results: Sequence[Result], grid: Grid) -> Figure:
     bar.set_label(f"{headline.title}, validation", fontsize="small")
     bar.ax.tick_params(labelsize="x-small")
     return figure
+
+
+def slices(results: Sequence[Result], grid: Grid) -> Figure:
+    """Draw the score on validation against each field's values, a point for each combination.
+
+    The best has a ring. Those that diverged are left out.
+    """
+    names = varied(grid)
+    known = [i for i, result in enumerate(results) if result.validation]
+    scores = [moments(results[i].validation)[0] for i in known]
+    figure = plots.new_figure((2.6 * len(names) + 1.2, 3.0))
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        places = _places(axes, [results[i].combination.values[name] for i in known], grid[name])
+        shown = axes.scatter(places, scores, c=known, cmap="viridis_r", s=22)
+        if known:
+            best = known.index(results.index(ranked(results)[0]))
+            axes.scatter(places[best], scores[best], s=60, facecolors="none", edgecolors=ORANGE)
+        axes.set_xlabel(name, fontsize="small")
+        axes.tick_params(labelsize="x-small")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel(f"{results[0].headline.title}, validation", fontsize="small")
+    bar = figure.colorbar(shown, ax=list(panels))
+    bar.set_label("trial", fontsize="small")
+    bar.ax.tick_params(labelsize="x-small")
+    return figure
+
+
+def _places(axes: Axes, texts: Sequence[str], listed: Sequence[str]) -> list[float]:
+    """Return where a field's values lie across: numbers of a range, else their places in a list."""
+    if not has_ranges({"": listed}):
+        axes.set_xticks(range(len(listed)), listed)
+        return [listed.index(text) for text in texts]
+    if listed[0].endswith(":log"):
+        axes.set_xscale("log")
+    return [float(text) for text in texts]
 
 
 def _frame(axes: Axes, column: int, row: int) -> None:

@@ -12,6 +12,10 @@ from typing import IO
 from pflalign_jax.runs import files
 
 
+class InUseError(files.WorkdirError):
+    """A directory that another process works in; the message names it."""
+
+
 @contextlib.contextmanager
 def locked(
     path: pathlib.Path, say: Callable[[str], None] = lambda text: None, shared: bool = False
@@ -25,7 +29,8 @@ def locked(
         holds it alone. Those who share it leave no name there, as they are many.
 
     Raises:
-      WorkdirError: naming who holds it.
+      InUseError: naming who holds it.
+      WorkdirError: if it cannot be opened.
     """
     # Opened for appending, so that a holder's name is not lost before it is read.
     with _opened(path / files.LOCK) as file:
@@ -35,7 +40,7 @@ def locked(
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             # Another process has it: its name is what it wrote.
-            raise files.WorkdirError(
+            raise InUseError(
                 f"workdir {path} is in use by {holder or 'other processes'}; wait for it, stop "
                 "it, or choose another --workdir"
             ) from error

@@ -1,0 +1,296 @@
+"""A study: of a grid that is too large, or has ranges, Optuna chooses what is tried next.
+
+Its trials are the combinations of `experiments.sweep.cells`, with the same directories and results.
+Optuna keeps what it has asked for in the file `JOURNAL`, which several processes may share.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from experiments.sweep.cells import Cache, Result, Sweep, run_cell, same_headline
+from experiments.sweep.grid import RANGE, Combination, Grid, combinations, has_ranges
+from pflalign_jax.cli.command import FlagError
+from pflalign_jax.cli.console import ComparisonProgress
+from pflalign_jax.errors import UserError
+from pflalign_jax.runs.config import RUN_FIELDS
+from pflalign_jax.runs.factories import FACTORIES, argument_types
+from pflalign_jax.runs.files import WorkdirError
+from pflalign_jax.runs.lock import InUseError
+
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL = "study.journal"
+"""File of a sweep's directory: what Optuna has asked for and was told, in its own form."""
+
+DIGITS = 4
+"""Of the fractions that are tried; more would tell nothing, and make names of folders long."""
+
+
+class Range(NamedTuple):
+    """All numbers between two ends, as ``low..high`` or ``low..high:log`` give them.
+
+    Attributes:
+      low, high: the ends, which belong to it.
+      log: whether their logarithms are drawn, not they themselves.
+      whole: whether it has whole numbers only.
+    """
+
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+    def text(self, number: float) -> str:
+        """Return a number of it as a value of a config field, fractions with four digits.
+
+        >>> Range(0.001, 0.99996, True, False).text(0.0123456)
+        '0.01235'
+        >>> Range(0.001, 0.99996, True, False).text(0.99996)
+        '0.99996'
+        """
+        if self.whole:
+            return str(int(number))
+        return f"{min(max(float(f'{number:.{DIGITS}g}'), self.low), self.high):g}"
+
+
+Space = Mapping[str, Range | Sequence[str]]
+"""Field of the config to what a study may choose for it: of a range, or of texts."""
+
+
+def refuse_ranges(grid: Grid) -> None:
+    """Refuse a grid with a range where all combinations are to be run.
+
+    Raises:
+      FlagError: naming the field.
+    """
+    for name, texts in grid.items():
+        if has_ranges({name: texts}):
+            raise FlagError(
+                f"--sweep.{name}={','.join(texts)} is a range; say how many of its values are to "
+                "be tried by --trials=N, or list them with commas between them"
+            )
+
+
+def space_of(config: ConfigDict, grid: Grid) -> Space:
+    """Return what a study may choose from.
+
+    Raises:
+      FlagError: for a range that has no numbers, or that does not stand alone.
+    """
+    space: dict[str, Range | Sequence[str]] = {}
+    for name, texts in grid.items():
+        space[name] = texts
+        if has_ranges({name: texts}):
+            found = RANGE.fullmatch(texts[0])
+            if found is None or len(texts) > 1:
+                raise FlagError(
+                    f"--sweep.{name}={','.join(texts)} mixes a range with other values; give one "
+                    "range, or values alone"
+                )
+            space[name] = _range(config, name, found)
+    return space
+
+
+def _range(config: ConfigDict, name: str, found: re.Match[str]) -> Range:
+    first, last, log = found.groups()
+    low, high = float(first), float(last)
+    reason = None
+    if not low < high:
+        reason = "its first number must be the smaller one"
+    elif log and low <= 0:
+        reason = "a range :log must begin above 0"
+    if reason is not None:
+        raise FlagError(f"--sweep.{name}={found[0]} is no range: {reason}")
+    whole = all(re.fullmatch(r"[-+]?\d+", end) for end in (first, last))
+    return Range(low, high, bool(log), whole and not _takes_fractions(config, name))
+
+
+def _takes_fractions(config: ConfigDict, name: str) -> bool:
+    """Tell whether a field is known to be a number that need not be a whole one."""
+    section, _, field = name.rpartition(".")
+    if section in FACTORIES:
+        kind = argument_types(section, config[section].name).get(field)
+    else:
+        kind = RUN_FIELDS[name].type if name in RUN_FIELDS else None
+    return float in (kind, *typing.get_args(kind))
+
+
+def ends_of(config: ConfigDict, space: Space, search: bool) -> list[Combination]:
+    """Return combinations with every value that is listed, and with both ends of every range.
+
+    What a trial could not have is so refused before there is any. Each field is changed alone: all
+    together may be too many.
+
+    Args:
+      config, search: as of `experiments.sweep.grid.combinations`.
+      space: what may be chosen.
+
+    Raises:
+      FlagError, ConfigError: as `experiments.sweep.grid.combinations`.
+    """
+    ends = {
+        name: [of.text(of.low), of.text(of.high)] if isinstance(of, Range) else list(of)
+        for name, of in space.items()
+    }
+    firsts = {name: texts[:1] for name, texts in ends.items()}
+    changed = [firsts | {name: texts} for name, texts in ends.items()] or [firsts]
+    return [each for grid in changed for each in combinations(config, grid, search)]
+
+
+class Study(NamedTuple):
+    """A study that has begun, or goes on.
+
+    Attributes:
+      sweep: what its trials have in common.
+      space: what may be chosen.
+      asked: Optuna's study.
+    """
+
+    sweep: Sweep
+    space: Space
+    asked: optuna.Study
+
+    def numbers(self, count: int) -> Iterator[int]:
+        """Yield the numbers of the first trials, and ask for those that there are not yet."""
+        number = 0
+        while count:
+            if number >= len(self.asked.trials):
+                self._ask()
+            # A process that was killed while it asked leaves a trial without all values.
+            if set(self.asked.trials[number].params) == set(self.space):
+                yield number
+                count -= 1
+            number += 1
+
+    def _ask(self) -> None:
+        optuna = _optuna()
+        distributions = {}
+        for name, of in self.space.items():
+            if not isinstance(of, Range):
+                distributions[name] = optuna.distributions.CategoricalDistribution(of)
+            elif of.whole:
+                distributions[name] = optuna.distributions.IntDistribution(
+                    int(of.low), int(of.high), of.log
+                )
+            else:
+                distributions[name] = optuna.distributions.FloatDistribution(
+                    of.low, of.high, of.log
+                )
+        # A seed for each trial: what is chosen does not depend on what this process chose before.
+        self.asked.sampler = optuna.samplers.TPESampler(seed=len(self.asked.trials))
+        self.asked.ask(distributions)
+
+    def combination(self, number: int) -> Combination:
+        """Return what a trial runs."""
+        chosen = self.asked.trials[number].params
+        values = {
+            name: [of.text(chosen[name]) if isinstance(of, Range) else chosen[name]]
+            for name, of in self.space.items()
+        }
+        (found,) = combinations(self.sweep.config, values, self.sweep.search)
+        return found
+
+
+def open_study(sweep: Sweep, grid: Grid, space: Space) -> Study:
+    """Return the study of a sweep's directory, a new one if there is none.
+
+    Raises:
+      UserError: without Optuna.
+      WorkdirError: if the file cannot be read, or is of another study.
+    """
+    optuna = _optuna()
+    path = sweep.root / JOURNAL
+    try:
+        storage = optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend(str(path))
+        )
+        asked = optuna.create_study(
+            storage=storage, study_name="sweep", direction="maximize", load_if_exists=True
+        )
+        fields = asked.user_attrs.get("fields")
+        if fields is None:
+            asked.set_user_attr("fields", {name: list(texts) for name, texts in grid.items()})
+    # Optuna asserts what it does not expect to find.
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        raise WorkdirError(
+            f"{path} cannot be read ({error}); put it back, or delete it: trials in "
+            f"{sweep.root}/cells that are chosen again are not run again"
+        ) from error
+    if fields is not None and fields != {name: list(texts) for name, texts in grid.items()}:
+        before = " ".join(f"--sweep.{name}={','.join(texts)}" for name, texts in fields.items())
+        raise WorkdirError(f"{path} is of a study with {before}; choose another --workdir")
+    return Study(sweep, space, asked)
+
+
+def run_trials(
+    study: Study,
+    trials: int,
+    progress: ComparisonProgress,
+    stop: Callable[[], int] = lambda: 0,
+) -> tuple[list[Result], int]:
+    """Run what is missing of a study's first trials.
+
+    Several processes may do so at the same time. Every trial is chosen by its number and by those
+    that are done when it is asked for: one process alone, however often it is interrupted, makes
+    the same study.
+
+    Args:
+      study: as of `open_study`.
+      trials: how many.
+      progress, stop: as in `experiments.sweep.cells.run_cells`.
+
+    Returns:
+      The results in the order of their trials, one where two have the same values, and how many
+      there are not, as other processes still work on them.
+
+    Raises:
+      ConfigError, StoppedError: as `run_cells`.
+    """
+    sweep, cache = study.sweep, Cache()
+    chosen: dict[str, Combination] = {}
+    done: list[Result] = []
+    if not sweep.search:
+        progress.expect((trials - _num_told(study)) * sweep.seeds * sweep.config.rounds)
+    for number in study.numbers(trials):
+        each = study.combination(number)
+        chosen[each.folder()] = each
+        try:
+            result = run_cell(sweep, each, cache, progress, stop)
+        except InUseError:
+            continue
+        done.append(result)
+        same_headline(done)
+        study.asked.tell(number, _value(result), skip_if_finished=True)
+    # All are read once more: another process may be done with its own by now.
+    results = [result for each in chosen.values() if (result := sweep.read(each)) is not None]
+    return results, len(chosen) - len(results)
+
+
+def _num_told(study: Study) -> int:
+    return sum(trial.state.is_finished() for trial in study.asked.trials)
+
+
+def _value(result: Result) -> float:
+    """Return what a study looks for the largest of; where a seed diverged it is the least."""
+    diverged, merit = result.merit
+    return merit if diverged == 0 else -math.inf
+
+
+def _optuna() -> Any:
+    """Return the module ``optuna``, which is optional."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError(
+            "--trials needs the package optuna; install it with pip install 'pflalign-jax[optuna]'"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

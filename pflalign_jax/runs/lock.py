@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from pflalign_jax.runs import files
+from pflalign_jax.runs.files import LOCK, WorkdirError
 
 
-class InUseError(files.WorkdirError):
+class InUseError(WorkdirError):
     """A directory that another process works in; the message names it."""
 
 
@@ -33,7 +33,7 @@ def locked(
       WorkdirError: if it cannot be opened.
     """
     # Opened for appending, so that a holder's name is not lost before it is read.
-    with _opened(path / files.LOCK) as file:
+    with _opened(path / LOCK) as file:
         file.seek(0)
         holder = file.read().strip()
         try:
@@ -68,7 +68,7 @@ def _opened(path: pathlib.Path) -> IO[str]:
     try:
         return path.open("a+", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise files.WorkdirError(
+        raise WorkdirError(
             f"{path} cannot be opened to lock {path.parent}: {error.strerror}; move or delete it, "
             "or choose another --workdir"
         ) from error

@@ -32,6 +32,12 @@ METHODS = (
 )
 """The strongest and the best known; `extended` is pFLAlign with our two extensions."""
 
+RECENT = (
+    *("ifca", "cfl", "fesem", "fedem", "fedfomo", "apple", "moon", "fedntd", "pfedsim"),
+    *("fedcac", "fedas", "fedphp", "knnper", "pfedhn", "fml", "pfedbayes", "fedgh", "superfed"),
+)
+"""Clusters, mixtures, neighbours, distillation and others; compared on the cheapest data alone."""
+
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "logistic": {},
     "mlp": {"hidden": (100,)},
@@ -71,6 +77,7 @@ def intents() -> ConfigDict:
     config = _dealt("mlp", clients=30, examples=75, rounds=50)
     config.dataset.partition, config.dataset.classes_per_client = "pathological", 15
     config.dataset.alpha = None
+    config.compare.algorithms = (*METHODS, *RECENT)
     # Features are about ±0.05, and steps of a size for images would not move anything.
     config.dataset.normalise = "train"
     return config
@@ -79,6 +86,7 @@ def intents() -> ConfigDict:
 def synthetic() -> ConfigDict:
     """Return clients with linear models of their own."""
     config = _config("logistic", rounds=100)
+    config.compare.algorithms = (*METHODS, *RECENT)
     config.dataset.name, config.dataset.partition = "synthetic", "natural"
     config.dataset.normalise = "train"
     return config

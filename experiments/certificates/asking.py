@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from experiments.output import write_figure
 from experiments.report.certificates import PLACE, Row, draw_certificates, read_certificates
 from pflalign_jax.certificates import CertificateError, Certified, certify
 from pflalign_jax.cli.command import FlagError
-from pflalign_jax.cli.plots import save_figure
 from pflalign_jax.runs import files
 from pflalign_jax.runs.csv_cells import cell
 
@@ -150,7 +150,7 @@ def certify_run(
     kept = [row for row in read_certificates(workdir) if title_of_row(row) in before.certificates]
     write_rows(workdir / PLACE, answers, kept)
     drawn = draw_certificates(title, read_certificates(workdir))
-    save_figure(drawn, directory / "certificates.png")
+    write_figure(directory / "certificates.png", drawn)
     told = {**before.refused, **{name: str(error) for name, error in refused.items()}}
     summary = {"options": options, "certificates": certificates, "refused": told}
     files.write_json(directory / SUMMARY, summary)

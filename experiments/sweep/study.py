@@ -83,8 +83,10 @@ def space_of(config: ConfigDict, grid: Grid) -> Space:
     """Return what a study may choose from.
 
     Raises:
+      UserError: without Optuna, before anything is made for it.
       FlagError: for a range that has no numbers, or that does not stand alone.
     """
+    _optuna()
     space: dict[str, Range | Sequence[str]] = {}
     for name, texts in grid.items():
         space[name] = texts
@@ -203,7 +205,6 @@ def open_study(sweep: Sweep, grid: Grid, space: Space) -> Study:
     """Return the study of a sweep's directory, a new one if there is none.
 
     Raises:
-      UserError: without Optuna.
       WorkdirError: if the file cannot be read, or is of another study.
     """
     optuna = _optuna()

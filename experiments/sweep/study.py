@@ -53,12 +53,12 @@ class Range(NamedTuple):
 
         >>> Range(0.001, 0.99996, True, False).text(0.0123456)
         '0.01235'
-        >>> Range(0.001, 0.99996, True, False).text(0.99996)
-        '0.99996'
+        >>> Range(0.001, 0.9999999, True, False).text(0.9999999)
+        '0.9999999'
         """
         if self.whole:
             return str(int(number))
-        return f"{min(max(float(f'{number:.{DIGITS}g}'), self.low), self.high):g}"
+        return f"{min(max(float(f'{number:.{DIGITS}g}'), self.low), self.high):.15g}"
 
 
 Space = Mapping[str, Range | Sequence[str]]

@@ -25,7 +25,10 @@ from pflalign_jax.cli.console import new_console, say_on
 _ALGORITHM = flags.DEFINE_list(
     "algorithm", ["fedavg"], f"What to compare: {', '.join(CASES)}; all: each of them."
 )
-_FRAMEWORK = flags.DEFINE_enum("framework", "pfllib", ["pfllib"], "What to compare with.")
+_FRAMEWORKS = {"pfllib": pfllib}
+_FRAMEWORK = flags.DEFINE_enum(
+    "framework", "pfllib", list(_FRAMEWORKS), "What to compare with; so far there is no other."
+)
 _PATH = flags.DEFINE_string("path", None, "Folder of a clone of the framework's repository.")
 _MODEL = flags.DEFINE_enum("model", "cnn", list(NETWORKS), "What both sides train.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds with all clients.", lower_bound=1)
@@ -38,21 +41,21 @@ _JSON = flags.DEFINE_string("json", None, "Also write the figures to this file."
 def main(arguments: list[str]) -> None:
     """Compare, print, and write if asked."""
     refuse_arguments(arguments)
-    names = chosen_names(_ALGORITHM.value)
+    names, framework = chosen_names(_ALGORITHM.value), _FRAMEWORKS[_FRAMEWORK.value]
     if _PATH.value is None:
         raise FlagError(
             "--path is missing; clone https://github.com/TsingZ0/PFLlib and give its folder"
         )
     checkout = read_checkout(_PATH.value)
     for name in names:
-        pfllib.server_class(checkout, CASES[name].theirs)
+        framework.server_class(checkout, CASES[name].theirs)
     console, rows = new_console(), []
     settings = Settings(_ROUNDS.value, _RATE.value, _EPOCHS.value, batch_size=10)
     with tempfile.TemporaryDirectory(prefix="agreement_") as folder:
-        federation = pfllib.prepare(
+        federation = framework.prepare(
             checkout, pathlib.Path(folder), _CLIENTS.value, NETWORKS[_MODEL.value], settings
         )
-        for row in comparisons(federation, names):
+        for row in comparisons(framework, federation, names):
             rows.append(row)
             console.print(f"{len(rows)}. {row.algorithm} done", style="dim")
     # A table that is broken to a narrow terminal would be no markdown.

@@ -9,7 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from experiments.agreement import ours, pfllib
+from experiments.agreement import ours
 from experiments.agreement.cases import CASES
 from experiments.agreement.ours import OurRun, Outcome
 
@@ -38,9 +38,15 @@ class Row(NamedTuple):
     clients: int
 
 
-def comparisons(federation: pfllib.Federation, names: Iterable[str]) -> Iterator[Row]:
-    """Yield a row for each algorithm, and one more where departures of PFLlib can be undone."""
-    first_params = pfllib.first_params(federation)
+def comparisons(framework: Any, federation: Any, names: Iterable[str]) -> Iterator[Row]:
+    """Yield a row for each algorithm, and one more where departures can be undone.
+
+    Args:
+      framework: the module of the other side, `pfllib`.
+      federation: what its ``prepare`` returns.
+      names: of algorithms.
+    """
+    first_params = framework.first_params(federation)
     of_both = federation.dataset, federation.orders, federation.settings
     for name in names:
         case = CASES[name]
@@ -48,12 +54,14 @@ def comparisons(federation: pfllib.Federation, names: Iterable[str]) -> Iterator
             ours.train, name, case.fields, federation.network, first_params, *of_both
         )
         mine = train_ours()
-        yield compare(name, mine, pfllib.train(federation, case, mine, undo=False))
+        yield compare(name, mine, framework.train(federation, case, mine, undo=False))
         if case.undo_ours is not None:
             with case.undo_ours():
                 mine = train_ours()
         if case.undo is not None:
-            yield compare(name, mine, pfllib.train(federation, case, mine, undo=True), undone=True)
+            yield compare(
+                name, mine, framework.train(federation, case, mine, undo=True), undone=True
+            )
 
 
 def compare(algorithm: str, run: OurRun, theirs: Outcome, undone: bool = False) -> Row:

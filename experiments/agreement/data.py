@@ -58,25 +58,31 @@ class BatchOrders:
         self.sizes = dataset.splits["train"].sizes
         self.round = 0
 
-    def of_client(self, k: int) -> np.ndarray:
-        """Return a permutation of ``0..n_k-1`` for the present round, int32."""
+    def of_client(self, k: int, size: int | None = None) -> np.ndarray:
+        """Return a permutation of ``0..n_k-1`` for the present round, int32.
+
+        Args:
+          k: the client.
+          size: examples to permute, where some are held out; None: all n_k.
+        """
         rng = np.random.default_rng([self.round, k])
-        return rng.permutation(int(self.sizes[k])).astype(np.int32)
+        order = rng.permutation(int(self.sizes[k])).astype(np.int32)
+        return order if size is None else order[order < size]
 
     @contextlib.contextmanager
     def imposed(self) -> Iterator[None]:
         """Let this library's clients take their batches in these orders instead of random ones."""
 
-        def padded(k: np.ndarray) -> np.ndarray:
-            size, longest = int(self.sizes[int(k)]), int(self.sizes.max())
-            return np.concatenate(
-                [self.of_client(int(k)), np.arange(size, longest, dtype=np.int32)]
-            )
+        def padded(k: np.ndarray, size: np.ndarray) -> np.ndarray:
+            padding = np.arange(int(size), int(self.sizes.max()), dtype=np.int32)
+            return np.concatenate([self.of_client(int(k), int(size)), padding])
 
         def epoch_order(key: jax.Array, data: ClientData) -> jax.Array:
             del key
             shape = jax.ShapeDtypeStruct(data.positions.shape, jnp.int32)
-            return jax.pure_callback(padded, shape, data.client_id, vmap_method="sequential")
+            return jax.pure_callback(
+                padded, shape, data.client_id, data.size, vmap_method="sequential"
+            )
 
         with mock.patch.object(local, "epoch_order", epoch_order):
             yield

@@ -1,8 +1,8 @@
 """The side of PFLlib: a user's checkout, with our weights and batches.
 
-Nothing of PFLlib is in this repository. Its own servers and clients run, with three things put in
-their place: the batches, the first weights, and the evaluation, which here counts rounds and ends
-the run.
+Nothing of PFLlib is in this repository. Its own servers and clients run, with the batches and the
+first weights put in their place. Evaluations are left out, and where a round begins it is counted,
+which ends the run after the last one.
 """
 
 import argparse
@@ -22,16 +22,16 @@ import numpy as np
 from experiments.agreement.cases import Case
 from experiments.agreement.checkout import Checkout, ServerClass, import_torch, importable
 from experiments.agreement.data import BatchOrders, write_digits
-from experiments.agreement.departures import TheirRun
 from experiments.agreement.errors import AgreementError
 from experiments.agreement.networks import Network, params_of
 from experiments.agreement.ours import OurRun, Outcome, Settings
+from experiments.agreement.their_run import TheirRun
 from pflalign_jax import datasets
 from pflalign_jax.datasets import FederatedDataset
 
 
-class _EnoughRounds(Exception):
-    """Raised in the place of PFLlib's evaluation after the last round."""
+class EnoughRounds(Exception):
+    """Raised where PFLlib would begin another round."""
 
 
 class Federation(NamedTuple):
@@ -112,9 +112,10 @@ def train(federation: Federation, case: Case, ours: OurRun, undo: bool) -> Outco
         run = TheirRun(torch, server, federation.dataset, federation.orders, ours)
         if undo and case.undo is not None:
             stack.enter_context(case.undo(run))
-        _end_after(federation.settings.rounds, server, case.evaluation, federation.orders)
-        with contextlib.suppress(_EnoughRounds):
+        count_rounds(federation.settings.rounds, server, case, federation.orders)
+        with contextlib.suppress(EnoughRounds):
             server.train()
+        case.receive(server)
         return _outcome(federation, case, server)
 
 
@@ -189,17 +190,23 @@ def _our_batches(federation: Federation) -> Callable[..., list[tuple[Any, Any]]]
     return load_train_data
 
 
-def _end_after(rounds: int, server: Any, evaluation: str, orders: BatchOrders) -> None:
-    """Put a count of rounds in the place of evaluations, which PFLlib calls as a round begins."""
-    begun = iter(range(rounds + 1))
+EVALUATIONS = ("evaluate", "evaluate_one_step", "evaluate_personalized")
+"""The methods of PFLlib's servers that score; what is compared here is scored once, at the end."""
 
-    def count(*args: Any, **options: Any) -> None:
+
+def count_rounds(rounds: int, server: Any, case: Case, orders: BatchOrders) -> None:
+    """Count rounds where one begins, end the run after the last, and leave evaluations out."""
+    for name in EVALUATIONS:
+        setattr(server, name, lambda *args, **options: None)
+    begun, begin = iter(range(rounds + 1)), getattr(server, case.round_start)
+
+    def count(*args: Any, **options: Any) -> Any:
         orders.round = next(begun)
         if orders.round == rounds:
-            raise _EnoughRounds
+            raise EnoughRounds
+        return begin(*args, **options)
 
-    for name in ("evaluate", "evaluate_personalized"):
-        setattr(server, name, count if name == evaluation else lambda *args, **options: None)
+    setattr(server, case.round_start, count)
 
 
 def _outcome(federation: Federation, case: Case, server: Any) -> Outcome:

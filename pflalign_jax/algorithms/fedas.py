@@ -54,7 +54,8 @@ def fedas(
       Yang, Huang and Ye, "FedAS: Bridging Inconsistency in Personalized Federated Learning", CVPR
       2024; what the paper leaves open (one epoch of alignment, the trace by batches) is as in
       PFLlib. Departures: the alignment's loss is the mean over a batch, there the sum over labels
-      of their means; a batch that is not full counts by its share.
+      of their means; a batch that is not full counts by its share; a client's first round has no
+      alignment.
     """
     head, loss = single_head("fedas", model), cross_entropy(model)
     tx = federated.local_tx(learning_rate, local_optimizer)

@@ -47,7 +47,8 @@ def fedfomo(
       Zhang et al., "Personalized Federated Learning with First Order Model Optimization",
       arXiv:2012.08565, section 3. Departures: clients download all models, not M that the
       server draws by how useful they were; who is absent stays in the list with its last model. A
-      client that never trained starts at the mean of all models.
+      client that never trained starts at the mean of all models. PFLlib takes gains and moves from
+      the model before the last T steps, with the trained one among the others.
     """
     at_least_one("fedfomo", num_clients=num_clients)
     if held_out < 2:
@@ -67,6 +68,9 @@ def fedfomo(
 
         # One model at a time: a chunk of clients would hold K models for each of them.
         weights = jax.lax.map(usefulness, models)
+        # The server's copy of the own model is a sum of moves, which rounding takes off the model:
+        # a gain and a distance of nothing, whose ratio can be larger than all others.
+        weights *= 1 - jax.nn.one_hot(data.client_id, num_clients)
         total = weights.sum()
         weights /= jnp.where(total > 0, total, 1)
         moved = jax.tree.map(lambda a, w: jnp.tensordot(weights, a - w[None], 1), models, own)

@@ -55,6 +55,14 @@ def test_fedfomo_moves_to_models_that_fit_better():
     assert float(start["body"]) == 1
 
 
+def test_fedfomo_gives_no_weight_to_its_own_model():
+    """The server's copy of client b's model is the sum of its moves: equal up to rounding."""
+    algorithm = algorithms.fedfomo(MODEL, 0.5, num_clients=2, held_out=3, loss=body_loss)
+    client = algorithm.init(body(1.0), None)[1]
+    start = algorithm.personal_params(bodies(0.5, 1 - 1e-6), client, window(two_clients(), 1))
+    assert float(start["body"]) == near(0.5)
+
+
 @pytest.mark.slow
 def test_fedfomo_without_neighbours_is_local_training_on_what_is_not_held_out():
     alone = two_clients((6,))

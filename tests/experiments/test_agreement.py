@@ -174,6 +174,38 @@ def test_our_clients_take_the_batches_in_the_given_order(digits):
     assert (orders.of_client(0) != first_order).any()
 
 
+def test_a_part_of_the_examples_keeps_the_order_of_all(digits):
+    orders = BatchOrders(digits)
+    whole = orders.of_client(0).tolist()
+    assert orders.of_client(0, 20).tolist() == [i for i in whole if i < 20]
+
+
+@pytest.mark.parametrize("round_start", ["evaluate", "evaluate_one_step", "send_models"])
+def test_rounds_are_counted_where_they_begin(round_start, digits):
+    """A server that sends and scores, and trains until the count ends it."""
+    calls, orders = [], BatchOrders(digits)
+
+    class Server:
+        def send_models(self):
+            calls.append("sent")
+
+        def evaluate(self):
+            raise AssertionError("scores are not counted here")
+
+        evaluate_one_step = evaluate_personalized = evaluate
+
+    server = Server()
+    case = CASES["fedavg"]._replace(round_start=round_start)
+    pfllib.count_rounds(2, server, case, orders)
+    with pytest.raises(pfllib.EnoughRounds):
+        while True:
+            server.send_models()
+            getattr(server, "evaluate" if round_start == "send_models" else round_start)()
+            calls.append(orders.round)
+    sent_last = [] if round_start == "send_models" else ["sent"]
+    assert calls == ["sent", 0, "sent", 1, *sent_last]
+
+
 def test_digits_are_written_as_pfllib_has_them(digits):
     assert digits.x.shape == (1797, 28, 28, 1) and digits.x.dtype == np.float32
     assert digits.client_ids.tolist() == [0, 1, 2, 3] and digits.num_classes == 10
@@ -204,16 +236,18 @@ def test_pfllib_agrees(name, local_epochs, tmp_path):
     root = os.environ.get("PFLALIGN_PFLLIB")
     if not root:
         pytest.skip("PFLALIGN_PFLLIB names no checkout of https://github.com/TsingZ0/PFLlib")
+    if name == "fedpac":
+        pytest.importorskip("cvxpy", reason="PFLlib's FedPAC needs it: pip install cvxpy")
     settings = ours.Settings(2, 0.01, local_epochs, batch_size=10)
     federation = pfllib.prepare(
         read_checkout(root), pathlib.Path(tmp_path), 4, NETWORKS["mlp"], settings
     )
-    *_, row = comparison.comparisons(federation, [name])
+    *_, row = comparison.comparisons(pfllib, federation, [name])
+    # A second epoch takes a unit here and there to the kink of its ReLU, and FedCP to one where
+    # rounding leads far; before, all is equal.
+    once = local_epochs == 1
     if row.global_model is not None:
-        assert row.global_model < 5e-6
+        assert row.global_model < (5e-6 if once else 1e-4)
     if row.undone or not CASES[name].departure:
-        assert row.personal < max(2e-5, 10 * row.rounding)
-        assert row.agreeing == row.clients or row.rounding > 2e-5
-        # A second epoch takes FedCP to a kink, where rounding leads further; before, all is equal.
-        if local_epochs == 1:
-            assert row.personal < 2e-5 and row.agreeing == row.clients
+        assert row.personal < (2e-5 if once else max(1e-4, 10 * row.rounding))
+        assert row.agreeing == row.clients or (not once and row.rounding > 2e-5)

@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.sweep.grid import take_grid
+from experiments.sweep.grid import RANGE, take_grid
 from pflalign_jax import datasets
 from pflalign_jax.runs import config as vocabulary
 
@@ -140,7 +140,11 @@ def check_flags(module, arguments):
         # One after another: not all go together.
         for name, texts in grid.items():
             for text in texts:
-                check_flags("experiments.run", [*given[:1], f"--config.{name}={text}"])
+                # Of a range both ends.
+                ends = RANGE.fullmatch(text)
+                for value in ends.groups()[:2] if ends else [text]:
+                    argument = f"--config.{name}={value}"
+                    check_flags("experiments.run", [*given[:1], argument])
     for word in given:
         assert re.match(r"--(\w+)", word)[1] in ("help", *defined), word
     fields = [word for word in given if re.match(r"--config[.=]", word)]

@@ -227,6 +227,10 @@ def test_differences_and_hits_are_counted():
     ]  # fmt: skip
 
 
+AT_A_KINK = {"fedntd", "pfedme"}
+"""A unit or two of theirs are at the kink of their ReLU in a second epoch, not with other steps."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("local_epochs", [1, 2])
 @pytest.mark.parametrize("name", CASES)
@@ -243,11 +247,12 @@ def test_pfllib_agrees(name, local_epochs, tmp_path):
         read_checkout(root), pathlib.Path(tmp_path), 4, NETWORKS["mlp"], settings
     )
     *_, row = comparison.comparisons(pfllib, federation, [name])
-    # A second epoch takes a unit here and there to the kink of its ReLU, and FedCP to one where
-    # rounding leads far; before, all is equal.
-    once = local_epochs == 1
+    kink = local_epochs > 1 and name in AT_A_KINK
     if row.global_model is not None:
-        assert row.global_model < (5e-6 if once else 1e-4)
+        assert row.global_model < (1e-4 if kink else 5e-6)
     if row.undone or not CASES[name].departure:
-        assert row.personal < (2e-5 if once else max(1e-4, 10 * row.rounding))
-        assert row.agreeing == row.clients or (not once and row.rounding > 2e-5)
+        assert row.personal < max(1e-4 if kink else 2e-5, 10 * row.rounding)
+        assert row.agreeing == row.clients or row.rounding > 2e-5
+        # A second epoch takes FedCP to a kink, where rounding leads further; before, all is equal.
+        if local_epochs == 1:
+            assert row.personal < 2e-5 and row.agreeing == row.clients

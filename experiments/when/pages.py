@@ -117,7 +117,9 @@ def picture(found: Mapping[str, Sequence[Cell]]) -> Figure:
         for ax, method in zip(row, methods, strict=True):
             shown = heat_map(ax, name, [cell.gains[method] for cell in cells], limit)
             ax.set_title(method.replace("_", " "), fontsize="small")
-    figure.colorbar(shown, ax=axes, label="gain over the best rival", shrink=0.6)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.6)
+    bar.set_label("gain over the best rival", fontsize="small")
+    bar.ax.tick_params(labelsize="x-small")
     return figure
 
 

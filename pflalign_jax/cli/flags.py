@@ -108,7 +108,7 @@ def _check_path(given: str | None) -> None:
     """Refuse a ``--config`` that names no Python file."""
     if given is None:
         return  # told once all flags are known
-    file, example = pathlib.Path(_path(given)), "such as experiments/digits.py"
+    file, example = pathlib.Path(given.split(":")[0]), "such as experiments/digits.py"
     if file.is_dir():
         raise FlagError(f"--config={given} is a folder; name the Python file in it, {example}")
     if not file.is_file():
@@ -122,11 +122,6 @@ def _check_path(given: str | None) -> None:
             f"--config={given} is no Python file (.py); name one that defines get_config(), "
             f"{example}"
         )
-
-
-def _path(given: str) -> str:
-    """Return the file of ``--config=FILE`` or ``--config=FILE:TEXT``."""
-    return given.split(":")[0]
 
 
 def _check_config_file() -> None:
@@ -198,7 +193,9 @@ def command_of(module: str, arguments: list[str]) -> str:
 
 def _of_config_file(error: BaseException | None, given: str | None) -> str | None:
     """Return what to say of an error that a config file is to blame for; None for another one."""
-    file, mend = _path(given or ""), "\nThe config could not be made; mend this line of its file."
+    file, _, setting = (given or "").partition(":")
+    or_setting = f", or {setting!r} in --config={given}" if setting else ""
+    mend = f"\nThe config could not be made; mend this line of its file{or_setting}."
     seen: set[Any] = set()
     while error is not None and file and os.path.exists(file) and error not in seen:
         seen.add(error)

@@ -52,6 +52,7 @@ FLAGS = {
     ("--config", "/nothing.py", "--config.rounds=3"): "--config=/nothing.py does not exist; name a",
     ("--config=experiments",): "--config=experiments is a folder; name the Python file in it",
     ("--config=pyproject.toml",): "--config=pyproject.toml is no Python file",
+    ("--config=experiments/who_wins.py:x",): "file, or 'x' in --config=experiments/who_wins.py:x",
     (): "pass --config=experiments/digits.py",
     (DIGITS, "stray"): "unexpected argument 'stray'",
 }

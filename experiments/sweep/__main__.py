@@ -16,7 +16,7 @@ command without --shard.
 
 With --trials=N Optuna (the extra [optuna]) chooses N combinations, each by what came of those
 before, where the grid is too large to run it all. A field then may have a range instead of values,
---sweep.algorithm.beta=0.5..0.99, or 0.01..10:log for logarithms; whole numbers if both ends are.
+--sweep.algorithm.beta=0.5..0.99, or 0.01..10:log for logarithms; whole numbers for fields of those.
 Several processes with the same command and --workdir share the trials.
 
 Writes sweep.md, sweep.csv, sweep.png (up to three fields; all of --trials), and every

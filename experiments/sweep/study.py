@@ -18,9 +18,9 @@ from experiments.sweep.cells import Cache, Result, Sweep, run_cell, same_headlin
 from experiments.sweep.grid import RANGE, Combination, Grid, combinations, has_ranges
 from pflalign_jax.cli.command import FlagError
 from pflalign_jax.cli.console import ComparisonProgress
+from pflalign_jax.cli.flags import with_fields
 from pflalign_jax.errors import UserError
-from pflalign_jax.runs.config import RUN_FIELDS
-from pflalign_jax.runs.factories import FACTORIES, argument_types
+from pflalign_jax.runs.config import field_type
 from pflalign_jax.runs.files import WorkdirError
 from pflalign_jax.runs.lock import InUseError
 
@@ -40,7 +40,8 @@ class Range(NamedTuple):
     Attributes:
       low, high: the ends, which belong to it.
       log: whether their logarithms are drawn, not they themselves.
-      whole: whether it has whole numbers only.
+      whole: whether it has whole numbers only, as the field's type says; where no type is known,
+        if both ends are written so.
     """
 
     low: float
@@ -84,9 +85,14 @@ def space_of(config: ConfigDict, grid: Grid) -> Space:
 
     Raises:
       UserError: without Optuna, before anything is made for it.
-      FlagError: for a range that has no numbers, or that does not stand alone.
+      FlagError: for a range that has no numbers, or that does not stand alone; or for a field
+        ``name`` of a section that there is not.
+      ConfigError: for a name there that means nothing.
     """
     _optuna()
+    # What type a field has is for the functions to say that the grid names.
+    named = {name: texts[0] for name, texts in grid.items() if name.endswith(".name")}
+    config = with_fields(config, named)
     space: dict[str, Range | Sequence[str]] = {}
     for name, texts in grid.items():
         space[name] = texts
@@ -97,32 +103,26 @@ def space_of(config: ConfigDict, grid: Grid) -> Space:
                     f"--sweep.{name}={','.join(texts)} mixes a range with other values; give one "
                     "range, or values alone"
                 )
-            space[name] = _range(config, name, found)
+            space[name] = _range(found, f"--sweep.{name}", field_type(config, name))
     return space
 
 
-def _range(config: ConfigDict, name: str, found: re.Match[str]) -> Range:
-    first, last, log = found.groups()
-    low, high = float(first), float(last)
+def _range(found: re.Match[str], flag: str, kind: Any) -> Range:
+    """Return the range of a match of `RANGE`, for a field with values of type ``kind``."""
+    low, high = float(found[1]), float(found[2])
+    kinds = (kind, *typing.get_args(kind))
+    written_whole = all(re.fullmatch(r"[-+]?\d+", end) for end in found.groups()[:2])
+    whole = float not in kinds and (int in kinds or written_whole)
     reason = None
     if not low < high:
         reason = "its first number must be the smaller one"
-    elif log and low <= 0:
+    elif found[3] and low <= 0:
         reason = "a range :log must begin above 0"
+    elif whole and not (low.is_integer() and high.is_integer()):
+        reason = "the field has whole numbers only; both ends must be whole numbers, too"
     if reason is not None:
-        raise FlagError(f"--sweep.{name}={found[0]} is no range: {reason}")
-    whole = all(re.fullmatch(r"[-+]?\d+", end) for end in (first, last))
-    return Range(low, high, bool(log), whole and not _takes_fractions(config, name))
-
-
-def _takes_fractions(config: ConfigDict, name: str) -> bool:
-    """Tell whether a field is known to be a number that need not be a whole one."""
-    section, _, field = name.rpartition(".")
-    if section in FACTORIES:
-        kind = argument_types(section, config[section].name).get(field)
-    else:
-        kind = RUN_FIELDS[name].type if name in RUN_FIELDS else None
-    return float in (kind, *typing.get_args(kind))
+        raise FlagError(f"{flag}={found[0]} is no range: {reason}")
+    return Range(low, high, bool(found[3]), whole)
 
 
 def ends_of(config: ConfigDict, space: Space, search: bool) -> list[Combination]:

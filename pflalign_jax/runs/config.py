@@ -38,6 +38,7 @@ __all__ = [
     "ConfigError",
     "default_config",
     "factory",
+    "field_type",
     "is_number",
     "nearest",
     "parameters",
@@ -240,6 +241,22 @@ def default_config(algorithm: str = "pflalign", model: str = "mlp") -> ConfigDic
     )
     config.compare.grids.pflalign = (0.3, 1.0, 3.0, 10.0)
     return config.lock()
+
+
+def field_type(config: ConfigDict, name: str) -> Any:
+    """Return the type of a field's values, by its dotted name; ``object`` if none is known.
+
+    Raises:
+      ConfigError: for a field of a section whose ``name`` means nothing.
+    """
+    section, _, field = name.rpartition(".")
+    if section in FACTORIES:
+        kinds = argument_types(section, config[section].name)
+        return float if field in TRANSFORMS else kinds.get(field, object)
+    if section == "learning_rates":
+        return float
+    fields = messages.FIELDS if section == "messages" else RUN_FIELDS
+    return fields[field].type if field in fields else object
 
 
 def resolve(config: ConfigDict) -> ConfigDict:

@@ -33,10 +33,24 @@ optuna = pytest.importorskip("optuna")
         ("algorithm.beta", "0..1", study.Range(0, 1, False, False)),
         ("learning_rate_final", "0..1", study.Range(0, 1, False, False)),
         ("dataset.alpha", ".1..1", study.Range(0.1, 1, False, False)),
+        ("algorithm.personal_tx", "0..2", study.Range(0, 2, False, False)),
+        ("messages.attack_factor", "-3..-1", study.Range(-3, -1, False, False)),
+        ("learning_rates.pflalign", "1..10:log", study.Range(1, 10, True, False)),
+        # And those of whole numbers.
+        ("batch_size", "1e1..100.:log", study.Range(10, 100, True, True)),
+        ("messages.corrupted", "1.0..3.0", study.Range(1, 3, False, True)),
+        # Where no type is known the ends tell.
+        ("compare.extensions", "1..3", study.Range(1, 3, False, True)),
+        ("compare.extensions", "1.0..3.0", study.Range(1, 3, False, False)),
     ],
 )
 def test_ranges(config, name, text, wanted):
     assert study.space_of(config, {name: [text]}) == {name: wanted}
+
+
+def test_a_range_is_of_the_algorithm_that_the_sweep_names(config):
+    grid = {"algorithm.alpha": ["0..1"], "algorithm.name": ["apfl"]}
+    assert study.space_of(config, grid)["algorithm.alpha"] == study.Range(0, 1, False, False)
 
 
 def test_what_is_no_range_is_a_value(config):
@@ -50,6 +64,7 @@ def test_what_is_no_range_is_a_value(config):
         (["1..0.5"], r"--sweep\.rounds=1\.\.0\.5 is no range: its first number must be the small"),
         (["2..2"], "its first number must be the smaller one"),
         (["0..1:log"], "must begin above 0"),
+        (["1.5..3"], r"--sweep\.rounds=1\.5\.\.3 is no range: the field has whole numbers only"),
         (["0..1", "3"], r"=0\.\.1,3 mixes a range with other values"),
         (["3", "0..1"], "mixes a range with other values"),
     ],

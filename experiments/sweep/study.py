@@ -7,6 +7,7 @@ Optuna keeps what it has asked for in the file `JOURNAL`, which several processe
 from __future__ import annotations
 
 import math
+import pathlib
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -207,28 +208,50 @@ def open_study(sweep: Sweep, grid: Grid, space: Space) -> Study:
     Raises:
       WorkdirError: if the file cannot be read, or is of another study.
     """
-    optuna = _optuna()
     path = sweep.root / JOURNAL
+    wanted = {name: list(texts) for name, texts in grid.items()}
     try:
-        storage = optuna.storages.JournalStorage(
-            optuna.storages.journal.JournalFileBackend(str(path))
-        )
-        asked = optuna.create_study(
-            storage=storage, study_name="sweep", direction="maximize", load_if_exists=True
-        )
+        asked = _open_journal(path)
         fields = asked.user_attrs.get("fields")
         if fields is None:
-            asked.set_user_attr("fields", {name: list(texts) for name, texts in grid.items()})
+            asked.set_user_attr("fields", wanted)
     # Optuna asserts what it does not expect to find.
-    except (OSError, ValueError, KeyError, AssertionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
         raise WorkdirError(
             f"{path} cannot be read ({error}); put it back, or delete it: trials in "
             f"{sweep.root}/cells that are chosen again are not run again"
         ) from error
-    if fields is not None and fields != {name: list(texts) for name, texts in grid.items()}:
+    if fields not in (None, wanted):
         before = " ".join(f"--sweep.{name}={','.join(texts)}" for name, texts in fields.items())
         raise WorkdirError(f"{path} is of a study with {before}; choose another --workdir")
     return Study(sweep, space, asked)
+
+
+def _open_journal(path: pathlib.Path) -> optuna.Study:
+    optuna = _optuna()
+    journal = optuna.storages.journal
+    # Optuna would make a link instead, and wait without end for one that a killed process left, if
+    # the path is relative.
+    lock = journal.JournalFileOpenLock(str(path))
+    _cut_unfinished_line(path, lock)
+    storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), lock))
+    return optuna.create_study(
+        storage=storage, study_name="sweep", direction="maximize", load_if_exists=True
+    )
+
+
+def _cut_unfinished_line(path: pathlib.Path, lock: Any) -> None:
+    """Cut off what a process that died while it wrote left behind the last whole line.
+
+    Optuna would read past it, and go on writing in the same line.
+    """
+    lock.acquire()
+    try:
+        with path.open("a+b") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def run_trials(

@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
+import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from pflalign_jax.runs.signals import StoppedError
 
 GRID = {"algorithm.learning_rate": ["0.01..10:log"], "algorithm.beta": ["0.5", "0.9"]}
 
-optuna = pytest.importorskip("optuna")
+journal = pytest.importorskip("optuna").storages.journal
 
 
 @pytest.mark.parametrize(
@@ -169,9 +172,39 @@ def test_a_study_of_other_fields_or_a_damaged_one_is_named(config, tmp_path):
     other = GRID | {"algorithm.beta": ["0.5"]}
     with pytest.raises(WorkdirError, match=r"with .*--sweep\.algorithm\.beta=0\.5,0\.9; choose"):
         opened(config, tmp_path, other)
-    (tmp_path / study.JOURNAL).write_text('{"op_code": 99}\nno json\n')
-    with pytest.raises(WorkdirError, match=r"study\.journal cannot be read \(.*put it back"):
-        opened(config, tmp_path)
+    for damaged in ('{"op_code": 99}\nno json\n', "3\n"):
+        (tmp_path / study.JOURNAL).write_text(damaged)
+        with pytest.raises(WorkdirError, match=r"study\.journal cannot be read \(.*put it back"):
+            opened(config, tmp_path)
+
+
+def test_a_line_that_a_killed_process_did_not_finish_is_cut(config, tmp_path, trained):
+    whole, _ = study.run_trials(opened(config, tmp_path), 4, ComparisonProgress())
+    path = tmp_path / study.JOURNAL
+    path.write_bytes(path.read_bytes()[:-9])  # the score of the last trial
+    again, left = study.run_trials(opened(config, tmp_path), 4, ComparisonProgress())
+    assert (again, left, len(trained)) == (whole, 0, 4)
+
+
+def test_a_lock_that_a_killed_process_left_is_taken(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    killed = []
+
+    def kill(file):
+        killed.append(file)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", kill)
+        for lock in (journal.JournalFileOpenLock, journal.JournalFileSymlinkLock):
+            release = lock.release
+            patch.setattr(lock, "release", lambda it, free=release: None if killed else free(it))
+        with pytest.raises(KeyboardInterrupt):
+            opened(config, pathlib.Path("sweep"))
+    # A clock that runs when it is looked at.
+    monkeypatch.setattr(time, "monotonic", iter(range(200)).__next__)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    opened(config, pathlib.Path("sweep"))
 
 
 def test_without_optuna_its_package_is_named(config, tmp_path, monkeypatch):

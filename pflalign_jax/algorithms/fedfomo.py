@@ -70,7 +70,7 @@ def fedfomo(
         weights = jax.lax.map(usefulness, models)
         # The server's copy of the own model is a sum of moves, which rounding takes off the model:
         # a gain and a distance of nothing, whose ratio can be larger than all others.
-        weights *= 1 - jax.nn.one_hot(data.client_id, num_clients)
+        weights = jnp.where(jnp.arange(num_clients) == data.client_id, 0, weights)
         total = weights.sum()
         weights /= jnp.where(total > 0, total, 1)
         moved = jax.tree.map(lambda a, w: jnp.tensordot(weights, a - w[None], 1), models, own)

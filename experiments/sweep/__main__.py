@@ -84,9 +84,10 @@ def main(arguments: list[str]) -> None:
             written = pages.write(at.root, results, grid, at.command, again)
     say = say_on(console)
     if left:
+        how = "without --shard" if _SHARD.value is not None else "again"
         say(
             f"{left} combinations are not done; the process that ends last writes the table, or "
-            "the same command without --shard"
+            f"the same command {how}"
         )
         return
     console.print(pages.printed(results, grid))

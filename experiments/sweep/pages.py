@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -175,6 +176,9 @@ def varied(grid: Grid) -> list[str]:
 
 def is_whole(results: Sequence[Result], grid: Grid) -> bool:
     """Tell whether there is a result for every combination of the grid; a study may have others."""
+    # Of a study the whole grid may be too large for a list.
+    if len(results) != math.prod(len(texts) for texts in grid.values()):
+        return False
     wanted = list(itertools.product(*grid.values()))
     return [tuple(result.combination.values.values()) for result in results] == wanted
 

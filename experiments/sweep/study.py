@@ -32,7 +32,8 @@ JOURNAL = "study.journal"
 """File of a sweep's directory: what Optuna has asked for and was told, in its own form."""
 
 DIGITS = 4
-"""Of the fractions that are tried; more would tell nothing, and make names of folders long."""
+"""Of the fractions that are tried, where a range is no narrower than its ends are large; more would
+tell nothing, and make names of folders long."""
 
 
 class Range(NamedTuple):
@@ -51,16 +52,22 @@ class Range(NamedTuple):
     whole: bool
 
     def text(self, number: float) -> str:
-        """Return a number of it as a value of a config field, fractions with four digits.
+        """Return a number of it as a value of a config field.
+
+        Fractions have four digits, and those more that its two ends share.
 
         >>> Range(0.001, 0.99996, True, False).text(0.0123456)
         '0.01235'
         >>> Range(0.001, 0.9999999, True, False).text(0.9999999)
         '0.9999999'
+        >>> Range(0.999, 0.9999, False, False).text(0.999123456)
+        '0.9991235'
         """
         if self.whole:
             return str(int(number))
-        return f"{min(max(float(f'{number:.{DIGITS}g}'), self.low), self.high):.15g}"
+        narrow = max(abs(self.low), abs(self.high)) / (self.high - self.low)
+        digits = DIGITS + max(0, math.floor(math.log10(narrow)))
+        return f"{min(max(float(f'{number:.{digits}g}'), self.low), self.high):.15g}"
 
 
 Space = Mapping[str, Range | Sequence[str]]
@@ -282,7 +289,8 @@ def run_trials(
     chosen: dict[str, Combination] = {}
     done: list[Result] = []
     if not sweep.search:
-        progress.expect((trials - _num_told(study)) * sweep.seeds * sweep.config.rounds)
+        left = max(0, trials - _num_told(study))
+        progress.expect(left * sweep.seeds * sweep.config.rounds)
     for number in study.numbers(trials):
         each = study.combination(number)
         chosen[each.folder()] = each

@@ -56,6 +56,12 @@ def test_a_range_is_of_the_algorithm_that_the_sweep_names(config):
     assert study.space_of(config, grid)["algorithm.alpha"] == study.Range(0, 1, False, False)
 
 
+def test_a_narrow_range_has_more_than_its_ends():
+    narrow = study.Range(0.99991, 0.99999, False, False)
+    texts = [narrow.text(number) for number in np.linspace(narrow.low, narrow.high, 50)]
+    assert len(set(texts)) == 50 and all(narrow.low <= float(text) <= narrow.high for text in texts)
+
+
 def test_what_is_no_range_is_a_value(config):
     grid = {"dataset.path": ["../1", "..", "1..", "a..b"], "model.hidden": ["(1,)"]}
     assert not has_ranges(grid) and study.space_of(config, grid) == grid
@@ -211,6 +217,11 @@ def test_without_optuna_its_package_is_named(config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"--trials needs .* 'pflalign-jax\[optuna\]'"):
         opened(config, tmp_path)
+
+
+def test_a_grid_of_any_size_is_compared_with_few_results(config, tmp_path, trained):
+    found, _ = study.run_trials(opened(config, tmp_path), 1, ComparisonProgress())
+    assert not pages.is_whole(found, {f"field_{i}": list("0123456789") for i in range(20)})
 
 
 def test_pages_of_a_study(config, tmp_path, trained):

@@ -22,6 +22,7 @@ from pflalign_jax.cli.console import ComparisonProgress
 from pflalign_jax.cli.flags import with_fields
 from pflalign_jax.errors import UserError
 from pflalign_jax.runs.config import field_type
+from pflalign_jax.runs.config_checks import LARGEST_FLOAT
 from pflalign_jax.runs.files import WorkdirError
 from pflalign_jax.runs.lock import InUseError
 
@@ -126,6 +127,8 @@ def _range(found: re.Match[str], flag: str, kind: Any) -> Range:
         reason = "its first number must be the smaller one"
     elif found[3] and low <= 0:
         reason = "a range :log must begin above 0"
+    elif max(abs(low), abs(high)) > LARGEST_FLOAT:
+        reason = f"numbers go up to {LARGEST_FLOAT}"
     elif whole and not (low.is_integer() and high.is_integer()):
         reason = "the field has whole numbers only; both ends must be whole numbers, too"
     if reason is not None:

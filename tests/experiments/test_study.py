@@ -74,6 +74,7 @@ def test_what_is_no_range_is_a_value(config):
         (["2..2"], "its first number must be the smaller one"),
         (["0..1:log"], "must begin above 0"),
         (["1.5..3"], r"--sweep\.rounds=1\.5\.\.3 is no range: the field has whole numbers only"),
+        (["1..1e400"], r"numbers go up to 3\.4e\+38"),
         (["0..1", "3"], r"=0\.\.1,3 mixes a range with other values"),
         (["3", "0..1"], "mixes a range with other values"),
     ],

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 PICTURED = 3
 """Fields with more than one value that a picture can show, at most."""
 
+PANEL_LETTERS = 24
+"""Of the values under a panel of `slices` that have room side by side."""
+
 PRINTED = 10
 """Combinations that a terminal shows."""
 
@@ -247,7 +250,11 @@ def slices(results: Sequence[Result], grid: Grid) -> Figure:
 def _places(axes: Axes, texts: Sequence[str], listed: Sequence[str]) -> list[float]:
     """Return where a field's values lie across: numbers of a range, else their places in a list."""
     if not has_ranges({"": listed}):
+        # Long names stand aslant, as in a panel they would run into each other.
         axes.set_xticks(range(len(listed)), listed)
+        if len("".join(listed)) > PANEL_LETTERS:
+            for label in axes.get_xticklabels():
+                label.set(rotation=40, ha="right")
         return [listed.index(text) for text in texts]
     if listed[0].endswith(":log"):
         axes.set_xscale("log")

@@ -15,6 +15,7 @@ from experiments.sweep import cells, pages, study
 from experiments.sweep.grid import has_ranges
 from pflalign_jax.cli.command import FlagError
 from pflalign_jax.cli.console import ComparisonProgress
+from pflalign_jax.cli.plots import new_figure
 from pflalign_jax.errors import UserError
 from pflalign_jax.runs.config import ConfigError
 from pflalign_jax.runs.files import WorkdirError
@@ -240,6 +241,16 @@ def test_pages_of_a_study(config, tmp_path, trained):
     assert points[:, 1].tolist() == [result.validation[0] for result in shown]
     lost = [result._replace(validation=[], diverged=1) for result in found]
     assert not len(pages.slices(lost, GRID).axes[0].collections[0].get_offsets())
+
+
+def test_values_that_would_run_into_each_other_stand_aslant():
+    def rotations(*values):
+        axes = new_figure((2, 2)).subplots()
+        pages._places(axes, values, values)
+        return {label.get_rotation() for label in axes.get_xticklabels()}
+
+    assert rotations("pflalign", "fedavg", "perfedavg", "scaffold") == {40}
+    assert rotations("1", "2", "3") == {0}
 
 
 @pytest.mark.slow

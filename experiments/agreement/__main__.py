@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
         )
     checkout = read_checkout(_PATH.value)
     for name in names:
-        framework.server_class(checkout, CASES[name].theirs)
+        framework.check_server(checkout, CASES[name].theirs)
     console, rows = new_console(), []
     settings = Settings(_ROUNDS.value, _RATE.value, _EPOCHS.value, batch_size=10)
     with tempfile.TemporaryDirectory(prefix="agreement_") as folder:

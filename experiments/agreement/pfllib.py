@@ -20,7 +20,13 @@ import jax
 import numpy as np
 
 from experiments.agreement.cases import Case
-from experiments.agreement.checkout import Checkout, ServerClass, import_torch, importable
+from experiments.agreement.checkout import (
+    PACKAGES,
+    Checkout,
+    ServerClass,
+    import_torch,
+    importable,
+)
 from experiments.agreement.data import BatchOrders, write_digits
 from experiments.agreement.errors import AgreementError
 from experiments.agreement.networks import Network, params_of
@@ -82,6 +88,17 @@ def server_class(checkout: Checkout, name: str) -> ServerClass:
     return checkout.servers[name]
 
 
+def check_server(checkout: Checkout, name: str) -> None:
+    """Import what an algorithm of PFLlib needs: what is missing is told before any training.
+
+    Raises:
+      AgreementError: if this checkout does not have it, or it cannot be imported.
+    """
+    wanted, _ = server_class(checkout, name), import_torch()
+    with importable(checkout), _named_failures(name), _quiet():
+        importlib.import_module(wanted.module)
+
+
 def first_params(federation: Federation) -> Any:
     """Return the first weights of PFLlib's model as our parameters; they are PyTorch's own."""
     with importable(federation.checkout), _named_failures("network"):
@@ -127,9 +144,12 @@ def _named_failures(what: str) -> Iterator[None]:
     except AgreementError:
         raise
     except Exception as error:  # whatever another version of PFLlib may do
+        mend = "docs/agreement.md names the version that the comparison was written for"
+        if isinstance(error, ModuleNotFoundError):
+            package = str(error.name).split(".")[0]
+            mend = mend if package in PACKAGES else f"pip install {package}"
         raise AgreementError(
-            f"PFLlib's {what} failed with {type(error).__name__}: {error}; docs/agreement.md names "
-            "the version that the comparison was written for"
+            f"PFLlib's {what} failed with {type(error).__name__}: {error}; {mend}"
         ) from error
 
 

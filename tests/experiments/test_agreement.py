@@ -98,6 +98,15 @@ def test_what_fails_in_another_version_is_named(checkout, monkeypatch):
         pfllib.first_params(federation)
 
 
+def test_a_package_that_only_pfllib_needs_is_named(checkout, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
+    servers = checkout / "system" / "flcore" / "servers"
+    servers.mkdir(parents=True)
+    (servers / "serveravg.py").write_text("import no_such_solver.of_cones")
+    with pytest.raises(AgreementError, match=r"PFLlib's FedAvg .*; pip install no_such_solver$"):
+        pfllib.check_server(read_checkout(str(checkout)), "FedAvg")
+
+
 def test_modules_of_a_checkout_are_forgotten(checkout, monkeypatch):
     (checkout / "system" / "utils").mkdir()
     (checkout / "system" / "utils" / "__init__.py").write_text("where = 'PFLlib'")

@@ -171,14 +171,19 @@ class Study(NamedTuple):
     space: Space
     asked: optuna.Study
 
+    @property
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        """All that were asked for; not copied, as each is looked at in each trial."""
+        return self.asked.get_trials(deepcopy=False)
+
     def numbers(self, count: int) -> Iterator[int]:
         """Yield the numbers of the first trials, and ask for those that there are not yet."""
         number = 0
         while count:
-            if number >= len(self.asked.trials):
+            if number >= len(self.trials):
                 self._ask()
             # A process that was killed while it asked leaves a trial without all values.
-            if set(self.asked.trials[number].params) == set(self.space):
+            if set(self.trials[number].params) == set(self.space):
                 yield number
                 count -= 1
             number += 1
@@ -198,12 +203,12 @@ class Study(NamedTuple):
                     of.low, of.high, of.log
                 )
         # A seed for each trial: what is chosen does not depend on what this process chose before.
-        self.asked.sampler = optuna.samplers.TPESampler(seed=len(self.asked.trials))
+        self.asked.sampler = optuna.samplers.TPESampler(seed=len(self.trials))
         self.asked.ask(distributions)
 
     def combination(self, number: int) -> Combination:
         """Return what a trial runs."""
-        chosen = self.asked.trials[number].params
+        chosen = self.trials[number].params
         values = {
             name: [of.text(chosen[name]) if isinstance(of, Range) else chosen[name]]
             for name, of in self.space.items()
@@ -311,7 +316,7 @@ def run_trials(
 
 
 def _num_told(study: Study) -> int:
-    return sum(trial.state.is_finished() for trial in study.asked.trials)
+    return sum(trial.state.is_finished() for trial in study.trials)
 
 
 def _value(result: Result) -> float:

@@ -161,15 +161,15 @@ CASES: dict[str, Case] = {
     ),
     "fedpac": Case(
         "FedPAC", {"lamda": 1.0}, {"lam": 1.0},
-        departure="α of one client and heads of another are taken together, as clients are "
-        "shuffled between, and heads are combined from those that are combined already; small α "
-        "are left out; features are of full batches, and clients' centroids count equally, here "
-        "all by examples",
+        departure="a client's α are used with the heads of other clients, as the list of clients "
+        "is shuffled in between, and a head is replaced before the next client's is combined from "
+        "it; small α are left out; features are of full batches, and clients' centroids count "
+        "equally, here all by examples",
         undo=features.heads_in_order,
     ),
     "gpfl": Case(
         "GPFL", {"lamda": 0.01, "mu": 0.1}, {"lam": 0.01, "mu": 0.1}, personal_models.conditioned,
-        departure="conditions are of the client's last embeddings and 0 in the first round; "
+        departure="conditions are of the client's own last embeddings, and 0 in the first round; "
         "classes are counted in full batches, here in all examples; embeddings and valve start at "
         "random, and the valve's normalisation has gain and offset",
         undo=features.conditions_as_received,
@@ -186,10 +186,10 @@ CASES: dict[str, Case] = {
         "APPLE", {"dr_learning_rate": 0.01, "mu": 0.1, "L": 1.0, "global_rounds": 20},
         {"share_learning_rate": 0.01, "mu": 0.1, "pull_rounds": 20},
         receive=personal_models.mixture_of_cores,
-        departure="the personal model is sent, not the core model; of clients that come before it "
-        "in the list a client has the models of this round; the step size is multiplied by the "
-        "number of clients; gradients of p are means over parameters; p_0 is the shares of "
-        "examples",
+        departure="the personal model is sent, not the core model; a client has the new models of "
+        "this round of those clients that come before it in the list; the step size is multiplied "
+        "by the number of clients; gradients of p are means over parameters; p_0 is each client's "
+        "share of the examples",
         undo=neighbours.cores_as_sent,
     ),
 }  # fmt: skip

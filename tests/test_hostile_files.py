@@ -27,6 +27,8 @@ from experiments.agreement.checkout import read_checkout
 from experiments.certificates.cells import read as read_summary
 from experiments.compare.cells import CELL
 from experiments.report import certificates
+from experiments.sweep.cells import Sweep
+from experiments.sweep.study import open_study
 from experiments.when import base, cells
 from pflalign_jax.cli import loggers
 from pflalign_jax.datasets import Examples, partition_examples
@@ -195,6 +197,8 @@ CASES = [
     Case("experiments/predict.py", "a.npz", lambda r: predict.read_npz(r / "a.npz")),
     Case("experiments/when/base.py", "train.npz test.npz", base.load_arrays),
     Case("experiments/compare/cells.py", "cell.json", cell),
+    Case("experiments/sweep/study.py", "study.journal",
+         lambda r: open_study(Sweep(default_config(), 1, False, r), {}, {})),
     Case("experiments/certificates/cells.py", "summary.json",
          lambda r: read_summary(r / "summary.json", {})),
     Case("experiments/report/certificates.py", "certificates/certificates.csv",

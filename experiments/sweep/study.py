@@ -267,7 +267,10 @@ def _cut_unfinished_line(path: pathlib.Path, lock: Any) -> None:
     try:
         with path.open("a+b") as file:
             file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+            content = file.read()
+            whole = content.rfind(b"\n") + 1
+            if content[whole:].startswith(b"{"):  # else it is none of Optuna's
+                file.truncate(whole)
     finally:
         lock.release()
 

@@ -55,23 +55,26 @@ def places(name: str, cells: Sequence[Cell]) -> list[tuple[float, float, Cell]]:
 def table(found: Mapping[str, Sequence[Cell]]) -> list[list[Any]]:
     """Return the titles and a row for each cell and variant."""
     rows: list[list[Any]] = [
-        ["map", "x", "x_value", "y", "y_value", "method", "gain", "low", "high", "score"]
-        + ["rival", "rival_score", "seconds"]
+        ["map", "x", "x_value", "y", "y_value", "method", "gain", "low", "high", "clear"]
+        + ["score", "rival", "rival_score", "seconds"]
     ]
     for name, cells in found.items():
         for x, y, cell in places(name, cells):
             for method, gain in cell.gains.items():
                 rows.append(
                     [name, MAPS[name].x, x, MAPS[name].y, y, method, gain.mean, gain.low, gain.high]
-                    + [cell.scores.get(method, ""), cell.rival, cell.scores.get(cell.rival, "")]
-                    + [cell.seconds]
+                    + [gain.is_clear, cell.scores.get(method, ""), cell.rival]
+                    + [cell.scores.get(cell.rival, ""), cell.seconds]
                 )
     return rows
 
 
 def page(found: Mapping[str, Sequence[Cell]], command: str) -> str:
     """Return a page in Markdown with a table for each map."""
-    seconds = {id(cell): cell.seconds for cells in found.values() for cell in cells}
+    each: list[Cell] = []
+    for cells in found.values():  # maps share cells
+        known = [cell.values for cell in each]
+        each += [cell for cell in cells if cell.values not in known]
     lines = [
         "# When gradient alignment pays",
         "",
@@ -80,7 +83,9 @@ def page(found: Mapping[str, Sequence[Cell]], command: str) -> str:
         "Gains are paired differences of personal/adapted on test data, client by client, over the "
         "rival that is best on validation, with the 95 % interval over clients; **bold** where it "
         "can be told from zero, with every seed. "
-        f"The comparisons took {sum(seconds.values()) / 60:.0f} minutes.",
+        f"The comparisons took {sum(cell.seconds for cell in each) / 60:.0f} minutes.",
+        "",
+        *summary(each),
     ]
     for name, cells in found.items():
         methods = list(cells[0].gains)
@@ -93,6 +98,25 @@ def page(found: Mapping[str, Sequence[Cell]], command: str) -> str:
             rows.append(row)
         lines += ["", f"## {name}", "", *markdown(titles, rows)]
     return "\n".join([*lines, ""])
+
+
+def summary(cells: Sequence[Cell]) -> list[str]:
+    """Return a line for each variant: in how many cells it is ahead of the best rival, or behind.
+
+    >>> ahead, behind = Difference(1.0, 0.5, 1.5), Difference(-1.0, -1.5, -0.5)
+    >>> cells = [Cell({}, "ditto", {}, {"pflalign": gain}, 1.0) for gain in (ahead, behind, behind)]
+    >>> summary(cells)
+    ['* `pflalign` is ahead in 1 of 3 cells and behind in 2; in the others it cannot be told.']
+    """
+    lines = []
+    for method in cells[0].gains:
+        clear = [cell.gains[method].mean for cell in cells if cell.gains[method].is_clear]
+        ahead = sum(mean > 0 for mean in clear)
+        lines.append(
+            f"* `{method}` is ahead in {ahead} of {len(cells)} cells and behind in "
+            f"{len(clear) - ahead}; in the others it cannot be told."
+        )
+    return lines
 
 
 def _text(gain: Difference) -> str:

@@ -32,6 +32,10 @@ LABELS = {
 """What fields are called in pictures and tables."""
 
 
+SHADED = 0.95
+"""Share of the gains between which colours tell; those beyond have the last colour."""
+
+
 def write(root: pathlib.Path, found: Mapping[str, Sequence[Cell]], command: str) -> None:
     """Write ``when.csv``, ``when.md`` and ``when.png``.
 
@@ -133,7 +137,9 @@ def picture(found: Mapping[str, Sequence[Cell]]) -> Figure:
     """
     methods = list(next(iter(found.values()))[0].gains)
     gains = [gain.mean for cells in found.values() for c in cells for gain in c.gains.values()]
-    limit = max((abs(g) for g in gains if np.isfinite(g)), default=1.0) or 1.0
+    known = [abs(gain) for gain in gains if np.isfinite(gain)]
+    # A few cells far below all others would take the colours of the rest; all have their number.
+    limit = float(np.quantile(known, SHADED)) if any(known) else 1.0
     size = (3.0 * len(methods) + 1.0, 2.6 * len(found))
     figure = plots.new_figure(size)
     axes = figure.subplots(len(found), len(methods), squeeze=False)
@@ -141,7 +147,7 @@ def picture(found: Mapping[str, Sequence[Cell]]) -> Figure:
         for ax, method in zip(row, methods, strict=True):
             shown = heat_map(ax, name, [cell.gains[method] for cell in cells], limit)
             ax.set_title(method.replace("_", " "), fontsize="small")
-    bar = figure.colorbar(shown, ax=axes, shrink=0.6)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.6, extend="both")
     bar.set_label("gain over the best rival", fontsize="small")
     bar.ax.tick_params(labelsize="x-small")
     return figure

@@ -25,16 +25,7 @@ SLOW = "<!-- slow -->"
 CLI = ("pflalign_jax.cli.flags", "pflalign_jax.cli.devices")
 SHARED = {
     f"experiments.{module}": CLI
-    for module in (
-        "run",
-        "compare",
-        "sweep",
-        "partition",
-        "benchmark",
-        "deploy",
-        "features",
-        "when",
-    )
+    for module in "run compare sweep partition benchmark deploy features when".split()
 }
 SHARED["experiments.certify"] = ("experiments.certificates.asking",)
 SHARED["experiments.certificates"] = (*CLI, "experiments.certificates.asking")

@@ -10,9 +10,9 @@ from pflalign_jax.runs.headline import ACCURACY
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHOWN = {
-    "Digits, Dir(0.1), 20 clients": "Digits",
-    "Fashion-MNIST, Dir(0.1), 20 clients, a quarter of the data": "Fashion-MNIST",
-    "NIST digits by writer, 200 writers": "NIST digits",
+    "Digits by writer, 200 writers of 20 examples": "Writers",
+    "Features of requests, 30 clients of 15 of 150 intents": "Intents",
+    "synthetic(1, 1), 30 clients": "synthetic(1, 1)",
 }
 """Section of the page to its name in the README."""
 
@@ -30,20 +30,28 @@ def tables():
     return found
 
 
+def difference(text):
+    """Return what a cell such as ``-0.3 (-1.6 to +1.1; 11/19)`` says; ≈: seeds disagree, or 0."""
+    number = r"([+-][\d.]+)"
+    pattern = rf"{number} \({number} to {number}(?:; (\d+)/(\d+))?\)( ≈)?"
+    *numbers, won, lost, unclear = re.fullmatch(pattern, text).groups()
+    # -0.0 is a little below 0.
+    mean, low, high = (float(x) or math.copysign(1e-9, float(x)) for x in numbers)
+    return Difference(mean, low, high, int(won or 0), int(lost or 0), not unclear)
+
+
 def standings(rows):
-    """Return the standings of a table's methods, without intervals: it has none."""
-    unknown = math.nan, math.nan
-    best = float(rows[0]["adapted"].split()[0])
+    """Return the standings of a table's methods."""
     found = []
     for row in rows:
         over = {}
         for rival in ("local", "fedavg"):
-            if text := row[f"over {rival} (won/lost)"]:
-                mean, won, lost = re.fullmatch(r"([+-][\d.]+) \((\d+)/(\d+)\)", text).groups()
-                over[rival] = Difference(float(mean), *unknown, int(won), int(lost))
-        to_best = Difference(float(row["adapted"].split()[0]) - best, *unknown)
-        method = row["method"].split()[0].strip("`")
-        found.append(Standing(method, row["adapted"], None if row is rows[0] else to_best, over))
+            if text := row[f"over {rival} (interval; won/lost)"]:
+                over[rival] = difference(text)
+        text = row["to the best (95 % interval)"]
+        to_best = difference(text) if text else None
+        assert (to_best is None) == (row is rows[0])
+        found.append(Standing(row["method"].strip("`"), row["adapted"], to_best, over))
     return found
 
 

@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
         check_searches(sweep, found)
         if _TRIALS.value is None:
             run_cells(sweep, shard.of(found), at.progress, at.stop)
-            results = [result for each in found if (result := sweep.read(each)) is not None]
+            results = sweep.results(found)
             same_headline(results)
             left = len(found) - len(results)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,6 +136,14 @@ class Sweep(NamedTuple):
             fields={k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()},
             **found,
         )
+
+    def results(self, found: Iterable[Combination]) -> list[Result]:
+        """Return the results that there are of some combinations, in their order.
+
+        Raises:
+          WorkdirError: as `read`.
+        """
+        return [result for each in found if (result := self.read(each)) is not None]
 
 
 def check_searches(sweep: Sweep, found: Sequence[Combination]) -> None:

@@ -316,8 +316,7 @@ def run_trials(
         same_headline(done)
         study.asked.tell(number, _value(result), skip_if_finished=True)
     # All are read once more: another process may be done with its own by now.
-    found = [sweep.read(each) for each in chosen.values()]
-    results = [result for result in found if result is not None]
+    results = sweep.results(chosen.values())
     return results, len(chosen) - len(results)
 
 

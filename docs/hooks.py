@@ -88,16 +88,19 @@ def entries(module_name: str) -> str:
 
 def algorithm_table() -> str:
     """Return a table of all algorithms: modules, signatures, docstrings and what functions tell."""
-    columns = ["name", "idea", "own hyperparameters", "up", "down", "kept", "cross-silo"]
+    columns = ["name", "idea", "own hyperparameters", "up", "down", "kept", "time", "cross-silo"]
     columns += ["kept of the absent", "a new client starts from", "reference"]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    times = round_times()
     for name in algorithms.NAMES:
         factory = getattr(algorithms, name)
         idea = (inspect.getdoc(inspect.getmodule(factory)) or "").split("\n")[0]
         given = inspect.signature(factory).parameters
         own = [n for n in given if n not in SHARED_ARGUMENTS]
         fields = ", ".join(f"`{n}`{default(given[n])}" for n in own)
-        cells = [f"`{name}`", idea, fields, *costs(name), reference(inspect.getdoc(factory) or "")]
+        up, down, kept, *clients = costs(name)
+        cells = [f"`{name}`", idea, fields, up, down, kept, times[name], *clients]
+        cells.append(reference(inspect.getdoc(factory) or ""))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -126,6 +129,18 @@ def costs(name: str) -> list[str]:
     found = federated.traits(federation)
     sizes = [f"{size / whole:.2g}" for size in (found.up, found.down, found.kept)]
     return [*sizes, "yes" if found.cross_silo else "", found.absent, found.newcomer]
+
+
+def round_times() -> dict[str, str]:
+    """Return by name what a round takes over FedAvg's, as the page on performance has measured.
+
+    Methods for adapters are over FedAvg with adapters.
+    """
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    _, _, table = text.partition("| algorithm | CNN, ms per step | round over FedAvg's |")
+    rows = re.findall(r"^\| `(\w+)`[^|]*\| [^|]+ \| ([\d.]+) ", table, flags=re.M)
+    # FedAvg has a second row, with adapters; the first one is the model's.
+    return {name: f"{float(ratio):.2g}" for name, ratio in reversed(rows)}
 
 
 def default(parameter: inspect.Parameter) -> str:

@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments.sweep.grid import RANGE, take_grid
-from pflalign_jax import datasets
+from pflalign_jax import algorithms, datasets
 from pflalign_jax.runs import config as vocabulary
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -201,6 +201,13 @@ def test_pages_of_the_root_have_their_place_on_the_site():
         for target in re.findall(r"\(([^)#]+)", shown):
             there = (page.parent / target).resolve().relative_to(DOCS)
             assert str(there) in hooks.PAGES.values(), target
+
+
+def test_every_algorithm_has_a_measured_time():
+    pytest.importorskip("mkdocs")
+    from docs import hooks
+
+    assert sorted(hooks.round_times()) == sorted(algorithms.NAMES)
 
 
 def with_root(word):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax import federated
-from pflalign_jax.algorithms.per_client import own_row, repeated, with_moves
+from pflalign_jax.algorithms.per_client import own_row, repeated, weighted_sum, with_moves
 from pflalign_jax.federated import GATHERED, Algorithm, ClientOutput, Loss
 from pflalign_jax.federated.validation import at_least_one, nonnegative
 from pflalign_jax.models import Model, cross_entropy
@@ -79,9 +79,6 @@ def apple(
     loss = loss or cross_entropy(model)
     equal = jnp.full(num_clients, 1 / num_clients)
 
-    def mixed(cores, shares):
-        return jax.tree.map(lambda a: jnp.tensordot(shares, a, 1), cores)
-
     transforms = {
         "core": federated.local_tx(learning_rate, local_optimizer),
         "shares": federated.local_sgd(share_learning_rate, "share_learning_rate"),
@@ -98,7 +95,7 @@ def apple(
             # The own core model moves; the others are constants.
             moved = optax.tree.sub(pair.core, received)
             own_share = jnp.vdot(is_own, pair.shares)
-            return optax.tree.add_scale(mixed(server.cores, pair.shares), own_share, moved)
+            return optax.tree.add_scale(weighted_sum(pair.shares, server.cores), own_share, moved)
 
         def gradient(pair, batch, key):
             value, grads = jax.value_and_grad(lambda pair: loss(personal(pair), batch, key))(pair)
@@ -126,7 +123,7 @@ def apple(
         server_update=server_update,
         # Everything; but where it is given, ids that are not 0..K-1 are refused.
         deliver=lambda server, client_id: server,
-        personal_params=lambda server, client, data: mixed(server.cores, client.shares),
+        personal_params=lambda server, client, data: weighted_sum(client.shares, server.cores),
         global_params=None,
         aggregation=GATHERED,
     )

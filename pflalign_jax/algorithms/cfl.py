@@ -8,8 +8,8 @@ import numpy as np
 import optax
 
 from pflalign_jax.algorithms.averaging import update_of_received
-from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
-from pflalign_jax.federated import GATHERED, Algorithm, Loss, local_tx
+from pflalign_jax.algorithms.per_client import model_each, repeated, weighted_sum, with_answers
+from pflalign_jax.federated import Algorithm, Loss, local_tx
 from pflalign_jax.federated.validation import at_least_one, nonnegative
 from pflalign_jax.models import Model, cross_entropy
 
@@ -73,7 +73,7 @@ def cfl(
         members = jax.nn.one_hot(server.cluster[inbox.ids], num_clusters)
         weights = inbox.weights[:, None] * members
         weights /= jnp.maximum(weights.sum(0, keepdims=True), 1)  # 0 where nobody answered
-        moved = jax.tree.map(lambda a: jnp.tensordot(weights.T, a, 1), inbox.messages)
+        moved = weighted_sum(weights.T, inbox.messages)
         sent = (inbox.messages, inbox.weights)
         kept = with_answers((server.updates, server.examples), sent, inbox)
         return ServerState(optax.tree.add(server.models, moved), server.cluster, *kept)
@@ -101,17 +101,12 @@ def cfl(
         nobody = jnp.zeros(num_clients, jnp.int32), updates, jnp.zeros(num_clients)
         return ServerState(repeated(params, num_clusters), *nobody), ()
 
-    return Algorithm(
-        init=init,
-        client_update=update_of_received(loss, tx, local_epochs, batch_size),
-        server_update=server_update,
-        personal_params=lambda w, client, data: w,
-        global_params=None,
-        broadcast=lambda server: jax.tree.map(lambda a: a[server.cluster], server.models),
-        deliver=own_row,
-        between_rounds=split_clusters,  # on the host: SciPy has the hierarchy
-        aggregation=GATHERED,
-    )
+    def models(server):
+        return jax.tree.map(lambda a: a[server.cluster], server.models)
+
+    update = update_of_received(loss, tx, local_epochs, batch_size)
+    # Clusters are split on the host: SciPy has the hierarchy.
+    return model_each(update, server_update, init, models, between_rounds=split_clusters)
 
 
 def bipartition(updates: np.ndarray) -> np.ndarray:

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
+from pflalign_jax.algorithms.per_client import model_each, repeated, weighted_sum, with_answers
 from pflalign_jax.federated import (
-    GATHERED,
     Algorithm,
     ClientOutput,
     Loss,
@@ -83,7 +82,7 @@ def fedamp(
         # Without the cap the own weight below could be negative, and models would run away.
         attention /= jnp.maximum(attention.sum(1, keepdims=True), 1)
         weights = attention + jnp.diag(1 - attention.sum(1))
-        return jax.tree.map(lambda a: jnp.tensordot(weights, a, 1), models)
+        return weighted_sum(weights, models)
 
     def client_update(cloud, client, data, key):
         result = local.train(cloud, tx.init(cloud), data, key, centre=cloud)
@@ -99,13 +98,4 @@ def fedamp(
         models = repeated(params, num_clients)
         return ServerState(models, clouds=models), ()
 
-    return Algorithm(
-        init=init,
-        client_update=client_update,
-        server_update=server_update,
-        personal_params=lambda cloud, client, data: cloud,
-        global_params=None,
-        broadcast=lambda server: server.clouds,
-        deliver=own_row,
-        aggregation=GATHERED,
-    )
+    return model_each(client_update, server_update, init, models=lambda server: server.clouds)

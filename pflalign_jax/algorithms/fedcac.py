@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax import federated
-from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
+from pflalign_jax.algorithms.per_client import own_row, repeated, weighted_sum, with_answers
 from pflalign_jax.federated import GATHERED, Algorithm, ClientOutput, Loss
 from pflalign_jax.federated.validation import at_most_one, positive
 from pflalign_jax.models import Model, cross_entropy
@@ -103,10 +103,9 @@ def fedcac(
         inbox, rounds = aggregate.value, optax.safe_increment(server.rounds)
         present = inbox.weights > 0
         joined = collaborators(inbox.messages.critical, present, rounds / beta)
-        shares = inbox.weights / inbox.weights.sum()
         w, moved = server.params, inbox.messages.moved
-        rows = jax.tree.map(lambda w, a: w[None] + jnp.tensordot(joined, a, 1), w, moved)
-        w = jax.tree.map(lambda w, a: w + jnp.tensordot(shares, a, 1), w, moved)
+        rows = jax.vmap(optax.tree.add, (None, 0))(w, weighted_sum(joined, moved))
+        w = optax.tree.add(w, weighted_sum(inbox.shares, moved))
         return ServerState(w, with_answers(server.customised, rows, inbox), rounds)
 
     def init(params, key):

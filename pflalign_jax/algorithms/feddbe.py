@@ -97,9 +97,8 @@ def feddbe(
         result = local.train(start, tx.init(start), data, key)
         # One class for all labels: the sums are over all of the client's examples.
         features = class_features(model, result.params.model, data, 1, batch_size)
-        mean = features.sums[0] / jnp.maximum(features.counts[0], 1)
         return ClientOutput(
-            message=(optax.tree.sub(result.params.model, server.params), mean),
+            message=(optax.tree.sub(result.params.model, server.params), features.means[0]),
             state=ClientState(result.params.bias),
             params=personal_model(*result.params),
             steps=result.steps,

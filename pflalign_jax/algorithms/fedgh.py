@@ -40,14 +40,10 @@ def fedgh(
       arXiv:2303.13137, Algorithm 1. Departures: all clients have the same architecture; a step of
       the server takes all classes of a client, and clients come in the order of their ids.
     """
-    head = single_head("fedgh", model)
-    tx, server_tx = (
-        federated.local_tx(learning_rate, local_optimizer),
-        federated.local_sgd(server_learning_rate, "server_learning_rate"),
-    )
-    local = federated.local_training(
-        cross_entropy(model), tx, local_epochs, batch_size, elementwise=True
-    )
+    head, loss = single_head("fedgh", model), cross_entropy(model)
+    tx = federated.local_tx(learning_rate, local_optimizer)
+    server_tx = federated.local_sgd(server_learning_rate, "server_learning_rate")
+    local = federated.local_training(loss, tx, local_epochs, batch_size, elementwise=True)
 
     def body_mask(params):
         return jax.tree.map(operator.not_, federated.part_mask(params, (head,)))
@@ -56,29 +52,26 @@ def fedgh(
         start = federated.combine_params(client.own, server.shared)
         result = local.train(start, tx.init(start), data, key)
         features = federated.class_features(model, result.params, data, num_classes, batch_size)
-        means = features.sums / jnp.maximum(features.counts, 1)[:, None]
         known = (features.counts > 0).astype(jnp.float32)
         body, _ = federated.partition_params(result.params, body_mask(start))
-        message, state = (means, known), ClientState(body)
+        message, state = (features.means, known), ClientState(body)
         return ClientOutput(message, state, result.params, result.steps, result.metrics)
+
+    def server_step(layer, message):
+        def server_loss(layer, means, known):
+            labels = jnp.arange(num_classes, dtype=jnp.int32)
+            return mean_of_real(example_losses(dense(layer, means), labels), known)
+
+        gradient = jax.grad(server_loss)(layer, *message)
+        updates, _ = server_tx.update(gradient, server_tx.init(layer))
+        return optax.apply_updates(layer, updates), None
 
     def server_update(server, aggregate):
         inbox = aggregate.value
-        labels = jnp.arange(num_classes, dtype=jnp.int32)
-
-        def step(layer, message):
-            means, known = message
-
-            def loss(layer):
-                return mean_of_real(example_losses(dense(layer, means), labels), known)
-
-            updates, _ = server_tx.update(jax.grad(loss)(layer), server_tx.init(layer))
-            return optax.apply_updates(layer, updates), None
-
         # In an order that does not depend on devices. Who is absent knows no class: no step.
         order = jnp.argsort(inbox.ids)
         ordered = jax.tree.map(lambda a: a[order], inbox.messages)
-        layer, _ = jax.lax.scan(step, server.shared[head], ordered)
+        layer, _ = jax.lax.scan(server_step, server.shared[head], ordered)
         return server._replace(shared={**server.shared, head: layer})
 
     return shared_in_part(client_update, body_mask)._replace(

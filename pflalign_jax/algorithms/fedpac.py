@@ -10,7 +10,7 @@ import optax
 
 from pflalign_jax import models
 from pflalign_jax.algorithms.fedproto import new_means
-from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
+from pflalign_jax.algorithms.per_client import own_row, repeated, weighted_sum, with_answers
 from pflalign_jax.federated import (
     GATHERED,
     Aggregate,
@@ -196,9 +196,7 @@ def server_update(server: ServerState, aggregate: Aggregate) -> ServerState:
     """Average bodies and centroids; heads and statistics of those that answered replace theirs."""
     inbox, last = aggregate.value, server.shared
     sent, weights = inbox.messages, inbox.weights
-    # The engine keeps the old state if nobody answered and this is 0 / 0.
-    shares = weights / weights.sum()
-    moved = jax.tree.map(lambda a: jnp.tensordot(shares, a, 1), sent.delta)
+    moved = weighted_sum(inbox.shares, sent.delta)
     # Who is absent keeps its head and statistics, but lends its head to none: weight 0.
     absent = server.statistics._replace(weights=jnp.zeros_like(server.statistics.weights))
     heads, statistics = with_answers(

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.algorithms.averaging import update_of_received
-from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
-from pflalign_jax.federated import GATHERED, Algorithm, Loss, local_tx
+from pflalign_jax.algorithms.per_client import model_each, repeated, with_answers
+from pflalign_jax.federated import Algorithm, Loss, local_tx
 from pflalign_jax.federated.validation import at_least_one
 from pflalign_jax.models import Model, cross_entropy
 
@@ -89,13 +89,8 @@ def fesem(
         drawn = jax.random.permutation(key, jnp.arange(num_clients, dtype=jnp.int32))
         return ServerState(repeated(params, num_clusters), drawn % num_clusters), ()
 
-    return Algorithm(
-        init=init,
-        client_update=update_of_received(loss, tx, local_epochs, batch_size),
-        server_update=server_update,
-        personal_params=lambda w, client, data: w,
-        global_params=None,
-        broadcast=lambda server: jax.tree.map(lambda a: a[server.nearest], server.centres),
-        deliver=own_row,
-        aggregation=GATHERED,
-    )
+    def models(server):
+        return jax.tree.map(lambda a: a[server.nearest], server.centres)
+
+    update = update_of_received(loss, tx, local_epochs, batch_size)
+    return model_each(update, server_update, init, models)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.algorithms.averaging import ServerState, averaged
+from pflalign_jax.algorithms.per_client import weighted_sum
 from pflalign_jax.federated import (
     GATHERED,
     Algorithm,
@@ -68,17 +69,16 @@ def flora(
 
     def server_update(server, aggregate):
         inbox = aggregate.value
-        shares = inbox.weights / jnp.maximum(inbox.weights.sum(), 1)
 
         def add_products(adapter, sent):
-            product = jnp.einsum("k,kir,kro->io", shares, sent["a"], sent["b"])
+            product = jnp.einsum("k,kir,kro->io", inbox.shares, sent["a"], sent["b"])
             return {**adapter, "merged": adapter["merged"] + product}
 
         messages = dict(inbox.messages)
         sent, old = messages.pop(ADAPTERS), dict(server.params)
         adapters = {path: add_products(a, sent[path]) for path, a in old.pop(ADAPTERS).items()}
-        moved = jax.tree.map(lambda a: jnp.tensordot(shares, a, 1), messages)
-        return ServerState({**optax.tree.add(old, moved), ADAPTERS: adapters})
+        params = optax.tree.add(old, weighted_sum(inbox.shares, messages))
+        return ServerState({**params, ADAPTERS: adapters})
 
     return averaged(
         client_update,

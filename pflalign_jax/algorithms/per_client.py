@@ -1,16 +1,56 @@
 """What a server keeps for each client: tables, leaves ``[K, ...]`` in the order of clients' ids."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pflalign_jax.federated import Gathered
+from pflalign_jax.federated import GATHERED, Algorithm, ClientData, ClientOutput, Gathered
+
+
+def model_each(
+    client_update: Callable[[Any, Any, ClientData, Any], ClientOutput],
+    server_update: Callable[..., Any],
+    init: Callable[..., Any],
+    models: Callable[[Any], Any],
+    **fields: Any,
+) -> Algorithm:
+    """Return an algorithm whose server has a model for each client, which downloads that alone.
+
+    Who is not among the clients gets the mean of all.
+
+    Args:
+      client_update, server_update, init: of `Algorithm`.
+      models: from the server's state to the clients' models, leaves ``[K, ...]``.
+      fields: further fields of `Algorithm`.
+    """
+    return Algorithm(
+        init=init,
+        client_update=client_update,
+        server_update=server_update,
+        personal_params=lambda model, client, data: model,
+        global_params=None,
+        broadcast=models,
+        deliver=own_row,
+        aggregation=GATHERED,
+        **fields,
+    )
 
 
 def repeated(tree: Any, num_clients: int) -> Any:
     """Return a table with the same row for each of ``num_clients``."""
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (num_clients, *a.shape)), tree)
+
+
+def weighted_sum(weights: jax.Array, table: Any) -> Any:
+    """Return the sum of a table's rows, each times its weight.
+
+    Args:
+      weights: ``[K]``, or ``[N, K]`` for N sums.
+      table: leaves ``[K, ...]``; those of the sum are ``[...]``, or ``[N, ...]``.
+    """
+    return jax.tree.map(lambda a: jnp.tensordot(weights, a, 1), table)
 
 
 def with_answers(table: Any, rows: Any, inbox: Gathered) -> Any:

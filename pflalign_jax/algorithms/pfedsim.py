@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from pflalign_jax.algorithms.averaging import update_of_received
-from pflalign_jax.algorithms.per_client import own_row, repeated, with_answers
-from pflalign_jax.federated import GATHERED, Algorithm, Loss, local_tx
+from pflalign_jax.algorithms.per_client import model_each, repeated, weighted_sum, with_answers
+from pflalign_jax.federated import Algorithm, Loss, local_tx
 from pflalign_jax.federated.validation import at_least_one, nonnegative
 from pflalign_jax.models import Model, cross_entropy
 from pflalign_jax.models.base import single_head
@@ -71,15 +71,14 @@ def pfedsim(
         # Two heads that are the same are no more alike than a client is to itself.
         weights = -jnp.log(1 - jnp.minimum(likeness, OWN_LIKENESS))
         weights /= weights.sum(1, keepdims=True)
-        mixed = jax.tree.map(lambda a: jnp.tensordot(weights, a, 1), server.models)
+        mixed = weighted_sum(weights, server.models)
         return {**mixed, head: server.models[head]}
 
     def server_update(server, aggregate):
         inbox = aggregate.value
         received = jax.tree.map(lambda a: a[inbox.ids], starts(server))
         sent = optax.tree.add(received, inbox.messages)
-        shares = inbox.weights / inbox.weights.sum()
-        mean = jax.tree.map(lambda a: jnp.tensordot(shares, a, 1), sent)
+        mean = weighted_sum(inbox.shares, sent)
         warm = server.rounds >= warm_up_rounds
         models = jax.tree.map(
             lambda own, shared: jnp.where(warm, own, shared),
@@ -98,13 +97,5 @@ def pfedsim(
         nobody = jnp.zeros((num_clients, num_clients))
         return ServerState(repeated(params, num_clients), nobody, jnp.int32(0)), ()
 
-    return Algorithm(
-        init=init,
-        client_update=update_of_received(loss, tx, local_epochs, batch_size),
-        server_update=server_update,
-        personal_params=lambda w, client, data: w,
-        global_params=None,
-        broadcast=starts,
-        deliver=own_row,
-        aggregation=GATHERED,
-    )
+    update = update_of_received(loss, tx, local_epochs, batch_size)
+    return model_each(update, server_update, init, models=starts)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class Mean(NamedTuple):
@@ -78,6 +79,11 @@ class Gathered(NamedTuple):
     messages: Any
     weights: jax.Array
     ids: jax.Array
+
+    @property
+    def shares(self) -> jax.Array:
+        """``[N]``, the weights scaled to the sum 1; 0 if nobody took part."""
+        return self.weights / jnp.maximum(self.weights.sum(), 1)
 
 
 class Aggregate(NamedTuple):

@@ -23,6 +23,11 @@ class ClassFeatures(NamedTuple):
     counts: jax.Array
     squares: jax.Array
 
+    @property
+    def means(self) -> jax.Array:
+        """``[num_classes, F]``, the mean features of each label; 0 for labels without examples."""
+        return self.sums / jnp.maximum(self.counts, 1)[:, None]
+
 
 def class_counts(data: ClientData, num_classes: int) -> jax.Array:
     """Return ``[num_classes]`` float32: the client's training examples of each label.

@@ -1,6 +1,8 @@
 """Factories take the same arguments in the same order, and say what each of them means."""
 
+import ast
 import inspect
+import statistics
 
 import pytest
 from hand import ADAPTED, FEATURES
@@ -67,3 +69,22 @@ def test_the_model_is_enough(name):
     """The loss is the model's cross-entropy, the head its own."""
     model = ADAPTED if name in ADAPTERS_ONLY else FEATURES
     assert isinstance(make(name, model, 0.1, 2, 2), Algorithm)
+
+
+def lines_of_code(module):
+    """Return how many lines a module has without docstrings, comments and blank lines."""
+    source = inspect.getsource(module)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, documented)]
+    texts = [node.body[0] for node in nodes if ast.get_docstring(node) is not None]
+    of_texts = {line for text in texts for line in range(text.lineno, text.end_lineno + 1)}
+    lines = enumerate(map(str.strip, source.splitlines()), 1)
+    return sum(line not in of_texts and text[:1] not in ("", "#") for line, text in lines)
+
+
+def test_an_algorithm_is_short():
+    modules = [inspect.getmodule(getattr(algorithms, name)) for name in algorithms.NAMES]
+    lengths = [lines_of_code(module) for module in modules]
+    assert len(set(modules)) == len(modules)
+    assert min(lengths) > 10
+    assert statistics.median(lengths) <= 75

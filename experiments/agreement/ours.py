@@ -11,7 +11,7 @@ from experiments.agreement.data import BatchOrders
 from experiments.agreement.networks import Network
 from experiments.benchmark.any_algorithm import named_algorithm
 from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.federated import Federation, FederationState, federate
+from pflalign_jax.federated import Federation, FederationState, client_mesh, federate
 
 
 class Settings(NamedTuple):
@@ -89,7 +89,7 @@ def train(
         batch_size=settings.batch_size,
     )
     # One device: what computes the orders is called from inside the program.
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("clients",))
+    mesh = client_mesh(jax.devices()[:1])
     federation = federate(algorithm, model, dataset, drop_last=True, mesh=mesh)
     with orders.imposed():
         start = federation.init(jax.random.key(0))

@@ -11,6 +11,7 @@ from experiments.benchmark.any_algorithm import fitting_model, with_adapters
 from experiments.benchmark.measuring import OurRound, ratios, take_turns
 from experiments.benchmark.workloads import Workload, noise
 from pflalign_jax import algorithms, models
+from pflalign_jax.federated import client_mesh
 
 FIELD = {
     "cnn": Workload(lambda: models.cnn(10), np.full(10, 100)),
@@ -44,7 +45,7 @@ def field_figures(
     """
     dataset, model = noise(workload), workload.model()
     adapted = with_adapters(model, dataset)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("clients",))
+    mesh = client_mesh(jax.devices()[:1])
     chosen = {n: fitting_model(n, (model, adapted), dataset, FIELDS.get(n, {})) for n in names}
     wanted = {(n, chosen[n] is adapted): chosen[n] for n in names}
     # What the others are compared with.

@@ -14,7 +14,7 @@ from experiments.benchmark.peers import PEERS
 from experiments.benchmark.workloads import LENGTH, WORKLOADS, Workload, noise
 from pflalign_jax import models
 from pflalign_jax.datasets import FederatedDataset
-from pflalign_jax.federated import federate
+from pflalign_jax.federated import client_mesh, federate
 from pflalign_jax.runs.hardware import matmul, matmul_peak, peak_memory, step_flops
 
 Name = TypeVar("Name", bound=Hashable)
@@ -210,8 +210,7 @@ def _cases(over: str, workload: Workload, folder: str) -> dict[str, tuple[Worklo
     cases: dict[str, tuple[Workload, dict]] = {}
     if over == "devices":
         for d in itertools.takewhile(lambda d: d <= len(jax.devices()), (1, 2, 4, 8)):
-            mesh = jax.sharding.Mesh(np.array(jax.devices()[:d]), ("clients",))
-            cases[str(d)] = (workload, {"mesh": mesh})
+            cases[str(d)] = (workload, {"mesh": client_mesh(jax.devices()[:d])})
     elif workload.classes:  # adapters of the encoder
         for k in (10, 100, 1000):
             work = _resized(workload._replace(sizes=np.array([8])), clients=k, cohort=10)

@@ -16,22 +16,17 @@ from experiments.benchmark.workloads import WORKLOADS, Workload, noise
 from experiments.device_check.report import Report, Rows
 from experiments.device_check.sizes import PRECISIONS, Size
 from pflalign_jax import datasets, models
-from pflalign_jax.federated import federate
+from pflalign_jax.federated import client_mesh, federate
 from pflalign_jax.runs.hardware import matmul_peak, memory, step_flops
 
 TOLERANCE = 1e-3
 """Relative difference of a round's results from the CPU's, up to which they count as equal."""
 
 
-def mesh_of(device: jax.Device) -> jax.sharding.Mesh:
-    """Return the mesh of one device."""
-    return jax.sharding.Mesh(np.array([device]), ("clients",))
-
-
 def our_round(name: str, workload: Workload, **options: Any) -> OurRound:
     """Return rounds of an algorithm on the first device."""
     model, dataset = workload.model(), noise(workload)
-    mesh = mesh_of(jax.devices()[0])
+    mesh = client_mesh(jax.devices()[:1])
     return OurRound(name, model, dataset, workload.batch, mesh=mesh, **options)
 
 
@@ -69,7 +64,9 @@ def _after_a_round(
     """Return the states of the server and of all clients after a round, on the host."""
     algorithm = named_algorithm(name, model, data, learning_rate=0.05, batch_size=10)
     with jax.default_device(device):
-        federation = federate(algorithm, model, data, mesh=mesh_of(device), client_chunk=chunk)
+        federation = federate(
+            algorithm, model, data, mesh=client_mesh([device]), client_chunk=chunk
+        )
         state, _ = federation.run_round(federation.init(jax.random.key(0)))
         clients = [federation.client_state(state, k) for k in range(data.num_clients)]
         return jax.tree.map(np.asarray, (state.server, clients))

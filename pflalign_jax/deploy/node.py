@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pflalign_jax.datasets import SPLITS, FederatedDataset, select_clients
@@ -38,7 +37,7 @@ from pflalign_jax.deploy.packets import (
 from pflalign_jax.errors import UserError
 from pflalign_jax.federated import Algorithm, ClientScores, federate
 from pflalign_jax.federated.inject_hyperparams import hyperparams_of
-from pflalign_jax.federated.sharding import AXIS
+from pflalign_jax.federated.sharding import client_mesh
 from pflalign_jax.models import Model
 from pflalign_jax.runs import files, message_config
 from pflalign_jax.runs.build import (
@@ -278,7 +277,7 @@ class Node:
             task=self.task,
             participation=build_participation(config),
             client_chunk=1,
-            mesh=Mesh(np.array(jax.devices()[:1]), (AXIS,)),
+            mesh=client_mesh(jax.devices()[:1]),
             client_state_in="device",
             drop_last=config.drop_last,
         )

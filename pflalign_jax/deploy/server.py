@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pflalign_jax.datasets import FederatedDataset
@@ -20,7 +18,7 @@ from pflalign_jax.deploy.packets import config_hash
 from pflalign_jax.deploy.run_files import RunFiles, StatesOnNodes
 from pflalign_jax.federated import Algorithm
 from pflalign_jax.federated.client_states import ON_NODES
-from pflalign_jax.federated.sharding import AXIS
+from pflalign_jax.federated.sharding import client_mesh
 from pflalign_jax.models import Model
 from pflalign_jax.runs import message_config
 from pflalign_jax.runs.build import Experiment, build, build_algorithm, with_hyperparams
@@ -75,7 +73,7 @@ def deployed(
     config, dataset, model, federation, participation = simulated
     check_model(model)
     run_files = RunFiles(workdir, dataset.client_names)
-    mesh = Mesh(np.array(jax.local_devices()[:1]), (AXIS,))
+    mesh = client_mesh(jax.local_devices()[:1])
     options = federation._options._replace(
         algorithm=_echo(config, model, dataset, federation.task), mesh=mesh, client_chunk=1
     )

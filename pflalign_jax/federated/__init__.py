@@ -51,6 +51,7 @@ from pflalign_jax.federated.param_parts import (
     partition_params,
 )
 from pflalign_jax.federated.participation import Participation, Turnout
+from pflalign_jax.federated.sharding import client_mesh
 from pflalign_jax.federated.traits import Traits, traits
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "class_features",
     "client_features",
     "client_loss",
+    "client_mesh",
     "combine_params",
     "federate",
     "first_models",

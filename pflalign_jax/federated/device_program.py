@@ -13,10 +13,10 @@ from pflalign_jax.federated.algorithm import Algorithm, ClientData, ClientOutput
 from pflalign_jax.federated.client_rows import map_clients, read_rows, write_rows
 from pflalign_jax.federated.metrics import Scoring, score_client
 from pflalign_jax.federated.sharding import (
-    AXIS,
     REPLICATED,
     SHARDED,
     PlacedData,
+    client_mesh,
     place_clients,
     place_data,
 )
@@ -278,7 +278,7 @@ def empty_table(options: ProgramOptions, data: PlacedData) -> ScoreTable:
 def training_data(dataset: FederatedDataset, k: int) -> ClientData:
     """Return the training examples of the client at position ``k``, outside of any program."""
     client = select_clients(dataset, np.array([k]))
-    mesh = Mesh(np.array(jax.local_devices()[:1]), (AXIS,))
+    mesh = client_mesh(jax.local_devices()[:1])
     sizes = client.splits["train"].sizes
     longest = int(dataset.splits["train"].sizes.max())
     data = place_data(client, place_clients(sizes, 1), mesh, splits=("train",), longest=longest)

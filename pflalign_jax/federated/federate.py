@@ -23,7 +23,7 @@ from pflalign_jax.federated.federation import Federation, StateShapes, first_sta
 from pflalign_jax.federated.message_size import num_bytes
 from pflalign_jax.federated.metrics import scoring_of
 from pflalign_jax.federated.participation import Participation, uniform
-from pflalign_jax.federated.sharding import AXIS, choose_chunk
+from pflalign_jax.federated.sharding import AXIS, choose_chunk, client_mesh
 from pflalign_jax.federated.stored_states import StatesInStore
 from pflalign_jax.models import Model
 from pflalign_jax.random_purposes import COHORT
@@ -88,7 +88,7 @@ def federate(
         unknown place, a model without the outputs that the task needs.
     """
     cohort_size = dataset.num_clients if cohort_size is None else cohort_size
-    mesh = Mesh(np.array(jax.devices()), (AXIS,)) if mesh is None else mesh
+    mesh = client_mesh() if mesh is None else mesh
     _check_arguments(algorithm, dataset, cohort_size, mesh, client_chunk, new_client_steps)
     task = infer_task(dataset) if task is None else task
     dataset = prepared(dataset, model)

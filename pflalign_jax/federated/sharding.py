@@ -22,6 +22,15 @@ REPLICATED: Any = PartitionSpec()
 """Of arrays that every device has whole."""
 
 
+def client_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return a mesh along `AXIS`, over which clients are sharded.
+
+    Args:
+      devices: its devices; None: all, those of other processes among them.
+    """
+    return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
+
+
 class Placement(NamedTuple):
     """Which device and row holds each client.
 

@@ -19,7 +19,7 @@ from pflalign_jax import models
 from pflalign_jax.datasets import FederatedDataset
 from pflalign_jax.datasets.features import are_tokens
 from pflalign_jax.errors import UserError
-from pflalign_jax.federated.sharding import AXIS, put_sharded
+from pflalign_jax.federated.sharding import AXIS, client_mesh, put_sharded
 from pflalign_jax.models.frozen import as_argument, weights_of
 from pflalign_jax.tasks import Task, classification
 
@@ -66,7 +66,7 @@ def matmul(size: int | None = None) -> tuple[Callable[[], None], float]:
     Args:
       size: rows and columns; None: 1024 on CPUs, 8192 elsewhere.
     """
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
+    mesh = client_mesh()
     if size is None:
         size = 1024 if jax.devices()[0].platform == "cpu" else 8192
     spec = jax.sharding.PartitionSpec(AXIS)

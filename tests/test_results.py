@@ -1,4 +1,4 @@
-"""What the README says of who wins is what `compare` says of the tables in docs/results.md."""
+"""What README and docs/when.md say of who wins is what their tables say."""
 
 import math
 import pathlib
@@ -62,3 +62,16 @@ def test_the_readme_says_who_wins_as_the_tables_do():
         assert f"* {name}: {verdict(of, ACCURACY)}" in readme
     wins = sum(of[0].method == OURS for of in found.values())
     assert f"**pFLAlign is first in {wins or 'none'} of them**" in readme
+
+
+def test_the_map_says_what_its_cells_do():
+    page = (ROOT / "docs" / "when.md").read_text()
+    header = next(line for line in page.splitlines() if "| best rival |" in line)
+    methods = [text.strip() for text in header.strip("|").split("|")][3:]
+    # Some cells are in two tables: they count once.
+    cells = dict.fromkeys(re.findall(r"^\| [\d.]+ \| [\d.]+ \|(.*)\|$", page, flags=re.M))
+    gains = [[text.strip() for text in cell.split("|")][1:] for cell in cells]
+    assert len(gains) == 50
+    for method, of_method in zip(methods, zip(*gains, strict=True), strict=True):
+        ahead, behind = (sum(gain.startswith(f"**{sign}") for gain in of_method) for sign in "+-")
+        assert f"* `{method}` is ahead in {ahead} of 50 cells and behind in {behind};" in page

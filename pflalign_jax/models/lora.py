@@ -22,8 +22,12 @@ from pflalign_jax.models.frozen import Frozen
 ADAPTERS = "lora"
 """Where the adapters are in the parameters: ``{layer: {"a": [in, r], "b": [r, out]}}``.
 
-An adapter may have ``"merged": [in, out]``, too, a sum of earlier products AB.
+An adapter may have ``"merged": [in, out]``, too, a sum of earlier products AB. Kernels of attention
+are matrices here: of queries, keys and values ``[in, heads * D]``, of outputs ``[heads * D, out]``.
 """
+
+_ATTENTION = ("query", "key", "value", "out")
+"""Names of the layers in flax's ``nn.MultiHeadDotProductAttention``."""
 
 
 def lora(
@@ -38,8 +42,9 @@ def lora(
 ) -> Model:
     """Return a model whose parameters are low-rank adapters of dense layers, and the head.
 
-    Works with every model that is made of flax's ``nn.Dense``, as those of this package and of
-    `from_flax` are.
+    Works with every model of flax. Adapted are its ``nn.Dense`` layers, and queries, keys, values
+    and outputs of its ``nn.MultiHeadDotProductAttention``; convolutions, embeddings, norms and
+    recurrent layers with weights of their own (`lstm`) are not, they stay frozen.
 
     Args:
       model: that is adapted, with pretrained ``params``.
@@ -71,8 +76,8 @@ def lora(
         fresh = {} if all(name in params for name in model.head) else model.init(head_key, x)
         head = {name: params.get(name, fresh.get(name)) for name in model.head}
         adapters = {
-            path: _new_adapter(layer_key, kernel.shape, rank)
-            for layer_key, (path, kernel) in zip(keys, layers.items(), strict=True)
+            path: _new_adapter(layer_key, shape, rank)
+            for layer_key, (path, shape) in zip(keys, layers.items(), strict=True)
         }
         return {**jax.tree.map(jnp.asarray, head), ADAPTERS: adapters}
 
@@ -155,8 +160,9 @@ def merge(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
         for parent in parents:
             place = place[parent]
         product = adapter["a"] @ adapter["b"] + adapter.get("merged", 0)
-        change = _scale(adapter, model.adapters.alpha) * product
-        place[name] = {**place[name], "kernel": place[name]["kernel"] + change}
+        kernel = place[name]["kernel"]
+        change = _scale(adapter, model.adapters.alpha) * product.reshape(kernel.shape)
+        place[name] = {**place[name], "kernel": kernel + change}
     return merged | {name: layer for name, layer in params.items() if name != ADAPTERS}
 
 
@@ -208,13 +214,34 @@ def _adding(
         if adapter is None or context.method_name != "__call__":
             return outputs
         matrices = {name: matrix.astype(outputs.dtype) for name, matrix in adapter.items()}
-        x = args[0].astype(outputs.dtype)
-        if "merged" in matrices:
-            outputs += _scale(adapter, alpha) * (x @ matrices["merged"])
+        x = _as_rows(context.module, args[0].astype(outputs.dtype))
+        change = x @ matrices["merged"] if "merged" in matrices else 0
         x = x if dropped is None else dropped.of(x, path)
-        return outputs + _scale(adapter, alpha) * ((x @ matrices["a"]) @ matrices["b"])
+        change += (x @ matrices["a"]) @ matrices["b"]
+        return outputs + _scale(adapter, alpha) * change.reshape(outputs.shape)
 
     return add
+
+
+def _as_rows(layer: Any, x: jax.Array) -> jax.Array:
+    """Return a layer's inputs ``[..., in]``, of a layer of attention ``[rows, in]``.
+
+    Raises:
+      ValueError: for a layer that multiplies its inputs in another way, or not at all.
+    """
+    import flax.linen as nn
+
+    if isinstance(layer, nn.Dense):
+        return x
+    if isinstance(layer, nn.DenseGeneral) and not layer.batch_dims:
+        axes = (layer.axis,) if isinstance(layer.axis, int) else tuple(layer.axis)
+        first = x.ndim - len(axes)
+        if [axis % x.ndim for axis in axes] == list(range(first, x.ndim)):
+            return x.reshape(-1, math.prod(x.shape[first:]))
+    raise ValueError(
+        f"lora: layer {'/'.join(layer.path)!r} is a {type(layer).__name__}, which is no product of "
+        "its inputs' last axes with a kernel; leave it out of targets"
+    )
 
 
 def _scale(adapter: Mapping[str, jax.Array], alpha: float) -> float:
@@ -231,27 +258,37 @@ def _new_adapter(key: jax.Array, shape: tuple[int, int], rank: int) -> dict[str,
     }
 
 
-def _matching(params: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
-    """Return the kernels of the dense layers that a pattern fits, by the layers' paths."""
-    kernels = dict(_dense_layers(params))
-    chosen: dict[str, Any] = {}
+def _matching(params: Mapping[str, Any], targets: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return inputs and outputs, in numbers, of the layers that a pattern fits, by their paths."""
+    layers = dict(_dense_layers(params))
+    chosen: dict[str, tuple[int, int]] = {}
     for pattern in targets:
-        found = {path: k for path, k in kernels.items() if fnmatch.fnmatchcase(path, pattern)}
+        found = {path: size for path, size in layers.items() if fnmatch.fnmatchcase(path, pattern)}
         if not found:
-            raise ValueError(
-                f"lora: no dense layer fits target {pattern!r}; the layers are {sorted(kernels)}"
-            )
+            known = f"the layers are {sorted(layers)}"
+            if not layers:
+                known = "the model has none besides its head, which rank=0 trains alone"
+            raise ValueError(f"lora: no dense layer fits target {pattern!r}; {known}")
         chosen |= found
     return chosen
 
 
-def _dense_layers(params: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    """Return ``(path, kernel)`` of every layer with a kernel ``[in, out]``."""
+def _dense_layers(params: Mapping[str, Any], above: str = "") -> list[tuple[str, tuple[int, int]]]:
+    """Return ``(path, (in, out))`` of every dense layer.
+
+    Only a layer with a kernel and at most a bias is one: others use their kernel in a way of their
+    own. One with three axes is dense as a part of attention; elsewhere it is a convolution's.
+    """
     found = []
+    in_attention = all(name in params for name in _ATTENTION)
     for name, value in params.items():
-        if isinstance(value, Mapping):
-            kernel, path = value.get("kernel"), f"{above}{name}"
-            if kernel is not None and not isinstance(kernel, Mapping) and kernel.ndim == 2:
-                found.append((path, kernel))
-            found += _dense_layers(value, f"{path}/")
+        if not isinstance(value, Mapping):
+            continue
+        path = f"{above}{name}"
+        if value.keys() in ({"kernel"}, {"kernel", "bias"}):
+            shape = getattr(value["kernel"], "shape", ())
+            split = 2 if name == "out" and len(shape) == 3 else 1
+            if len(shape) == 2 or (len(shape) == 3 and in_attention and name in _ATTENTION):
+                found.append((path, (math.prod(shape[:split]), math.prod(shape[split:]))))
+        found += _dense_layers(value, f"{path}/")
     return found

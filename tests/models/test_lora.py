@@ -4,6 +4,7 @@ import inspect
 import pickle
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +80,85 @@ def test_what_is_added(weights):
     merged = models.merge(model, params)
     np.testing.assert_allclose(BASE.apply(merged, x), logits, rtol=2e-4, atol=1e-4)
     assert jax.tree.structure(merged) == jax.tree.structure(weights)
+
+
+IMAGE, TOKENS = jnp.zeros((1, 28, 28, 1)), jnp.zeros((1, 7), jnp.int32)
+PARTS = ("query", "key", "value", "out")
+ATTENTION = [f"Block_0/MultiHeadDotProductAttention_0/{name}" for name in PARTS]
+OF_EACH_MODEL = {
+    "logistic": (models.logistic(3), IMAGE, []),
+    "mlp": (models.mlp(3, hidden=(6, 5)), IMAGE, ["Dense_0", "Dense_1"]),
+    "cnn": (models.cnn(3), IMAGE, ["Dense_0"]),
+    "resnet": (models.resnet(3), jnp.zeros((1, 32, 32, 3)), []),
+    "transformer": (models.transformer(11, 12, 1, 3), TOKENS,
+                    ["Block_0/Dense_0", "Block_0/Dense_1", *ATTENTION]),
+    "lstm": (models.lstm(11, 4, 6), TOKENS, []),
+    "fasttext": (models.fasttext(3, 11, 6), TOKENS, []),
+    "har_cnn": (models.har_cnn(3, channels=5, kernel=3, dense=7), jnp.zeros((1, 21, 2)),
+                ["Dense_0"]),
+}  # fmt: skip
+"""Small models, zeros in the shape of an example, and their dense layers below the head."""
+
+
+def random_tree(shapes, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
+
+
+@pytest.mark.parametrize("name", [n for n in models.NAMES if not n.startswith("pretrained")])
+def test_dense_layers_of_all_our_models(name):
+    base, x, layers = OF_EACH_MODEL[name]
+    params = random_tree(jax.eval_shape(base.init, jax.random.key(0), x), 0)
+    if not layers:
+        with pytest.raises(
+            ValueError, match=r"no dense layer fits target '\*'; the model has none"
+        ):
+            models.lora(base, params)
+        assert models.lora(base, params, rank=0).adapters is None
+        return
+    model = models.lora(base, params, rank=2, alpha=6.0)
+    adapters = random_tree(jax.eval_shape(model.init, jax.random.key(0), x), 1)
+    assert sorted(adapters["lora"]) == sorted(layers)
+    x = jax.random.randint(jax.random.key(0), (2, *x.shape[1:]), 0, 3).astype(x.dtype)
+    found, plain = jax.jit(model.apply)(adapters, x), jax.jit(base.apply)
+    merged = models.merge(model, adapters)
+    assert jax.tree.map(jnp.shape, merged) == jax.tree.map(jnp.shape, params)
+    np.testing.assert_allclose(found, plain(merged, x), rtol=1e-3, atol=1e-3)
+    without = merged | {name: params[name] for name in params if name not in model.head}
+    assert np.abs(found - plain(without, x)).max() > 0.1
+
+
+def test_adapters_of_attention_are_of_its_kernels_as_matrices():
+    base, x, _ = OF_EACH_MODEL["transformer"]
+    params = random_tree(jax.eval_shape(base.init, jax.random.key(0), x), 0)
+    model = models.lora(base, params, rank=2, targets=("*/query", "*/out"))
+    shapes = jax.tree.map(jnp.shape, model.init(jax.random.key(0), x)["lora"])
+    assert shapes == {
+        ATTENTION[0]: {"a": (12, 2), "b": (2, 12)},
+        ATTENTION[3]: {"a": (12, 2), "b": (2, 12)},
+    }
+
+
+class Lookup(nn.Module):
+    """A layer whose kernel is no dense layer's."""
+
+    @nn.compact
+    def __call__(self, x):
+        return self.param("kernel", nn.initializers.ones, (4, 3))[x[:, 0].astype(int)]
+
+
+class OddModel(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(Lookup()(x))
+
+
+def test_a_layer_that_is_not_dense_is_named():
+    base = models.from_flax(OddModel(), head="Dense_0")
+    x = jnp.zeros((2, 1))
+    model = models.lora(base, base.init(jax.random.key(0), x))
+    with pytest.raises(ValueError, match="layer 'Lookup_0' is a Lookup, which is no product"):
+        model.apply(model.init(jax.random.key(0), x), x)
 
 
 def test_dropout_of_the_adapters_inputs(weights):

@@ -44,6 +44,7 @@ def pretrained_encoder(
     dropout: float = 0.0,
     keep_hidden: bool = True,
     dtype: str = "float32",
+    pad_token: str | None = None,
 ) -> Model:
     """Return a pretrained encoder with low-rank adapters in its top layers, and a linear head.
 
@@ -60,12 +61,14 @@ def pretrained_encoder(
         and kept (`Model.prepare`), in memory or above 1 GiB in a temporary file, instead of in
         every step.
       dtype: that the pretrained layers compute in, ``"float32"`` or ``"bfloat16"``.
+      pad_token: text of the token that fills up texts, which must be that of the data; None: the
+        tokeniser's own.
 
     Raises:
       PretrainedError: for files that cannot be used, naming the file and what to do.
       ValueError: as `lora`.
     """
-    parts, prepare = _encoder(path, adapt_layers, dtype)
+    parts, prepare = _encoder(path, adapt_layers, dtype, pad_token)
     width = parts.config.hidden
 
     def init(key: jax.Array, x: jax.Array) -> dict[str, Any]:
@@ -106,6 +109,7 @@ def pretrained_decoder(
     dropout: float = 0.0,
     keep_hidden: bool = False,
     dtype: str = "float32",
+    pad_token: str | None = None,
 ) -> Model:
     """Return a pretrained decoder with low-rank adapters in its top layers, for next tokens.
 
@@ -115,13 +119,14 @@ def pretrained_decoder(
       num_classes: the vocabulary of the data, at most that of the model.
       path: of a model folder or a GGUF file, the name of one that a package ships,
         ``"SmolLM2-135M-Instruct"``, or ``"hub:owner/name"``.
-      rank, alpha, targets, adapt_layers, dropout, keep_hidden, dtype: as in `pretrained_encoder`.
+      rank, alpha, targets, adapt_layers, dropout, keep_hidden, dtype, pad_token: as in
+        `pretrained_encoder`.
 
     Raises:
       PretrainedError: for files that cannot be used, or data of a larger vocabulary.
       ValueError: as `lora`.
     """
-    parts, prepare = _decoder(path, adapt_layers, dtype)
+    parts, prepare = _decoder(path, adapt_layers, dtype, pad_token)
     if num_classes > parts.config.vocabulary:
         raise PretrainedError(
             f"{path} has a vocabulary of {parts.config.vocabulary} tokens, the data one of "
@@ -169,9 +174,11 @@ Prepare = Callable[[np.ndarray], np.ndarray]
 
 # The last one only: runs of one comparison read the same files, and keep the same hidden states.
 @functools.lru_cache(maxsize=1)
-def _encoder(path: str, adapt_layers: int | None, dtype: str) -> tuple[EncoderParts, Prepare]:
+def _encoder(
+    path: str, adapt_layers: int | None, dtype: str, pad_token: str | None
+) -> tuple[EncoderParts, Prepare]:
     """Return an encoder in two parts, and what computes the states below the upper one."""
-    loaded = load(find_model(path))
+    loaded = load(find_model(path), pad_token)
     if not isinstance(loaded.config, EncoderConfig):
         raise PretrainedError(f"{path} is no encoder; use model pretrained_decoder")
     layers = loaded.config.layers if adapt_layers is None else adapt_layers
@@ -180,9 +187,11 @@ def _encoder(path: str, adapt_layers: int | None, dtype: str) -> tuple[EncoderPa
 
 
 @functools.lru_cache(maxsize=1)
-def _decoder(path: str, adapt_layers: int | None, dtype: str) -> tuple[DecoderParts, Prepare]:
+def _decoder(
+    path: str, adapt_layers: int | None, dtype: str, pad_token: str | None
+) -> tuple[DecoderParts, Prepare]:
     """Return a decoder likewise."""
-    loaded = load(find_model(path))
+    loaded = load(find_model(path), pad_token)
     if not isinstance(loaded.config, DecoderConfig):
         raise PretrainedError(f"{path} is no decoder; use model pretrained_encoder")
     layers = loaded.config.layers if adapt_layers is None else adapt_layers

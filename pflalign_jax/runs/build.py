@@ -27,6 +27,7 @@ from pflalign_jax.runs.factories import TRANSFORMS, factory, metric
 from pflalign_jax.runs.generation import generation_of
 from pflalign_jax.runs.read_types import with_tuples
 from pflalign_jax.runs.step_sizes import adapt_learning_rates, in_state, round_schedules
+from pflalign_jax.runs.tokenisers import check_tokenisers
 from pflalign_jax.tasks import TASKS, Moments, Task, infer_task, regression
 
 
@@ -211,8 +212,11 @@ def build_dataset(config: Mapping[str, Any]) -> FederatedDataset:
 
     Raises:
       DatasetError: naming the file or argument, its value and what to do.
+      ConfigError: for texts that are encoded in another way than the model reads them.
     """
     fields = config["dataset"]
+    with errors_of("model"):
+        check_tokenisers(fields, config["model"])
     with errors_of("dataset"):
         # Files of numbers can be read for several tasks; most datasets have but one.
         return call(factory("dataset", fields["name"]), fields, task=config["task"])

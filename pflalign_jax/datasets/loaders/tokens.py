@@ -172,9 +172,10 @@ def _of_gguf(file: pathlib.Path) -> Tokeniser:
 
     opened = open_gguf(file)
     pad = opened.values.get("tokenizer.ggml.padding_token_id")
-    # A context of 0: it limits what the tokeniser itself makes of texts, which is not used.
-    found = tokenizer_of_gguf(opened, context=0, pad_id=pad, pad_token=None)
-    return Tokeniser(file, found.inner, _vocabulary(found.inner), found.pad_id, found.end_id)
+    # The context limits what the tokeniser itself makes of texts, and the token for padding is what
+    # it fills them up with: neither is used.
+    found = tokenizer_of_gguf(opened, context=0, pad_id=pad or 0, pad_token=None)
+    return Tokeniser(file, found.inner, _vocabulary(found.inner), pad, found.end_id)
 
 
 def _vocabulary(tokenizer: Any) -> int:

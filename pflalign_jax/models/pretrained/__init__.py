@@ -14,6 +14,7 @@ from pflalign_jax.models.pretrained.loading import (
     find_model,
     find_packaged,
     load,
+    load_tokenizer,
 )
 from pflalign_jax.models.pretrained.peft_folder import load_adapter, save_adapter
 from pflalign_jax.models.pretrained.tokenizer import Tokenizer
@@ -35,6 +36,7 @@ __all__ = [
     "greedy",
     "load",
     "load_adapter",
+    "load_tokenizer",
     "save_adapter",
     "token_losses",
     "vocabulary_loss",

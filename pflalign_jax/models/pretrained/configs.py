@@ -20,7 +20,7 @@ class EncoderConfig:
       context: number of positions, the most tokens that a text may have.
       token_types: number of token types; only type 0 is used.
       norm_eps: what is added to the variance in layer norms.
-      pad_id: the token that fills up texts.
+      pad_id: the token that fills up texts on the right; None: no text is filled up.
 
     References:
       Devlin et al., "BERT", arXiv:1810.04805. Wang et al., "MiniLM", arXiv:2002.10957.
@@ -34,7 +34,7 @@ class EncoderConfig:
     context: int
     token_types: int = 2
     norm_eps: float = 1e-12
-    pad_id: int = 0
+    pad_id: int | None = 0
 
     def __post_init__(self) -> None:
         _check_divides("heads", self.heads, "hidden", self.hidden)
@@ -124,7 +124,7 @@ def _encoder_config(values: Mapping[str, Any], source: object) -> EncoderConfig:
         context=_size(values, "max_position_embeddings", source),
         token_types=_size(values, "type_vocab_size", source, 2),
         norm_eps=_number(values, "layer_norm_eps", source, 1e-12),
-        pad_id=_token(values, "pad_token_id", source) or 0,
+        pad_id=_token(values, "pad_token_id", source),
     )
 
 

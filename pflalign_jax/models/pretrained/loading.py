@@ -6,10 +6,15 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-from pflalign_jax.models.pretrained.configs import DecoderConfig, EncoderConfig
+from pflalign_jax.models.pretrained.configs import (
+    DecoderConfig,
+    EncoderConfig,
+    config_from_gguf,
+    config_from_json,
+)
 from pflalign_jax.models.pretrained.errors import PretrainedError
 from pflalign_jax.models.pretrained.gguf_file import load_gguf, open_gguf
-from pflalign_jax.models.pretrained.safetensors_folder import load_folder
+from pflalign_jax.models.pretrained.safetensors_folder import load_folder, read_json
 from pflalign_jax.models.pretrained.tokenizer import (
     Tokenizer,
     tokenizer_of_folder,
@@ -31,6 +36,17 @@ class Pretrained(NamedTuple):
     config: EncoderConfig | DecoderConfig
     weights: dict[str, Any]
     tokenizer: Tokenizer
+
+
+def load_tokenizer(path: str | os.PathLike[str], pad_token: str | None = None) -> Tokenizer:
+    """Return the tokeniser that `load` returns, without reading weights; arguments are its."""
+    place = pathlib.Path(path)
+    if place.suffix == ".gguf" and not place.is_dir():
+        file = open_gguf(place)
+        config: EncoderConfig | DecoderConfig = config_from_gguf(file.values, file.tensors, place)
+        return tokenizer_of_gguf(file, config.context, config.pad_id, pad_token)
+    config = config_from_json(read_json(place / "config.json"), place / "config.json")
+    return tokenizer_of_folder(place, config.context, config.pad_id, pad_token)
 
 
 def load(path: str | os.PathLike[str], pad_token: str | None = None) -> Pretrained:

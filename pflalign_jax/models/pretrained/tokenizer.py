@@ -195,8 +195,8 @@ def _tokenizer(
         pad_id = _id_of(inner, pad_token, "pad_token")
     if pad_id is None:
         raise PretrainedError(
-            f"{source} has no padding token; name one of its tokens, "
-            "load(path, pad_token='...'): the end token, or one that no text has"
+            f"{source} has no padding token; name one of its tokens, load(path, pad_token='...') "
+            "or --config.model.pad_token=...: the end token, or one that no text has"
         )
     # Some files pad or cut by themselves, to lengths that are not the caller's.
     inner.no_padding()

@@ -83,7 +83,7 @@ def test_the_digest_is_of_all_weights(tmp_path, make, write, name, keep):
 
 def test_hidden_states_of_many_texts_are_in_a_file(encoder, monkeypatch):
     x, _ = texts(encoder)
-    parts, _ = language._encoder(encoder, 1, "float32")
+    parts, _ = language._encoder(encoder, 1, "float32", None)
     small = language._keeping(parts, encoder)(x)
     monkeypatch.setattr(language, "LARGE", 1000)
     monkeypatch.setattr(language, "AT_ONCE", 5)

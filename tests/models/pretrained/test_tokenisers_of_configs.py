@@ -10,7 +10,7 @@ from pflalign_jax import models
 from pflalign_jax.datasets.loaders.instructions import load_instructions
 from pflalign_jax.datasets.loaders.tokens import read_tokeniser
 from pflalign_jax.models import language, pretrained
-from pflalign_jax.runs import ConfigError
+from pflalign_jax.runs import ConfigError, tokenisers
 from pflalign_jax.runs.build import build_dataset
 from pflalign_jax.runs.config import resolve
 
@@ -65,6 +65,29 @@ def test_data_and_model_pad_with_one_token(config):
         build_dataset(resolve(config))
     config.model.pad_token = "dog"
     assert (build_dataset(resolve(config)).x[:, -1] == 11).all()
+
+
+def test_data_in_tokens_of_another_model_are_refused(config, tmp_path, monkeypatch):
+    other = small_models.write_encoder(tmp_path / "other")
+    config.dataset.tokenizer = str(other)
+    build_dataset(resolve(config))  # a copy of the model's
+    file = other / "tokenizer.json"
+    text = file.read_text(encoding="utf8").replace('"dog"', '"cow"')  # as large as before
+    file.write_text(text, encoding="utf8")
+    with pytest.raises(
+        ConfigError, match=r"2 tokens differ, such as 'cow', number 11 there and mis"
+    ):
+        build_dataset(resolve(config))
+    config.model.name, config.model.path = (
+        "pretrained_decoder",
+        str(small_models.write_decoder(tmp_path / "decoder")),
+    )
+    with pytest.raises(ConfigError, match=r"another vocabulary than the model of .*decoder"):
+        build_dataset(resolve(config))
+    # That of one path is not read a second time.
+    monkeypatch.setattr(tokenisers, "read_tokeniser", lambda path: 1 / 0)
+    fields = {"name": "instructions", "tokenizer": config.model.path}
+    tokenisers.check_tokenisers(fields, config.model)
 
 
 def test_instructions_with_a_gguf_file_without_a_token_for_padding(tmp_path):

@@ -46,7 +46,13 @@ setuptools.setup(
         # What --log=tensorboard,wandb needs.
         "log": ["tensorboardX>=2.6", "wandb>=0.18"],
         # Pretrained language models: their weights, by two formats, and tokenisers.
-        "lm": ["safetensors>=0.5", "gguf>=0.17", "tokenizers>=0.21", "huggingface_hub>=0.25"],
+        "lm": [
+            "safetensors>=0.5",
+            "gguf>=0.17",
+            "tokenizers>=0.21",
+            "huggingface_hub>=0.25",
+            "jinja2>=3.1",
+        ],
         # What they are compared with in a slow test; a PyTorch for CPUs is enough.
         "lm-reference": ["torch>=2.4", "transformers>=5", "accelerate>=1", "peft>=0.17"],
         # Clients on their own machines. Not in "test": it needs protobuf < 7 and rich < 15, and
@@ -72,6 +78,7 @@ setuptools.setup(
             "safetensors>=0.5",
             "gguf>=0.17",
             "tokenizers>=0.21",
+            "jinja2>=3.1",
             "tensorboardX>=2.6",
             "wandb>=0.18",
             # Two kinds of models of docs/howto/own_model.md.

@@ -23,8 +23,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 8
     config.dataset.name = "instructions"
     config.dataset.tokenizer = MODEL
-    config.dataset.template = "chatml"
-    config.dataset.end_token = "<|im_end|>"
+    config.dataset.template = "chat"  # the model's own, with its system turn
     config.dataset.length = 128
     config.dataset.too_long = "cut"
     config.dataset.split_by = "random"  # lines of a file are in no order of time

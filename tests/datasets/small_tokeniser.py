@@ -28,7 +28,7 @@ def write(folder, pad=True, special=True, words=WORDS, end=None):
     return str(folder)
 
 
-def write_gguf(path):
+def write_gguf(path, chat=None):
     """Write a GGUF file with a tokeniser of bytes and no weights, and return its path as text."""
     tokens = ["<pad>", "<end>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
     writer = gguf.GGUFWriter(path, "llama")
@@ -39,6 +39,8 @@ def write_gguf(path):
     writer.add_token_merges(["a b"])
     writer.add_pad_token_id(0)
     writer.add_eos_token_id(1)
+    if chat is not None:
+        writer.add_chat_template(chat)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()

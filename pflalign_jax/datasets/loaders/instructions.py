@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +35,14 @@ TEMPLATES = {
     ),
 }
 """Name to the prompt with an input and the prompt without one: that of Alpaca (Taori et al., 2023;
-with a line end behind it, as alpaca-lora has it), and that of chat models whose turns are marked by
-``<|im_start|>``, as Qwen's and SmolLM2's."""
+with a line end behind it, as alpaca-lora has it), and bare turns marked by ``<|im_start|>``,
+without the system turn that such models' own templates begin with."""
+
+CHAT = "chat"
+"""The template that is the tokeniser's own."""
+
+Writer = Callable[[str, str, str], tuple[str, str]]
+"""``(instruction, input, output) -> (prompt, completion)``."""
 
 TOO_LONG = ("refuse", "cut", "leave_out")
 """What can be done with an example that is longer than ``length``."""
@@ -72,9 +79,10 @@ def load_instructions(
         empty), ``output``, and the client.
       tokenizer: see `clinc150`.
       length: tokens per example, >= 1; shorter ones are padded.
-      template: the prompt: ``"alpaca"``, ``"chatml"``, or your own text with ``{instruction}`` and
-        ``{input}``, e.g. that of a chat model up to where its answer begins. Where an input is
-        empty, ``{input}`` and the spaces and line ends before it are left out.
+      template: the prompt: ``"alpaca"``; ``"chat"``, the tokeniser's own chat template, as the
+        model was trained with; ``"chatml"``, turns marked by ``<|im_start|>`` without a system
+        turn; or your own text with ``{instruction}`` and ``{input}``. Where an input is empty,
+        ``{input}`` and the spaces and line ends before it are left out.
       client_column: the key whose value is the client.
       too_long: what to do with an example of more than ``length`` tokens: ``"refuse"`` the file,
         ``"cut"`` its end off, or ``"leave_out"``, with a note. Cut examples of which nothing of the
@@ -88,19 +96,22 @@ def load_instructions(
     Raises:
       DatasetError: naming the file and the line, for what is no json object of these texts, an
         empty instruction or completion, an input for which the template has no place, an example
-        that is too long; or naming the argument.
+        that is too long; naming the argument; or for a chat template that is missing or fails.
     """
     if length < 1:
         raise DatasetError(f"instructions: length={length} is not allowed; it must be >= 1")
     if too_long not in TOO_LONG:
         raise DatasetError(f"too_long={too_long!r} is unknown; choose from {TOO_LONG}")
-    _prompts(template)
+    if template != CHAT:
+        _prompts(template)
     tokeniser = read_tokeniser(tokenizer)
     num_classes = check_vocabulary(tokeniser, vocabulary)
     end = tokeniser.end_token(end_token)
     pad = 0 if pad_token is None and tokeniser.pad is None else tokeniser.pad_token(pad_token)
-    rows = _rows(pathlib.Path(path), template, client_column)
-    prompts = _prompt_tokens(tokeniser, rows)
+    rows = _rows(pathlib.Path(path), _writer(template, tokeniser), client_column)
+    texts = [row.prompt for row in rows]
+    # A chat template writes the tokens at the start itself.
+    prompts = tokeniser.lists(texts) if template == CHAT else _prompt_tokens(tokeniser, texts)
     completions = tokeniser.lists([row.completion for row in rows])
     x = np.full((len(rows), length), pad, token_dtype(tokeniser.vocabulary))
     y = np.full((len(rows), length), IGNORED, np.int32)
@@ -143,7 +154,7 @@ def prompt_of(template: str, instruction: str, text: str) -> str:
     r"""Return the prompt of an instruction and its input, which may be empty.
 
     Args:
-      template: see `load_instructions`.
+      template: see `load_instructions`; not ``"chat"``, which needs a tokeniser.
       instruction, text: of an example.
 
     Raises:
@@ -172,13 +183,25 @@ def _prompts(template: str) -> tuple[str, str]:
         return TEMPLATES[template]
     if "{instruction}" not in template:
         raise DatasetError(
-            f"template={template!r} is unknown; choose from {tuple(TEMPLATES)}, or give a text "
+            f"template={template!r} is unknown; choose from {(*TEMPLATES, CHAT)}, or give a text "
             "with {instruction} and {input}"
         )
     return template, re.sub(r"\s*\{input\}", "", template)
 
 
-def _rows(file: pathlib.Path, template: str, client_column: str) -> list[_Row]:
+def _writer(template: str, tokeniser: Tokeniser) -> Writer:
+    """Return what makes prompts and completions by a template."""
+    if template != CHAT:
+        return lambda instruction, text, output: (prompt_of(template, instruction, text), output)
+    turns = tokeniser.chat.turns()
+
+    def write(instruction: str, text: str, output: str) -> tuple[str, str]:
+        return turns(f"{instruction}\n\n{text}" if text.strip() else instruction, output)
+
+    return write
+
+
+def _rows(file: pathlib.Path, write: Writer, client_column: str) -> list[_Row]:
     """Return the lines of a file, checked."""
     rows = []
     keys = ("instruction", "input", "output", client_column)
@@ -193,17 +216,17 @@ def _rows(file: pathlib.Path, template: str, client_column: str) -> list[_Row]:
                 f"{place} has {client_column}={owner!r}; it must be the name of a client"
             )
         try:
-            prompt = prompt_of(template, texts["instruction"], texts["input"])
+            prompt, completion = write(*(texts[key] for key in keys[:3]))
         except DatasetError as error:
             raise DatasetError(f"{place}: {error}") from error
-        rows.append(_Row(place, str(owner), prompt, texts["output"]))
+        rows.append(_Row(place, str(owner), prompt, completion))
     return rows
 
 
-def _prompt_tokens(tokeniser: Tokeniser, rows: list[_Row]) -> list[list[int]]:
+def _prompt_tokens(tokeniser: Tokeniser, texts: list[str]) -> list[list[int]]:
     """Return the tokens of all prompts: with special tokens in front of them, but none behind."""
     prompts = []
-    for encoding in tokeniser.tokenizer.encode_batch([row.prompt for row in rows]):
+    for encoding in tokeniser.tokenizer.encode_batch(texts):
         tokens, special = list(encoding.ids), encoding.special_tokens_mask
         # A token that ends a text would tell the model that there is no completion.
         while len(tokens) > 1 and special[len(tokens) - 1]:

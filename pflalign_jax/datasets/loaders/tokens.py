@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pflalign_jax.datasets.base import DatasetError
+from pflalign_jax.datasets.loaders.chat import Chat, chat_of_folder, chat_of_gguf
 
 PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>")
 """What the token for padding is usually called; a tokeniser's own setting comes first."""
@@ -23,6 +24,7 @@ class Tokeniser(NamedTuple):
       vocabulary: its largest token + 1.
       pad: the token for padding; None: it has none.
       end: the token that ends a text; None: it is not known.
+      chat: its chat template.
     """
 
     file: pathlib.Path
@@ -30,6 +32,7 @@ class Tokeniser(NamedTuple):
     vocabulary: int
     pad: int | None
     end: int | None
+    chat: Chat
 
     def token(self, text: str, argument: str) -> int:
         """Return the number of a token; raise an error naming the argument if there is none."""
@@ -150,7 +153,8 @@ def read_tokeniser(path: str | os.PathLike) -> Tokeniser:
     tokenizer.no_truncation()
     pad = next((token for token in pads if token is not None), None)
     end = _named(file, tokenizer, "eos_token")
-    return Tokeniser(file, tokenizer, _vocabulary(tokenizer), pad, end)
+    chat = chat_of_folder(file.parent)
+    return Tokeniser(file, tokenizer, _vocabulary(tokenizer), pad, end, chat)
 
 
 def _file_of(path: str | os.PathLike) -> pathlib.Path:
@@ -175,7 +179,8 @@ def _of_gguf(file: pathlib.Path) -> Tokeniser:
     # The context limits what the tokeniser itself makes of texts, and the token for padding is what
     # it fills them up with: neither is used.
     found = tokenizer_of_gguf(opened, context=0, pad_id=pad or 0, pad_token=None)
-    return Tokeniser(file, found.inner, _vocabulary(found.inner), pad, found.end_id)
+    chat = chat_of_gguf(file, opened.values)
+    return Tokeniser(file, found.inner, _vocabulary(found.inner), pad, found.end_id, chat)
 
 
 def _vocabulary(tokenizer: Any) -> int:

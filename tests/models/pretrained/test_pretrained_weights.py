@@ -35,20 +35,40 @@ def test_minilm_is_that_of_transformers():
     np.testing.assert_allclose(hidden[real], REFERENCE["minilm_hidden"][real], atol=1e-4)
 
 
-@pytest.mark.slow  # the decoder's arithmetic is tested on small weights in the real format, too
-def test_smollm2_is_that_of_transformers():
-    model = pretrained.load(installed("SmolLM2-135M-Instruct"))
-    lengths = [REFERENCE[f"smollm2_tokens_{i}"].size for i in range(2)]
-    tokens = model.tokenizer.encode(make_reference.PROMPTS, max(lengths))
-    parts = pretrained.decoder_parts(model.config, model.weights, 1)
-    weights = jax.device_put((parts.lower_weights, parts.top_weights))
+def some_logits(parts):
+    """Return ``(lower, top, tokens) -> logits`` of every so-manieth token, as they are stored."""
 
     @jax.jit
     def logits(lower, top, tokens):
         hidden = parts.top(top, parts.lower(lower, tokens), parts.mask(tokens))
         return hidden @ parts.vocabulary(lower)[:: make_reference.EVERY].T
 
-    found = logits(*weights, tokens)
+    return logits
+
+
+def test_logits_of_smollm2_for_a_short_prompt():
+    """Logits that transformers gave for the same file, float32 on a CPU.
+
+    ``make_reference.py`` next to this file wrote them into ``reference.npz``, by `smollm2` there;
+    its docstring has the command.
+    """
+    model = pretrained.load(installed("SmolLM2-135M-Instruct"))
+    expected = REFERENCE["smollm2_tokens_0"]
+    tokens = model.tokenizer.encode(make_reference.PROMPTS[:1], len(expected))
+    np.testing.assert_array_equal(tokens[0], expected)
+    parts = pretrained.decoder_parts(model.config, model.weights, 0)
+    found = some_logits(parts)(parts.lower_weights, parts.top_weights, tokens)
+    np.testing.assert_allclose(found[0], REFERENCE["smollm2_logits_0"], atol=1e-3)
+
+
+@pytest.mark.slow  # above for one prompt, without generation
+def test_smollm2_is_that_of_transformers():
+    model = pretrained.load(installed("SmolLM2-135M-Instruct"))
+    lengths = [REFERENCE[f"smollm2_tokens_{i}"].size for i in range(2)]
+    tokens = model.tokenizer.encode(make_reference.PROMPTS, max(lengths))
+    parts = pretrained.decoder_parts(model.config, model.weights, 1)
+    weights = jax.device_put((parts.lower_weights, parts.top_weights))
+    found = some_logits(parts)(*weights, tokens)
     for i, length in enumerate(lengths):
         np.testing.assert_array_equal(tokens[i, :length], REFERENCE[f"smollm2_tokens_{i}"])
         np.testing.assert_allclose(found[i, :length], REFERENCE[f"smollm2_logits_{i}"], atol=1e-3)

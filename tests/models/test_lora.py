@@ -1,6 +1,7 @@
 """Low-rank adapters, and weights that nobody trains."""
 
 import inspect
+import math
 import pickle
 import sys
 
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 import pflalign_jax as pfl
 from pflalign_jax import algorithms, models
 from pflalign_jax.federated import federate
+from pflalign_jax.messages import chain, clip, top_k, transform_messages
 from pflalign_jax.models.frozen import Frozen, as_argument
 from pflalign_jax.models.lora import Dropout
 from pflalign_jax.runs import RunError, factories, loop
@@ -267,6 +269,30 @@ def test_frozen_weights_are_in_no_state_message_or_program(weights, data):
     constants = [line for line in federation.lower_round(state).as_text().splitlines()
                  if "constant" in line and "64x400" in line]  # fmt: skip
     assert not constants
+
+
+def test_messages_are_clipped_and_compressed_and_states_are_on_disk(weights, data, tmp_path):
+    model = adapted(weights)
+    transforms = chain(clip(0.5), top_k(0.25, error_feedback=True))
+    algorithm = transform_messages(algorithms.pflalign(model, 0.5), transforms, data)
+    mesh = Mesh(np.array(jax.devices()[:1]), ("clients",))
+    federation = federate(
+        algorithm, model, data, mesh=mesh, client_state_in="disk", state_dir=tmp_path / "states"
+    )
+    state = federation.init(jax.random.key(0))
+    first = jax.tree.map(np.asarray, (state.server, federation.client_state(state, 2)))
+    for _ in range(2):
+        state, _ = federation.run_round(state)
+    last = jax.tree.map(np.asarray, (state.server, federation.client_state(state, 2)))
+    moved = [
+        [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, pair), strict=True)]
+        for pair in zip(first, last, strict=True)
+    ]
+    assert all(0 < max(one) < 10 for one in moved)  # adapters at the server, states on disk
+    trainable = 2 * (64 + 20) + 2 * (20 + 12) + 12 * 10 + 10
+    # A quarter of the coordinates of each client, each with its position.
+    assert federation.bytes_per_round.up == 6 * 8 * math.ceil(trainable / 4)
+    assert any((tmp_path / "states").rglob("*"))
 
 
 # Each of them trains the adapters of a model whose weights below are frozen.

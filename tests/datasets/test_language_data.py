@@ -273,6 +273,13 @@ def test_bad_instructions_are_named(tmp_path, tokeniser, row, message):
         load_instructions(lines(tmp_path, LOST, row), tokeniser, length=10, template=TEMPLATE)
 
 
+def test_an_input_without_a_place_in_the_template_is_named(tmp_path, tokeniser):
+    with pytest.raises(
+        DatasetError, match=r"line 2: template='\{instruction\}' has no \{input\}, and"
+    ):
+        load_instructions(lines(tmp_path, LOST, SUM), tokeniser, template="{instruction}")
+
+
 def test_examples_that_are_too_long(tmp_path, tokeniser):
     path = lines(tmp_path, LOST, SUM | {"output": "1 2 3 2 1"}, SUM | {"input": "1 " * 9})
     options = {"length": 8, "template": TEMPLATE}

@@ -244,6 +244,10 @@ def write_gguf(path, quantisation="F32", architecture="llama", leave_out=(), **v
         if name in leave_out:
             continue
         kind = gguf.GGMLQuantizationType["F32" if tensor.ndim == 1 else quantisation]
+        if quantisation == "Q8_1" and tensor.ndim == 2:  # which the package neither makes nor reads
+            shape = gguf.quant_shape_to_byte_shape(tensor.shape, kind)
+            writer.add_tensor(name, np.zeros(shape, np.uint8), raw_dtype=kind)
+            continue
         writer.add_tensor(name, gguf.quants.quantize(tensor, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

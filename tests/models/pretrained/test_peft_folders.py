@@ -149,6 +149,12 @@ def wider(tensors):
             tensors[name] = np.zeros((32, 2), np.float32)
 
 
+def of_rank_three(tensors):
+    for name in tensors:
+        if "lora_A" in name:
+            tensors[name] = np.zeros((3, 16), np.float32)
+
+
 def as_integers(tensors):
     for name in tensors:
         tensors[name] = tensors[name].astype(np.int8)
@@ -159,6 +165,10 @@ def as_integers(tensors):
     [
         (one_layer_less, r"other layers than the model: nothing.*lacks .*self\.query\.lora_A"),
         (wider, r"lora_B\.weight' has shape \[32, 2\], and the model needs \[16, 2\]"),
+        (
+            of_rank_three,
+            r"lora_A\.weight' has shape \[3, 16\], and the model needs \[2, 16\]; .*rank",
+        ),
         (as_integers, "has dtype I8, which is no float"),
     ],
 )
@@ -178,6 +188,32 @@ def test_a_truncated_file_is_refused(encoder, tmp_path, kept):
         load_adapter(folder, *of_encoder(encoder))
     file.unlink()
     with pytest.raises(PretrainedError, match=r"has no adapter_model\.safetensors; a folder of"):
+        load_adapter(folder, *of_encoder(encoder))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"bias": np.zeros(3, np.float32)}, r"has no tensor 'weight', but bias"),
+        ({"weight": np.zeros((3, 16), np.float32)}, r"has no tensor 'bias', but weight"),
+        ({"weight": np.zeros((5, 16), np.float32), "bias": np.zeros(5, np.float32)},
+         r"'weight' has shape \[5, 16\], and the model needs \[3, 16\]"),
+    ],
+)  # fmt: skip
+def test_a_head_that_does_not_fit_is_named(encoder, tmp_path, tensors, message):
+    folder = encoder_adapter(tmp_path / "a", encoder)
+    save_file(tensors, folder / "head.safetensors")
+    with pytest.raises(PretrainedError, match=rf"head\.safetensors.* {message}"):
+        load_adapter(folder, *of_encoder(encoder))
+
+
+def test_a_config_that_is_missing_or_damaged_is_named(encoder, tmp_path):
+    folder = encoder_adapter(tmp_path / "a", encoder)
+    (folder / "adapter_config.json").write_text('{"r": ')
+    with pytest.raises(PretrainedError, match=r"adapter_config\.json is no JSON"):
+        load_adapter(folder, *of_encoder(encoder))
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(PretrainedError, match=r"has no adapter_config\.json; a folder of PEFT has"):
         load_adapter(folder, *of_encoder(encoder))
 
 

@@ -217,6 +217,12 @@ def test_a_truncated_gguf_file_is_refused(tmp_path, kept):
         load(file)
 
 
+def test_a_quantisation_that_cannot_be_undone_is_named(tmp_path):
+    file = small_models.write_gguf(tmp_path / "small.gguf", "Q8_1")
+    with pytest.raises(PretrainedError, match=r"'token_embd\.weight' is quantised as Q8_1, which"):
+        load(file)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -294,8 +300,8 @@ def test_a_failed_download_says_what_to_do(monkeypatch):
         find_model("hub:a/b")
 
 
-@pytest.mark.parametrize("package", ["safetensors", "tokenizers"])
+@pytest.mark.parametrize("package", ["safetensors", "tokenizers", "gguf"])
 def test_a_missing_package_is_named(encoder, monkeypatch, package):
-    monkeypatch.setitem(__import__("sys").modules, package, None)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(PretrainedError, match=rf"needs the package '{package}'; pip install"):
-        load(encoder)
+        load("model.gguf" if package == "gguf" else encoder)

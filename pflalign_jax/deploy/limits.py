@@ -58,13 +58,14 @@ def check_deployable(config: ConfigDict) -> None:
 
 
 def check_model(model: Model) -> None:
-    """Refuse a model that is given features of a network that does not train.
+    """Refuse a model that looks at features before training.
 
     Raises:
       ConfigError: saying what to use.
     """
     if model.prepare is not None:
         raise ConfigError(
-            "config.model: this model computes its features in advance, for all clients in one "
-            "place; use one that takes the features as they are stored"
+            "config.model: this model computes or checks the features of all examples before "
+            "training (Model.prepare), which is not supported on nodes; use one without, such as "
+            "pretrained_decoder with config.model.keep_hidden=False"
         )

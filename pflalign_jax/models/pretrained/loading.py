@@ -54,7 +54,8 @@ def load(path: str | os.PathLike[str], pad_token: str | None = None) -> Pretrain
 
     Args:
       path: a folder with ``config.json``, ``model.safetensors`` and ``tokenizer.json``, as
-        transformers saves it; or a GGUF file of a Llama decoder.
+        transformers saves it, also with weights in several files; or a GGUF file of a Llama
+        decoder.
       pad_token: the token that fills up texts; None: the tokeniser's.
 
     Raises:
@@ -144,7 +145,13 @@ def find_packaged(name: str) -> pathlib.Path:
 HUB = "hub:"
 """What a path begins with that names a model of the Hugging Face Hub, ``"hub:owner/name"``."""
 
-_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json")
+_FILES = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*.json",
+    "chat_template.jinja",
+)
 """What is downloaded of a model: no pickles, and no weights in other formats."""
 
 

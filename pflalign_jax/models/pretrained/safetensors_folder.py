@@ -22,6 +22,7 @@ from pflalign_jax.models.pretrained.layout import (
 )
 
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -55,14 +56,14 @@ def load_folder(
         `assemble`.
     """
     config = config_from_json(read_json(folder / "config.json"), folder / "config.json")
-    file = folder / WEIGHTS
+    file = folder / (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)
     if not file.is_file():
         raise PretrainedError(
-            f"{folder} has no {WEIGHTS}. Several files are not read, and files of pickle such as "
-            "pytorch_model.bin neither, because they can run code: save the model as one file "
-            "with save_pretrained(folder, max_shard_size='1TB') of transformers"
+            f"{folder} has no {WEIGHTS}, and no {INDEX} of several files. Files of pickle such as "
+            "pytorch_model.bin are not read, because they can run code: save the model with "
+            "save_pretrained(folder) of transformers"
         )
-    tensors = map_tensors(file)
+    tensors = map_tensors(file) if file.name == WEIGHTS else _map_shards(file)
     encoder = isinstance(config, EncoderConfig)
     # Models with a head for some task have the bare model under a name.
     prefix = "bert." if encoder else "model."
@@ -83,6 +84,38 @@ def load_folder(
         return tensor
 
     return config, assemble(entries, tensors, read, file)
+
+
+def _map_shards(index: pathlib.Path) -> Mapping[str, np.ndarray | str]:
+    """Return the tensors of a model in several files, by the index that names the file of each.
+
+    Raises:
+      PretrainedError: for an index without such names, and for files that are missing, damaged or
+        without a tensor that is to be there.
+    """
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise PretrainedError(f"{index} has no weight_map from tensors to files; copy it again")
+    for name, shard in places.items():
+        if not isinstance(shard, str) or pathlib.PurePath(shard).name != shard:
+            raise PretrainedError(
+                f"{index}: tensor {name!r} is in {shard!r}; it must be the name of a file next to "
+                "the index"
+            )
+    tensors: dict[str, np.ndarray | str] = {}
+    for shard in sorted(set(places.values())):
+        file = index.with_name(shard)
+        if not file.is_file():
+            raise PretrainedError(f"{index} names {shard}, which is not there; copy it, too")
+        found = map_tensors(file)
+        missing = sorted(name for name in places if places[name] == shard and name not in found)
+        if missing:
+            raise PretrainedError(
+                f"{file} has no tensor {missing[0]!r}, which {index.name} says is there; the files "
+                "are not of one model"
+            )
+        tensors |= found
+    return tensors
 
 
 def map_tensors(file: pathlib.Path) -> Mapping[str, np.ndarray | str]:

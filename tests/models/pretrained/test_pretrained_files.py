@@ -114,6 +114,41 @@ def test_a_folder_without_a_file_is_refused(encoder, missing):
         load(encoder)
 
 
+def test_weights_may_be_in_several_files(decoder):
+    expected = load(decoder).weights
+    (decoder / "model.safetensors").unlink()
+    tensors = small_models.decoder_tensors()
+    names = sorted(tensors)
+    shards = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
+    for shard, its in shards.items():
+        save_file({name: tensors[name] for name in its}, decoder / shard)
+    places = {name: shard for shard, its in shards.items() for name in its}
+
+    def write(places):
+        text = json.dumps({"metadata": {}, "weight_map": places})
+        (decoder / "model.safetensors.index.json").write_text(text)
+
+    write(places)
+    assert_equal(load(decoder).weights, expected)
+    first, second = shards
+    for wrong, message in (
+        ({}, "has no weight_map from tensors to files"),
+        (
+            places | {names[0]: "../a.safetensors"},
+            r"is in '\.\./a\.safetensors'; it must be the name",
+        ),
+        (places | {names[0]: "a.safetensors"}, r"names a\.safetensors, which is not there"),
+        (places | {names[0]: second}, rf"of-00002\.safetensors has no tensor '{names[0]}', which"),
+    ):
+        write(wrong)
+        with pytest.raises(PretrainedError, match=message):
+            load(decoder)
+    write(places)
+    (decoder / first).write_bytes((decoder / first).read_bytes()[:-1])
+    with pytest.raises(PretrainedError, match=r"of-00002\.safetensors is truncated or damaged"):
+        load(decoder)
+
+
 def test_a_pickle_is_not_read(encoder):
     (encoder / "model.safetensors").rename(encoder / "pytorch_model.bin")
     with pytest.raises(PretrainedError, match=r"no model\.safetensors.*can run code"):

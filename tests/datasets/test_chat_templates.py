@@ -72,6 +72,9 @@ def test_the_template_may_have_a_file_of_its_own_or_a_name(folder):
     with_template(folder, "of another time")
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     assert (load(folder).x == expected.x).all()
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(DatasetError, match=r"chat_template\.jinja cannot be read \("):
+        read_tokeniser(folder)
 
 
 @pytest.mark.parametrize(

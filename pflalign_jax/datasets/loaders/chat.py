@@ -103,7 +103,11 @@ class Chat(NamedTuple):
 
 
 def chat_of_folder(folder: pathlib.Path) -> Chat:
-    """Return the chat template in a folder of a model: of its own file, or of the tokeniser's."""
+    """Return the chat template in a folder of a model: of its own file, or of the tokeniser's.
+
+    Raises:
+      DatasetError: for a file of a template that cannot be read.
+    """
     config, file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
     values = json.loads(config.read_text(encoding="utf8")) if config.is_file() else {}
     template = values.get("chat_template")
@@ -113,7 +117,10 @@ def chat_of_folder(folder: pathlib.Path) -> Chat:
     special = {key: _text(values.get(key)) for key in ("bos_token", "eos_token")}
     given = {key: text for key, text in special.items() if text is not None}
     if file.is_file():
-        return Chat(file, file.read_text(encoding="utf8"), given)
+        try:
+            return Chat(file, file.read_text(encoding="utf8"), given)
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{file} cannot be read ({error}); correct or remove it") from error
     known = template if isinstance(template, str) else None
     return Chat(config if config.is_file() else folder, known, given)
 

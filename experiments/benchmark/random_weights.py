@@ -44,8 +44,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def packaged_or_random(name: str) -> str:
     """Return the name of a model that a package ships, or a folder of the same with random weights.
 
-    The folder is removed when the process ends.
-
     Args:
       name: one of `CONFIGS`.
     """
@@ -53,10 +51,19 @@ def packaged_or_random(name: str) -> str:
         find_packaged(name)
         return name
     except PretrainedError:
-        folder = tempfile.TemporaryDirectory(prefix="random_weights_")
-        atexit.register(folder.cleanup)
-        write_random(pathlib.Path(folder.name), CONFIGS[name])
-        return folder.name
+        return random_folder(CONFIGS[name])
+
+
+def random_folder(values: dict[str, Any]) -> str:
+    """Return a folder with random weights, which is removed when the process ends.
+
+    Args:
+      values: of its ``config.json``.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="random_weights_")
+    atexit.register(folder.cleanup)
+    write_random(pathlib.Path(folder.name), values)
+    return folder.name
 
 
 def write_random(folder: pathlib.Path, values: dict[str, Any]) -> None:

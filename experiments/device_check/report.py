@@ -31,7 +31,8 @@ class Report:
     def run(self, name: str, section: Callable[[], Rows]) -> None:
         """Run a section: its rows are kept, whatever happens, and nothing that it raises gets out.
 
-        It is cut short after the row with which the time is up, and not begun after that.
+        It is cut short after the row with which the time is up, and not begun after that. A list
+        has been measured already, and is kept as a whole.
         """
         rows: list[dict[str, Any]] = []
         entry: dict[str, Any] = {"rows": rows}
@@ -55,7 +56,7 @@ class Report:
             entry["rows"].append(row)
             self._say(f"{name}: {', '.join(f'{k} {_short(v)}' for k, v in row.items())}")
             self.write()
-            if time.monotonic() > self._end:
+            if time.monotonic() > self._end and not isinstance(rows, list):
                 entry["cut"] = TIME_IS_UP
                 return
 
@@ -67,11 +68,19 @@ class Report:
             os.replace(part, self._file)
 
     def failures(self) -> list[str]:
-        """Return what went wrong: sections that failed, and rows that are not ``ok``."""
+        """Return what went wrong: sections that failed or were cut, and rows that are not ``ok``.
+
+        What was cut was not checked, so that nothing can be said for it.
+        """
         found = []
         for name, section in self.content["sections"].items():
             if "error" in section:
                 found.append(f"{name}: {section['error']}")
+            if "cut" in section:
+                found.append(
+                    f"{name}: cut after {len(section['rows'])} rows, {section['cut']}; give more "
+                    f'--seconds, or run it alone: --sections="{name}"'
+                )
             bad = [row for row in section["rows"] if not row.get("ok", True)]
             found += [f"{name}: {_title(row)} is not as on the CPU" for row in bad]
         return found

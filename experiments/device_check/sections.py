@@ -1,9 +1,12 @@
-"""The sections of a check. Each yields rows as it measures them; all use one device."""
+"""The sections of a check, on one device. Each yields rows as it measures them, or lists them all.
+
+What takes turns is measured together: its rows are a list.
+"""
 
 import functools
 import importlib.util
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,10 +15,11 @@ import numpy as np
 from experiments.benchmark.any_algorithm import fitting_model, named_algorithm, with_adapters
 from experiments.benchmark.measuring import OurRound, take_turns
 from experiments.benchmark.peers import torch_round
-from experiments.benchmark.workloads import WORKLOADS, Workload, noise
+from experiments.benchmark.workloads import Workload, noise
 from experiments.device_check.report import Report, Rows
 from experiments.device_check.sizes import PRECISIONS, Size
 from pflalign_jax import datasets, models
+from pflalign_jax.cli.command import FlagError
 from pflalign_jax.federated import client_mesh, federate
 from pflalign_jax.runs.hardware import matmul_peak, memory, step_flops
 
@@ -90,16 +94,22 @@ def largest_difference(found: Any, expected: Any) -> float:
 
 
 def chunks(size: Size) -> Rows:
-    """Time clients at a time, and say what the automatic choice loses to the best."""
+    """Time clients at a time, and say which is best and what the automatic choice loses to it."""
     workload = next(iter(size.workloads.values()))
     for name in size.contenders:
         automatic = our_round(name, workload)
         runs = {c: our_round(name, workload, client_chunk=c) for c in size.chunks}
         times = per_step({**runs, "automatic": automatic}, size.rounds)
-        loss = times["automatic"] / min(times.values()) - 1
+        best = min(times, key=lambda chunk: times[chunk])
         chosen = automatic.federation.client_chunk
         row = {f"ms per step, {chunk} at a time": times[chunk] for chunk in size.chunks}
-        yield {"algorithm": name, **row, "automatic": chosen, "automatic loses": loss}
+        yield {
+            "algorithm": name,
+            **row,
+            "best": chosen if best == "automatic" else best,
+            "automatic": chosen,
+            "automatic loses": times["automatic"] / times[best] - 1,
+        }
 
 
 def convolutions(size: Size) -> Rows:
@@ -116,8 +126,7 @@ def precisions(size: Size) -> Rows:
     workload = next(iter(size.workloads.values()))
     runs: dict[str, Callable[[], None]] = {}
     rounds: dict[str, OurRound] = {}
-    for name in size.precisions:
-        products, dtype = PRECISIONS[name]
+    for name, (products, dtype) in PRECISIONS.items():
         lowered = workload
         if dtype is not None:
             lowered = workload._replace(model=functools.partial(_lowered, workload, dtype))
@@ -125,10 +134,14 @@ def precisions(size: Size) -> Rows:
         runs[name] = functools.partial(_with_products, products, rounds[name])
     seconds = take_turns(runs, size.rounds)
     exact = rounds["float32"].state.server
-    for name, run in rounds.items():
-        milliseconds = 1e3 * float(np.median(seconds[name])) / run.steps[-1]
-        difference = largest_difference(run.state.server, exact)
-        yield {"precision": name, "ms per step": milliseconds, "model differs by": difference}
+    return [
+        {
+            "precision": name,
+            "ms per step": 1e3 * float(np.median(seconds[name])) / run.steps[-1],
+            "model differs by": largest_difference(run.state.server, exact),
+        }
+        for name, run in rounds.items()
+    ]
 
 
 def _lowered(workload: Workload, dtype: str) -> models.Model:
@@ -153,9 +166,10 @@ def workload_figures(size: Size, name: str) -> Rows:
         runs[algorithm]()
         first[algorithm] = time.perf_counter() - begin
     times = per_step(runs, size.rounds)
+    rows = []
     for algorithm, run in runs.items():
         seconds = times[algorithm] / 1e3
-        yield {
+        row = {
             "algorithm": algorithm,
             "ms per step": times[algorithm],
             "steps per second": 1 / seconds,
@@ -166,6 +180,8 @@ def workload_figures(size: Size, name: str) -> Rows:
             "program, GB": run.program_bytes() / 1e9,
             "most memory so far, GB": memory()[1] / 1e9,
         }
+        rows.append(row)
+    return rows
 
 
 def many_clients(size: Size) -> Rows:
@@ -204,7 +220,7 @@ def seeds_together(size: Size) -> Rows:
     seconds = take_turns({"together": one_program, "alone": one_by_one}, size.rounds)
     difference = largest_difference(*([s.server for s in states] for states in (together, alone)))
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
-    yield {
+    row = {
         "seeds": size.seeds,
         "s together": medians["together"],
         "s one by one": medians["alone"],
@@ -212,16 +228,17 @@ def seeds_together(size: Size) -> Rows:
         "difference": difference,
         "ok": difference < TOLERANCE,
     }
+    return [row]
 
 
 def against_torch(size: Size) -> Rows:
     """Time a round of FedAvg in PyTorch, eager and compiled, where it is installed."""
-    if size.peers and importlib.util.find_spec("torch") is None:
+    if importlib.util.find_spec("torch") is None:
         yield {"torch": "not installed"}
         return
-    for name in size.peers:
-        dataset = noise(WORKLOADS[name])
-        ours = our_round("fedavg", WORKLOADS[name])
+    for name, workload in size.peers.items():
+        dataset = noise(workload)
+        ours = our_round("fedavg", workload)
         for compiled in (False, True):
             theirs = torch_round(name, dataset, compiled=compiled, accelerated=True)
             seconds = take_turns({"ours": ours, "torch": theirs}, size.rounds)
@@ -255,12 +272,15 @@ def _product(x: jax.Array) -> Callable[[], None]:
 
 
 def all_sections(size: Size) -> Iterator[tuple[str, Callable[[], Rows]]]:
-    """Yield the sections by name, those first that matter most if the time is not enough."""
+    """Yield the sections by name, those first that matter most if the time is not enough.
+
+    Figures of a device that computes something else are worth nothing.
+    """
+    yield "results as on a CPU", functools.partial(results_as_on_cpu, size)
     yield "peaks", functools.partial(peaks, size)
     for name in size.workloads:
         yield f"rounds of {name}", functools.partial(workload_figures, size, name)
     yield "chunks", functools.partial(chunks, size)
-    yield "results as on a CPU", functools.partial(results_as_on_cpu, size)
     yield "many clients", functools.partial(many_clients, size)
     yield "precisions", functools.partial(precisions, size)
     yield "convolutions", functools.partial(convolutions, size)
@@ -268,8 +288,23 @@ def all_sections(size: Size) -> Iterator[tuple[str, Callable[[], Rows]]]:
     yield "PyTorch", functools.partial(against_torch, size)
 
 
-def check(size: Size, report: Report) -> list[str]:
-    """Run all sections and return what went wrong."""
+def chosen_sections(
+    size: Size, names: Sequence[str] | None = None
+) -> dict[str, Callable[[], Rows]]:
+    """Return the sections of these names, in the order of the check; None: all.
+
+    Raises:
+      FlagError: naming the first that there is not.
+    """
+    found = dict(all_sections(size))
+    for name in names or ():
+        if name not in found:
+            raise FlagError(f"--sections={name} is unknown; choose from {list(found)}")
+    return {name: run for name, run in found.items() if names is None or name in names}
+
+
+def check(sections: Mapping[str, Callable[[], Rows]], report: Report) -> list[str]:
+    """Run sections and return what went wrong."""
     device = jax.devices()[0]
     report.content["device"] = {
         "kind": device.device_kind,
@@ -277,6 +312,6 @@ def check(size: Size, report: Report) -> list[str]:
         "devices": len(jax.devices()),
         "jax": jax.__version__,
     }
-    for name, section in all_sections(size):
+    for name, section in sections.items():
         report.run(name, section)
     return report.failures()

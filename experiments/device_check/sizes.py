@@ -1,11 +1,13 @@
 """How much a check does: for an accelerator in ten minutes, or for a CPU in seconds."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments.benchmark.workloads import LORA, Workload
+from experiments.benchmark.random_weights import CONFIGS, random_folder
+from experiments.benchmark.workloads import ENCODER, LORA, WORKLOADS, Workload
 from pflalign_jax import algorithms, models
 
 PRECISIONS = {
@@ -14,7 +16,8 @@ PRECISIONS = {
     "bfloat16 products": ("bfloat16", None),
     "bfloat16": ("default", "bfloat16"),
 }
-"""Precision of products of float32, and the dtype that a model computes in; None: float32."""
+"""Precision of products of float32, and the dtype that a model computes in; None: float32.
+The first is what the others are held against."""
 
 
 class Size(NamedTuple):
@@ -26,11 +29,10 @@ class Size(NamedTuple):
       workloads: by name; the first one is taken for chunks, precisions and seeds.
       contenders: algorithms that chunks and many clients are tried with.
       chunks: clients at a time that are tried.
-      precisions: of `PRECISIONS`, float32 first.
       convolutions: what makes a workload of a kind of convolution, ``"patches"`` or ``"lax"``.
       many: a workload of many clients in one round.
       seeds: runs that are one program.
-      peers: workloads that PyTorch trains, too.
+      peers: workloads that PyTorch trains, too, by the names of its networks.
       product: rows of the matrices whose product is the peak.
     """
 
@@ -39,11 +41,10 @@ class Size(NamedTuple):
     workloads: Mapping[str, Workload]
     contenders: tuple[str, ...]
     chunks: tuple[int, ...]
-    precisions: tuple[str, ...]
     convolutions: Mapping[str, Callable[[str], Workload]]
     many: Workload
     seeds: int
-    peers: tuple[str, ...]
+    peers: Mapping[str, Workload]
     product: int
 
 
@@ -53,6 +54,14 @@ def _cnn(conv: str) -> Workload:
 
 def _resnet(conv: str) -> Workload:
     return Workload(lambda: models.resnet(10, conv=conv), np.full(16, 100))
+
+
+@functools.cache
+def _tiny_encoder() -> models.Model:
+    """Return an encoder with adapters, of the same code as MiniLM, with random weights."""
+    tiny = {"hidden_size": 12, "intermediate_size": 16, "vocab_size": 20, "num_hidden_layers": 2}
+    folder = random_folder(CONFIGS[ENCODER] | tiny)
+    return models.pretrained_encoder(3, folder, rank=2, adapt_layers=1, keep_hidden=False)
 
 
 FULL = Size(
@@ -66,11 +75,10 @@ FULL = Size(
     },
     contenders=("fedavg", "pflalign"),
     chunks=(1, 4, 16, 64),
-    precisions=tuple(PRECISIONS),
     convolutions={"cnn": _cnn, "resnet": _resnet},
     many=_cnn("lax")._replace(sizes=np.full(1000, 50)),
     seeds=4,
-    peers=("cnn", "mlp"),
+    peers={name: WORKLOADS[name] for name in ("cnn", "mlp")},
     product=8192,
 )
 """For accelerators, whose convolutions are XLA's own."""
@@ -78,10 +86,12 @@ FULL = Size(
 SMALL = Size(
     algorithms=("pflalign",),
     rounds=1,
-    workloads={"mlp": Workload(lambda: models.mlp(10, (8,)), np.full(4, 20))},
+    workloads={
+        "mlp": Workload(lambda: models.mlp(10, (8,)), np.full(4, 20)),
+        "lora": Workload(_tiny_encoder, np.full(2, 4), tokens=20, classes=3, batch=2),
+    },
     contenders=("pflalign",),
     chunks=(2,),
-    precisions=("float32", "bfloat16"),
     convolutions={
         "cnn": lambda conv: Workload(
             lambda: models.cnn(10, conv=conv, features=(2, 2), dense=4), np.full(2, 10)
@@ -89,7 +99,7 @@ SMALL = Size(
     },
     many=Workload(lambda: models.logistic(10), np.full(50, 4)),
     seeds=2,
-    peers=(),
+    peers={"logistic": Workload(lambda: models.logistic(10), np.full(2, 20))},
     product=256,
 )
 """For CPUs: the same code in seconds, so that an accelerator's time goes into measuring."""

@@ -1,17 +1,21 @@
 """A check of a device does its work in a small form, and one failure does not end it."""
 
+import importlib
 import json
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 from experiments.benchmark.workloads import noise
 from experiments.device_check import sections
 from experiments.device_check.report import Report
 from experiments.device_check.sizes import FULL, SMALL
 from pflalign_jax import algorithms
+from pflalign_jax.cli.command import FlagError
 from pflalign_jax.datasets.features import input_dtype
 
 
@@ -45,7 +49,84 @@ def test_nothing_is_begun_when_the_time_is_up():
     }  # fmt: skip
     report = Report(None, 60, lambda text: setattr(report, "_end", 0.0))
     report.run("cut", lambda: iter([{"case": 1}, {"case": 2}]))
-    assert report.content["sections"]["cut"]["rows"] == [{"case": 1}] and not report.failures()
+    assert report.content["sections"]["cut"]["rows"] == [{"case": 1}]
+    assert report.content["sections"]["cut"]["cut"] == "the time is up"
+
+
+def test_what_was_measured_together_is_kept_together():
+    report = Report(None, 60, lambda text: setattr(report, "_end", 0.0))
+    report.run("precisions", lambda: [{"case": 1}, {"case": 2}])
+    assert report.content["sections"]["precisions"]["rows"] == [{"case": 1}, {"case": 2}]
+    assert report.failures() == []
+
+
+def test_what_was_cut_is_told_for_nobody_checked_it():
+    report = Report(None, 0, print)
+    report.run("results", lambda: [{"case": 1}])
+    (failure,) = report.failures()
+    assert failure.startswith("results: cut after 0 rows, the time is up; give more --seconds")
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """The command; its flags are taken back, as other commands have some of the same names."""
+    command = importlib.import_module("experiments.device_check.__main__")
+    # The tests' devices and their cache are what they are.
+    monkeypatch.setattr(command, "use_devices", lambda count: None)
+    monkeypatch.setattr(command, "cache_programs", lambda folder: None)
+    yield command
+    for flag in flags.FLAGS.get_flags_for_module(command):
+        delattr(flags.FLAGS, flag.name)
+    del sys.modules[command.__name__]
+
+
+def give(monkeypatch, command, **values):
+    """Give the command flags; the others have their defaults."""
+    for name in ("json", "seconds", "size", "sections"):
+        default = flags.FLAGS[name].default
+        flag = types.SimpleNamespace(value=values.get(name, default))
+        monkeypatch.setattr(command, f"_{name.upper()}", flag)
+
+
+def test_the_command_compares_and_measures(command, monkeypatch, tmp_path):
+    """Two sections of the small form, through the command; the slow tests run all."""
+    monkeypatch.setattr(command, "SMALL", SMALL._replace(algorithms=("ditto",)))
+    file = tmp_path / "figures.json"
+    chosen = ["chunks", "results as on a CPU"]
+    give(monkeypatch, command, json=str(file), sections=chosen)
+    command.main([])
+    written = json.loads(file.read_text())
+    assert written["device"]["platform"] == "cpu"
+    assert list(written["sections"]) == ["results as on a CPU", "chunks"]
+    (row,) = written["sections"]["results as on a CPU"]["rows"]
+    assert row["algorithm"] == "ditto" and row["ok"] and row["difference"] < 1e-5
+    (row,) = written["sections"]["chunks"]["rows"]
+    times = {chunk: row[f"ms per step, {chunk} at a time"] for chunk in SMALL.chunks}
+    assert row["best"] in (row["automatic"], min(times, key=times.get))
+    assert row["automatic loses"] >= 0
+
+
+def test_the_command_says_what_it_had_no_time_for(command, monkeypatch, capsys):
+    give(monkeypatch, command, seconds=0.0)
+    with pytest.raises(SystemExit) as ended:
+        command.main([])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "FAILED" and said[1].startswith("results as on a CPU: cut after 0 rows")
+    assert len(said) == 1 + len(sections.chosen_sections(SMALL))
+
+
+def test_a_machine_without_pytorch_is_not_at_fault(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    report = Report(None, 60, print)
+    report.run("PyTorch", lambda: sections.against_torch(SMALL))
+    assert report.content["sections"]["PyTorch"]["rows"] == [{"torch": "not installed"}]
+    assert report.failures() == []
+
+
+def test_unknown_sections_are_named():
+    with pytest.raises(FlagError, match=r"--sections=result is unknown; choose from \['results as"):
+        sections.chosen_sections(SMALL, ["chunks", "result"])
 
 
 def test_differences_of_results():
@@ -57,32 +138,27 @@ def test_differences_of_results():
     assert sections.largest_difference({**a, "b": np.array([np.nan, 0])}, a) == np.inf
 
 
-def test_results_are_compared_with_the_cpus():
-    """All sections take half a minute, which is for the slow tests."""
-    (row,) = sections.results_as_on_cpu(SMALL._replace(algorithms=("ditto",)))
-    assert row["ok"] and row["difference"] < 1e-5
-
-
-def test_a_machine_without_pytorch_is_not_at_fault(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    report = Report(None, 60, print)
-    size = SMALL._replace(peers=("logistic",))
-    report.run("PyTorch", lambda: sections.against_torch(size))
-    assert report.content["sections"]["PyTorch"]["rows"] == [{"torch": "not installed"}]
-    assert report.failures() == []
-
-
 @pytest.mark.slow
 def test_the_whole_check_in_the_small_form(tmp_path):
     report = Report(tmp_path / "figures.json", 600, print)
-    assert sections.check(SMALL, report) == []
+    assert sections.check(sections.chosen_sections(SMALL), report) == []
     written = json.loads((tmp_path / "figures.json").read_text())
     assert written["device"]["platform"] == "cpu"
     assert list(written["sections"]) == [name for name, _ in sections.all_sections(SMALL)]
-    for name, section in written["sections"].items():
-        assert section["rows"] or name == "PyTorch", name
+    assert all(section["rows"] for section in written["sections"].values())
+    assert [row["precision"] for row in written["sections"]["precisions"]["rows"]] == [
+        "float32", "TF32", "bfloat16 products", "bfloat16"
+    ]  # fmt: skip
     of_mlp = {row["algorithm"]: row for row in written["sections"]["rounds of mlp"]["rows"]}
     assert of_mlp["fedavg"]["over fedavg"] == 1 and 0 < of_mlp["pflalign"]["share of peak"] < 1
+
+
+@pytest.mark.slow
+def test_pytorch_is_timed():
+    pytest.importorskip("torch", exc_type=ImportError)
+    rows = list(sections.against_torch(SMALL))
+    assert [row["torch"] for row in rows] == ["eager", "compiled"]
+    assert all(row["torch over ours"] > 0 for row in rows)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from docs import algorithm_table
 from experiments.sweep.grid import RANGE, take_grid
 from pflalign_jax import algorithms, datasets
 from pflalign_jax.runs import config as vocabulary
@@ -204,10 +205,21 @@ def test_pages_of_the_root_have_their_place_on_the_site():
 
 
 def test_every_algorithm_has_a_measured_time():
-    pytest.importorskip("mkdocs")
-    from docs import hooks
+    assert sorted(algorithm_table.round_times()) == sorted(algorithms.NAMES)
 
-    assert sorted(hooks.round_times()) == sorted(algorithms.NAMES)
+
+def test_the_table_of_algorithms_says_what_the_code_does():
+    """After a change of a docstring, an argument or a time: ``python -m docs.algorithm_table``."""
+    rows = algorithm_table.committed_cells()
+    assert [row["name"] for row in rows] == [f"`{name}`" for name in algorithms.NAMES]
+    for name, row in zip(algorithms.NAMES, rows, strict=True):
+        assert algorithm_table.read_cells(name).items() <= row.items(), name
+    assert set(rows[0]) == {*algorithm_table.READ, *algorithm_table.TOLD}
+
+
+@pytest.mark.slow
+def test_the_table_of_algorithms_has_what_their_functions_tell():
+    assert algorithm_table.committed() == algorithm_table.generated()
 
 
 def with_root(word):

@@ -63,7 +63,8 @@ def apfl(
       Deng, Kamani and Mahdavi, "Adaptive Personalized Federated Learning", arXiv:2003.13461,
       Algorithm 1 and equation 10. Departures: α moves at every local step, not once a round;
       means are weighted by examples, there clients count equally; the authors' code mixes logits,
-      not parameters, and pulls α towards 0.
+      not parameters, and pulls α towards 0. PFLlib's ``v_i`` descends on ∇F(v_i), and becomes v̄
+      after a round, so that the personal model is not verified against it; the global one is.
     """
     at_most_one("apfl", alpha=alpha)
     loss = loss or cross_entropy(model)

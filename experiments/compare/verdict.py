@@ -94,7 +94,7 @@ def _over(over: Difference, rival: str, headline: Headline) -> str:
     """Return how a method stands to a rival."""
     if not np.isfinite(over.mean):
         return ""
-    inside = f"{over.won} clients won, {over.lost} lost"
+    inside = f"{over.won} {'client' if over.won == 1 else 'clients'} won, {over.lost} lost"
     if not np.isfinite(over.low):
         return f"{_by(over.mean, headline)} `{rival}` ({inside})"
     inside = f"{interval_text(over, headline)}; {inside}"

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from experiments.compare import columns, leaderboard, pictures, verdict
 from experiments.compare import entries as results
+from experiments.compare.paired import Difference
 from pflalign_jax.cli.command import FlagError
 from pflalign_jax.runs.config import default_config
 from pflalign_jax.runs.files import WorkdirError
@@ -126,6 +127,14 @@ def test_the_verdict_says_what_the_numbers_say(entries):
         "`pflalign` is first of 2 with 96.7 ± 0.0. `local` cannot be told from it. It is not to be "
         "told from `local` (+0.0, +0.0 to +0.0; 0 clients won, 0 lost)."
     )
+
+
+def test_the_verdict_counts_one_client_as_one(entries):
+    first, *others = verdict.standings_of(entries)
+    one = {"fedavg": Difference(1.0, 0.1, 2.0, 1, 2)}
+    ours = first._replace(method="pflalign", over=one)
+    said = verdict.verdict([ours, *others], ACCURACY)
+    assert "(+0.1 to +2.0; 1 client won, 2 lost)" in said
 
 
 @pytest.mark.parametrize("name", ["leaderboard.csv", "leaderboard.png"])

@@ -52,6 +52,7 @@ def field_table(figures: Mapping[str, Sequence[Mapping]]) -> Table:
     table.add_column("algorithm", no_wrap=True)
     for model in figures:
         table.add_column(f"{model}, ms per step", justify="right")
+        table.add_column(f"{model}, ms per round", justify="right")
         table.add_column(f"{model}, round over FedAvg's", justify="right")
     for rows in zip(*figures.values(), strict=True):
         name = rows[0]["algorithm"] + (" (adapters)" if rows[0]["adapters"] else "")
@@ -59,6 +60,7 @@ def field_table(figures: Mapping[str, Sequence[Mapping]]) -> Table:
         for row in rows:
             low, high = row["ratio_spread"]
             cells.append(f"{row['ms_per_client_step']:.3g}")
+            cells.append(f"{row['ms_per_round']:.3g}")
             cells.append(f"{row['ratio']:.2f} ({low:.2f} .. {high:.2f})")
         table.add_row(name, *cells)
     return table

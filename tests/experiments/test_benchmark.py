@@ -51,7 +51,12 @@ def test_a_round_of_every_algorithm_over_fedavgs():
         assert row["ratio_spread"][0] <= row["ratio"] <= row["ratio_spread"][1]
     assert found["fedavg", False]["ratio"] == found["fedavg", True]["ratio"] == 1
     table = tables.field_table({"cnn": rows, "mlp": rows})
-    assert len(table.columns) == 5 and list(table.columns[0].cells)[-1] == "ffa_lora (adapters)"
+    assert [column.header for column in table.columns[:4]] == [
+        "algorithm", "cnn, ms per step", "cnn, ms per round", "cnn, round over FedAvg's"
+    ]  # fmt: skip
+    names, steps, rounds, *_ = (list(column.cells) for column in table.columns)
+    assert len(table.columns) == 7 and names[-1] == "ffa_lora (adapters)"
+    assert rounds == [f"{row['ms_per_round']:.3g}" for row in rows] and rounds != steps
 
 
 @pytest.mark.slow  # a measurement is tested above

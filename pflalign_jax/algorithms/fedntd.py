@@ -36,8 +36,9 @@ def fedntd(
 
     References:
       Lee et al., "Preservation of the Global Knowledge by Not-True Distillation in Federated
-      Learning", arXiv:2106.03097, equations 6 and 7; the factor τ² from the authors' code, where
-      the received model is asked in training mode, too.
+      Learning", arXiv:2106.03097, equations 6 and 7; the factor τ² from the authors' code.
+      Departure: the received model is asked as it is scored, without dropout, there in training
+      mode.
     """
     nonnegative("fedntd", beta=beta)
     positive("fedntd", tau=tau)

@@ -49,7 +49,9 @@ def fedphp(
 
     References:
       Li et al., "FedPHP: Federated Personalization with Inherited Private Models", ECML PKDD 2021,
-      with MMD for the transfer of knowledge; widths of its kernel from PFLlib.
+      with MMD for the transfer of knowledge; widths of its kernel from PFLlib. Departures: Q is
+      given, in the authors' code it is the rounds that a client is expected to take part in;
+      gradients are not clipped, there they are.
     """
     at_most_one("fedphp", lam=lam, mu=mu)
     at_least_one("fedphp", momentum_rounds=momentum_rounds)

@@ -58,7 +58,9 @@ def pfedsim(
 
     References:
       Tan et al., "pFedSim: Similarity-Aware Model Aggregation Towards Personalized Federated
-      Learning", arXiv:2305.15706; the likeness as in FL-bench.
+      Learning", arXiv:2305.15706; the likeness as in FL-bench. Departures: the warm-up is a number
+      of rounds, not a share of all; a likeness is at most 0.9999, a client's to itself, as two
+      heads that are the same would have an infinite weight; new clients get a mean.
     """
     at_least_one("pfedsim", num_clients=num_clients)
     nonnegative("pfedsim", warm_up_rounds=warm_up_rounds)

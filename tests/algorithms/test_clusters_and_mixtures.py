@@ -71,7 +71,6 @@ def test_fesem_moves_clients_and_centres_as_k_means_does():
     assert server.centres["body"].tolist() == near([1.05, 0.15, 7])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_clusters, expected", [(1, [0.625, 0.625]), (2, [1.75, 0.25])])
 def test_fesem_with_one_centre_is_fedavg_and_with_one_for_each_local(num_clusters, expected):
     algorithm = algorithms.fesem(

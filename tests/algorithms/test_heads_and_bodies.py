@@ -96,7 +96,6 @@ def test_fedgh_sends_mean_features_from_which_the_server_learns_a_head():
     np.testing.assert_allclose(new.shared["head"]["bias"], bias, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_fedgh_with_a_server_that_does_not_learn_is_local_training_under_the_first_head():
     fedgh = algorithms.fedgh(FEATURES, 0.1, num_classes=2, server_learning_rate=0.0)
     server, clients, _ = after(fedgh, 1, labelled(), FEATURES)

@@ -63,7 +63,6 @@ def test_pfedhn_goes_back_through_the_hypernetwork():
     assert float(algorithm.deliver(server, jnp.int32(3))["body"]) == near((z @ kernel + last)[0])
 
 
-@pytest.mark.slow
 def test_pfedhns_first_round_moves_the_models_common_part_as_fedavg():
     """From the same model, by half of (2 - 1) and of (0 - 1): the mean of clients is 0."""
     algorithm = algorithms.pfedhn(
@@ -124,7 +123,6 @@ def test_pfedbayes_learns_a_posterior_around_a_shared_prior():
     assert float(divergence(own, shared)) == near(kl(*head) + kl(*body))
 
 
-@pytest.mark.slow
 def test_pfedbayes_without_prior_and_deviation_is_local_training():
     algorithm = algorithms.pfedbayes(
         MODEL, 0.1, personal_learning_rate=0.5, zeta=0.0, first_rho=-12.0, loss=body_loss

@@ -197,7 +197,6 @@ def test_pfedsim_averages_bodies_of_clients_with_like_heads():
     np.testing.assert_allclose(received["head"]["kernel"][:3], kernels, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_pfedsim_warms_up_as_fedavg():
     options = {"local_epochs": 2, "batch_size": 2}
     pfedsim = algorithms.pfedsim(FEATURES, 0.1, num_clients=2, warm_up_rounds=2, **options)

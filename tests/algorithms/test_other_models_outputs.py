@@ -69,7 +69,6 @@ def test_moon_draws_features_to_the_global_model_and_away_from_the_last():
     np.testing.assert_allclose(output.state.last["body"], output.params["body"])
 
 
-@pytest.mark.slow
 def test_moon_in_a_first_round_is_fedavg():
     """Its last model is then the received one, whose features are those of the first step."""
     w, data = plane([1.0, 0.5], [-0.5, 1.0]), plane_data()
@@ -101,7 +100,6 @@ def test_fedntd_keeps_what_the_received_model_says_of_wrong_classes():
     np.testing.assert_allclose(output.params["head"]["bias"], bias, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_fedntd_with_two_classes_is_fedavg():
     params = FEATURES.init(None, None)
     ntd, fedavg = (
@@ -186,7 +184,6 @@ def test_fedphps_inherited_model_teaches_features_and_takes_in_the_new_one():
     assert int(output.state.rounds) == 51
 
 
-@pytest.mark.slow
 def test_fedphp_without_lessons_is_fedavg_with_the_last_local_model_for_its_own():
     options = {"local_epochs": 2, "batch_size": 2}
     fedphp = algorithms.fedphp(FEATURES, 0.1, lam=0.0, mu=0.0, **options)
@@ -217,6 +214,17 @@ def test_superfed_pulls_one_model_back_and_turns_both_away_from_each_other():
     own = output.state.own
     assert [float(own["body"]), float(own["head"])] == near(list(v))
     assert float(output.params["body"]) == near((w[0] + v[0]) / 2)
+
+
+def test_superfeds_middle_of_two_models_that_are_one_takes_half_of_local_trainings_step():
+    """Whatever share is drawn; nothing pulls yet, and the angle of equal models has no slope."""
+    params, data = FEATURES.init(None, None), labelled()
+    superfed, local = algorithms.superfed(FEATURES, 0.1), algorithms.local(FEATURES, 0.05)
+    server, client = superfed.init(params, jax.random.key(0))
+    found = step(superfed, server, client._replace(own=params), data, 1)
+    expected = step(local, *local.init(params, jax.random.key(0)), data, 1).params
+    assert not np.allclose(found.message["body"], found.state.own["body"] - params["body"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found.params, expected)
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ from pflalign_jax.cli import loggers
 from pflalign_jax.datasets import Examples, partition_examples
 from pflalign_jax.datasets.loaders import (
     ag_news,
+    chat,
     cifar,
     femnist,
     fl_bench,
@@ -234,6 +235,8 @@ CASES = [
     Case(f"{LOADERS}/tiny_imagenet.py", "wnids.txt train/a val/b",
          tiny_imagenet.load_tiny_imagenet),
     Case(f"{LOADERS}/tokens.py", "tokenizer.json", tokens.read_tokeniser),
+    Case(f"{LOADERS}/chat.py", "chat_template.jinja", chat.chat_of_folder),
+    Case(f"{LOADERS}/chat.py", "tokenizer_config.json", chat.chat_of_folder),
     Case(f"{LOADERS}/uci_har.py", "UCI%20HAR%20Dataset.zip", uci_har.load_uci_har),
     Case(f"{LOADERS}/femnist_tfds.py", TFDS, tfds),
     Case(f"{PRETRAINED}/safetensors_folder.py", "config.json model.safetensors", loading.load),

@@ -106,21 +106,18 @@ def chat_of_folder(folder: pathlib.Path) -> Chat:
     """Return the chat template in a folder of a model: of its own file, or of the tokeniser's.
 
     Raises:
-      DatasetError: for a file of a template that cannot be read.
+      DatasetError: for a file that cannot be read.
     """
     config, file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
-    values = json.loads(config.read_text(encoding="utf8")) if config.is_file() else {}
+    values = json.loads(_read(config) or "{}")
     template = values.get("chat_template")
     if isinstance(template, list):  # several, by name
         named = {each.get("name"): each for each in template if isinstance(each, dict)}
         template = named.get("default", {}).get("template")
     special = {key: _text(values.get(key)) for key in ("bos_token", "eos_token")}
     given = {key: text for key, text in special.items() if text is not None}
-    if file.is_file():
-        try:
-            return Chat(file, file.read_text(encoding="utf8"), given)
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{file} cannot be read ({error}); correct or remove it") from error
+    if own := _read(file):
+        return Chat(file, own, given)
     known = template if isinstance(template, str) else None
     return Chat(config if config.is_file() else folder, known, given)
 
@@ -134,6 +131,15 @@ def chat_of_gguf(file: pathlib.Path, values: Mapping[str, Any]) -> Chat:
         if 0 <= number < len(tokens):
             special[f"{key}_token"] = tokens[number]
     return Chat(file, values.get("tokenizer.chat_template"), special)
+
+
+def _read(file: pathlib.Path) -> str | None:
+    if not file.is_file():
+        return None
+    try:
+        return file.read_text(encoding="utf8")
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file} cannot be read ({error}); correct or remove it") from error
 
 
 def _text(token: Any) -> str | None:

@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +35,7 @@ def open_gguf(path: pathlib.Path) -> GgufFile:
     if not path.is_file():
         raise PretrainedError(f"{path} is no file; give the path of a GGUF file")
     try:
-        reader = _reader(gguf, path)
+        reader = gguf.GGUFReader(path)
         values = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, KeyError, OverflowError, TypeError, OSError) as error:
         # The reader has no error of its own: it fails where the bytes end or make no sense.
@@ -44,24 +43,6 @@ def open_gguf(path: pathlib.Path) -> GgufFile:
             f"{path} is no GGUF file, or is truncated or damaged ({error!r}); copy it again"
         ) from error
     return GgufFile(path, values, {tensor.name: tensor for tensor in reader.tensors})
-
-
-def _reader(gguf: ModuleType, path: pathlib.Path) -> Any:
-    """Return a reader of a file that slices it as a plain array.
-
-    It takes two slices for every token, and slices of a memory map are made three times as slowly.
-    """
-
-    class Reader(gguf.GGUFReader):  # type: ignore[name-defined]
-        @property
-        def data(self) -> np.ndarray:
-            return self._data
-
-        @data.setter
-        def data(self, mapped: np.ndarray) -> None:
-            self._data = mapped.view(np.ndarray)
-
-    return Reader(path)
 
 
 def load_gguf(file: GgufFile) -> tuple[DecoderConfig, dict[str, Any]]:

@@ -184,6 +184,7 @@ def test_fedphps_inherited_model_teaches_features_and_takes_in_the_new_one():
     assert int(output.state.rounds) == 51
 
 
+@pytest.mark.slow
 def test_fedphp_without_lessons_is_fedavg_with_the_last_local_model_for_its_own():
     options = {"local_epochs": 2, "batch_size": 2}
     fedphp = algorithms.fedphp(FEATURES, 0.1, lam=0.0, mu=0.0, **options)

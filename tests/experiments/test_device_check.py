@@ -90,7 +90,8 @@ def give(monkeypatch, command, **values):
 
 def test_the_command_compares_and_measures(command, monkeypatch, tmp_path):
     """Two sections of the small form, through the command; the slow tests run all."""
-    monkeypatch.setattr(command, "SMALL", SMALL._replace(algorithms=("ditto",)))
+    size = SMALL._replace(algorithms=("ditto",), contenders=("fedavg",))
+    monkeypatch.setattr(command, "SMALL", size)
     file = tmp_path / "figures.json"
     chosen = ["chunks", "results as on a CPU"]
     give(monkeypatch, command, json=str(file), sections=chosen)

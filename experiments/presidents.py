@@ -3,8 +3,9 @@
 make models, and --config.dataset.path=DIRECTORY with the public speeches.jsonl, are required.
 
 Twelve presidents of those with enough text, the later part of each one's addresses held out.
-A twentieth of the text: with twice as much a round took 58 s on two CPU cores. Chosen by is the loss per token: so few steps
-hardly change which token is the likeliest, which is what an accuracy sees.
+Of the text it is a twentieth: with twice as much a round took 58 s on two CPU cores. Settings are
+chosen by the loss per token: so few steps hardly change which token is the likeliest, which is all
+that an accuracy sees.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 make models, and --config.dataset.path=DIRECTORY with the public speeches.jsonl, are required.
 
 Twelve presidents of those with enough text, the later part of each one's addresses held out.
-Of the text it is a twentieth: with twice as much a round took 58 s on two CPU cores. Settings are
+Of the text it is a twentieth: a run takes five and a half minutes on two CPU cores. Settings are
 chosen by the loss per token: so few steps hardly change which token is the likeliest, which is all
 that an accuracy sees.
 """

@@ -68,14 +68,12 @@ def fedas(
     def aligned(received, client, data, key):
         """Return the received body after its alignment."""
         last = federated.combine_params(client.own, client.body)
-        features = federated.class_features(model, last, data, num_classes, batch_size)
+        means = federated.class_features(model, last, data, num_classes, batch_size).means
 
         def distance(body, batch, key):
             z, y, mask = labelled_features(model, federated.combine_params(client.own, body), batch)
             # Who never trained has nothing to align to.
-            return client.trained * mean_of_real(
-                jnp.mean((z - features.means[y]) ** 2, axis=1), mask
-            )
+            return client.trained * mean_of_real(jnp.mean((z - means[y]) ** 2, axis=1), mask)
 
         local = federated.local_training(distance, align_tx, 1, batch_size, elementwise=True)
         return local.train(received, align_tx.init(received), data, key)
